@@ -1,0 +1,124 @@
+"""The manifest: one row a picture, written by prepare and read by every stage after it.
+
+``manifest.csv`` has the columns id, split (train or val), labels (class names joined by ``;``),
+width, height and image (the picture's member name in images.zip). ``classes.json`` lists the class
+names; the id of a class in masks is its place in the list plus one, 0 is the background and 255
+is ignored.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dgkd_core.errors import InputError
+from dgkd_core.files import read_json, write_json, write_text
+
+COLUMNS = ("id", "split", "labels", "width", "height", "image")
+SPLITS = ("train", "val")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One picture: ``labels`` are class names, ``width`` and ``height`` pixels."""
+
+    id: str
+    split: str
+    labels: tuple[str, ...]
+    width: int
+    height: int
+    image: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All pictures of a data set and its class names (background not among them)."""
+
+    classes: tuple[str, ...]
+    entries: tuple[Entry, ...]
+
+    def split(self, name: str) -> tuple[Entry, ...]:
+        """The entries of ``train`` or ``val``, in the manifest's order."""
+        return tuple(entry for entry in self.entries if entry.split == name)
+
+    def label_vector(self, entry: Entry) -> np.ndarray:
+        """(C,) float32, 1 where the picture holds the class."""
+        return np.array([name in entry.labels for name in self.classes], np.float32)
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Pictures per split: in all and per class."""
+        return {
+            split: {
+                "pictures": len(self.split(split)),
+                **{
+                    name: sum(name in entry.labels for entry in self.split(split))
+                    for name in self.classes
+                },
+            }
+            for split in SPLITS
+        }
+
+
+def by_size(entries: Sequence[Entry], most: int) -> list[list[Entry]]:
+    """Entries in groups of at most ``most`` pictures of one size, to be run as one batch."""
+    groups: list[list[Entry]] = []
+    for entry in sorted(entries, key=lambda e: (e.height, e.width, e.id)):
+        last = groups[-1] if groups else []
+        same = last and (last[0].height, last[0].width) == (entry.height, entry.width)
+        if same and len(last) < most:
+            last.append(entry)
+        else:
+            groups.append([entry])
+    return groups
+
+
+def write_manifest(folder: str | Path, manifest: Manifest) -> None:
+    """Write manifest.csv and classes.json into ``folder``."""
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for e in manifest.entries:
+        writer.writerow([e.id, e.split, ";".join(e.labels), e.width, e.height, e.image])
+    write_text(Path(folder) / "manifest.csv", table.getvalue())
+    write_json(Path(folder) / "classes.json", list(manifest.classes))
+
+
+def read_manifest(folder: str | Path) -> Manifest:
+    """Read what `write_manifest` wrote.
+
+    Raises:
+        InputError: a file is missing, a column is missing or a row does not fit.
+    """
+    folder = Path(folder)
+    classes = read_json(folder / "classes.json")
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise InputError(f"{folder / 'classes.json'}: expected a list of class names")
+    path = folder / "manifest.csv"
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file (run the prepare stage)") from error
+    entries = []
+    for number, row in enumerate(rows, 2):
+        try:
+            labels = tuple(name for name in row["labels"].split(";") if name)
+            entry = Entry(
+                row["id"], row["split"], labels, int(row["width"]), int(row["height"]), row["image"]
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(
+                f"{path}, line {number}: expected the columns {', '.join(COLUMNS)} ({error})"
+            ) from error
+        if entry.split not in SPLITS or not set(labels) <= set(classes):
+            raise InputError(
+                f"{path}, line {number}: split {entry.split!r} and labels {row['labels']!r}, "
+                f"expected train or val and names from classes.json"
+            )
+        entries.append(entry)
+    return Manifest(tuple(classes), tuple(entries))

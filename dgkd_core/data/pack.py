@@ -1,0 +1,95 @@
+"""A pack: many small files in one zip archive, with the same bytes every time.
+
+DVC hashes and links files one by one, so a hundred thousand pictures would make every ``dvc repro``
+crawl. A pack is an ordinary zip file: open it with any tool to look at the pictures.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from dgkd_core.errors import InputError
+from dgkd_core.files import atomic_file
+
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+
+
+class PackWriter:
+    """Adds members in the order given; made by `write_pack`."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._zip = zipfile.ZipFile(file, "w")
+
+    def add(self, name: str, content: bytes, compress: bool = False) -> None:
+        """Add a member; ``compress`` for content that is not compressed yet."""
+        info = zipfile.ZipInfo(name, _EPOCH)
+        info.create_system = 3
+        info.external_attr = 0o644 << 16
+        info.compress_type = zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED
+        self._zip.writestr(info, content, compresslevel=6 if compress else None)
+
+    def close(self) -> None:
+        self._zip.close()
+
+
+@contextmanager
+def write_pack(path: str | Path) -> Iterator[PackWriter]:
+    """Write a pack atomically: ``path`` changes only when the block ends well."""
+    with atomic_file(path) as part, open(part, "wb") as file:
+        writer = PackWriter(file)
+        yield writer
+        writer.close()
+
+
+class Pack:
+    """Read access to a pack by member name, safe to use from forked data workers.
+
+    Raises:
+        InputError: the file is missing or is not a zip archive; a member is missing or damaged.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._zip: zipfile.ZipFile | None = None
+        self._pid = -1
+        self._names = frozenset(self._archive().namelist())
+
+    def _archive(self) -> zipfile.ZipFile:
+        if self._zip is None or self._pid != os.getpid():
+            try:
+                self._zip = zipfile.ZipFile(self.path)
+            except FileNotFoundError as error:
+                raise InputError(
+                    f"{self.path}: no such file (run the stage that makes it)"
+                ) from error
+            except (OSError, zipfile.BadZipFile) as error:
+                raise InputError(f"{self.path}: not a readable zip archive ({error})") from error
+            self._pid = os.getpid()
+        return self._zip
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_zip": None, "_pid": -1}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._names
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def names(self) -> list[str]:
+        """All member names, sorted."""
+        return sorted(self._names)
+
+    def read(self, name: str) -> bytes:
+        """The bytes of one member."""
+        if name not in self._names:
+            raise InputError(f"{self.path}: holds no {name!r}")
+        try:
+            return self._archive().read(name)
+        except (OSError, zipfile.BadZipFile, zipfile.zlib.error) as error:  # type: ignore[attr-defined]
+            raise InputError(f"{self.path}: {name!r} is damaged ({error})") from error

@@ -1,0 +1,1 @@
+"""Diffusion-guided knowledge distillation (DGKD)."""

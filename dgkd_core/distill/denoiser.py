@@ -1,0 +1,97 @@
+"""The small diffusion model that denoises a student's features (METHOD §5).
+
+After Huang et al., Knowledge Diffusion for Distillation, NeurIPS 2023: the teacher's features teach
+the model what clean features look like, and the student's are taken as a noisy version of them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import DDIMScheduler
+from torch import Tensor, nn
+
+
+class _Residual(nn.Module):
+    """1x1, 3x3, 1x1 convolutions with batch norm, added to the input."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for size in (1, 3, 1):
+            layers += [nn.Conv2d(channels, channels, size, padding=size // 2)]
+            layers += [nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
+        self.layers = nn.Sequential(*layers[:-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x)
+
+
+class NoisePredictor(nn.Module):
+    """ε(x, t): predicts the noise in x (N, C, H, W) at step t (N,)."""
+
+    def __init__(self, channels: int, table: int = 1280) -> None:
+        super().__init__()
+        self.time = nn.Embedding(table, channels)
+        self.layers = nn.Sequential(
+            _Residual(channels),
+            _Residual(channels),
+            nn.Conv2d(channels, channels, 1),
+            nn.BatchNorm2d(channels),
+        )
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.layers(x + self.time(t)[:, :, None, None])
+
+
+class FeatureDenoiser(nn.Module):
+    """Denoises feature maps by DDIM and learns to do so from clean ones.
+
+    T = 1000 steps, β linear from 1e-4 to 2e-2, noise prediction; DDIM with η = 0 and no clipping
+    runs the last ``steps`` of a ten-step schedule: 400, 300, 200, 100, 0 for five.
+
+    Args:
+        channels: C of the feature maps.
+        steps: DDIM steps, 1 to 10.
+    """
+
+    train_steps = 1000
+    schedule = 10
+
+    def __init__(self, channels: int, steps: int = 5) -> None:
+        super().__init__()
+        if not 1 <= steps <= self.schedule:
+            raise ValueError(f"steps must be 1 to {self.schedule}, got {steps}")
+        self.predict = NoisePredictor(channels)
+        self.project = nn.Sequential(nn.Conv2d(channels, channels, 1), nn.BatchNorm2d(channels))
+        scheduler: Any = DDIMScheduler(
+            num_train_timesteps=self.train_steps,
+            beta_start=1e-4,
+            beta_end=2e-2,
+            beta_schedule="linear",
+            clip_sample=False,
+            set_alpha_to_one=True,
+        )
+        scheduler.set_timesteps(self.schedule)
+        self.scheduler = scheduler
+        self.timesteps: list[int] = scheduler.timesteps[-steps:].tolist()
+
+    def denoise(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) features taken as noisy to refined ones, the projection included."""
+        for t in self.timesteps:
+            noise = self.predict(x, torch.full((len(x),), t, device=x.device))
+            x = self.scheduler.step(noise, t, x, eta=0.0).prev_sample
+        return self.project(x)
+
+    def diffusion_loss(self, x: Tensor) -> Tensor:
+        """Mean squared error of the predicted noise on clean features (N, C, H, W), scalar.
+
+        No gradient reaches ``x``: this trains the denoiser only.
+        """
+        x = x.detach()
+        noise = torch.randn_like(x)
+        t = torch.randint(0, self.train_steps, (len(x),), device=x.device)
+        noisy = self.scheduler.add_noise(x, noise, t)
+        return F.mse_loss(self.predict(noisy, t), noise)

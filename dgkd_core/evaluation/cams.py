@@ -1,0 +1,66 @@
+"""Class maps of pictures whose labels are known, and labels from them by a threshold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dgkd_core.evaluation.scores import Confusion
+
+THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(1, 20))
+
+
+def class_maps(masks: Tensor, labels: np.ndarray) -> np.ndarray:
+    """Maps of a picture's own classes, renormalised to sum to one with the background.
+
+    Args:
+        masks: (C+1, H, W) mean softmax masks, background first.
+        labels: (C,), 1 where the picture holds the class.
+
+    Returns:
+        (K, H, W) uint8, 255 = 1, one map per class present in the order of the ids; the background
+        is what they leave.
+    """
+    own = torch.from_numpy(np.flatnonzero(labels) + 1)
+    kept = masks[own]
+    total = (kept.sum(0) + masks[0]).clamp(min=1e-8)
+    return (kept / total * 255).round().byte().numpy()
+
+
+def label_map(maps: np.ndarray, labels: np.ndarray, threshold: float) -> np.ndarray:
+    """(K, H, W) class maps to (H, W) uint8 ids: the best class where it is >= threshold.
+
+    Maps are float in [0, 1], or uint8 with 255 = 1.
+    """
+    if maps.dtype == np.uint8:
+        threshold *= 255
+    ids = (np.flatnonzero(labels) + 1).astype(np.uint8)
+    if not len(ids):
+        return np.zeros(maps.shape[1:], np.uint8)
+    return np.where(maps.max(0) >= threshold, ids[maps.argmax(0)], 0).astype(np.uint8)
+
+
+class Sweep:
+    """mIoU of class maps at every background threshold of a sweep."""
+
+    def __init__(self, classes: int, thresholds: Sequence[float] = THRESHOLDS) -> None:
+        self.thresholds = tuple(thresholds)
+        self._confusions = [Confusion(classes) for _ in thresholds]
+
+    def add(self, truth: np.ndarray, maps: np.ndarray, labels: np.ndarray) -> None:
+        """Count one picture: mask (H, W), class maps as for `label_map`, labels (C,)."""
+        for threshold, confusion in zip(self.thresholds, self._confusions, strict=True):
+            confusion.add(truth, label_map(maps, labels, threshold))
+
+    def mious(self) -> dict[float, float]:
+        """mIoU in percent by threshold."""
+        return dict(zip(self.thresholds, (c.miou() for c in self._confusions), strict=True))
+
+    def best(self) -> tuple[float, float]:
+        """The best threshold (the lowest of equals) and its mIoU."""
+        mious = self.mious()
+        threshold = max(mious, key=lambda t: (mious[t], -t))
+        return threshold, mious[threshold]

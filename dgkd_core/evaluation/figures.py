@@ -1,0 +1,80 @@
+"""Figures that stages draw: a sheet of the same pictures through the whole chain."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from dgkd_core.data.pictures import voc_palette
+
+_PALETTE = np.array(voc_palette(), np.uint8).reshape(256, 3)
+
+
+def colour_mask(mask: np.ndarray) -> np.ndarray:
+    """(H, W) class ids to (H, W, 3) uint8 in VOC's colours; 255 is off-white."""
+    return _PALETTE[mask]
+
+
+def colour_heat(heat: np.ndarray) -> np.ndarray:
+    """(H, W) in [0, 1] to (H, W, 3) uint8: black, blue, magenta, orange, pale yellow."""
+    stops = np.array([[0, 0, 0], [50, 20, 120], [190, 40, 110], [250, 150, 50], [255, 250, 200]])
+    x = np.clip(heat, 0, 1) * (len(stops) - 1)
+    low = np.minimum(x.astype(int), len(stops) - 2)
+    part = (x - low)[..., None]
+    return np.rint(stops[low] * (1 - part) + stops[low + 1] * part).astype(np.uint8)
+
+
+def spread(order: Sequence[str], count: int) -> list[str]:
+    """``count`` items evenly spread over a ranking, from its first to its last."""
+    count = min(count, len(order))
+    if count <= 1:
+        return list(order[:count])
+    return [order[round(i * (len(order) - 1) / (count - 1))] for i in range(count)]
+
+
+def sheet(
+    rows: Sequence[Mapping[str, np.ndarray]],
+    captions: Sequence[str],
+    classes: Sequence[str],
+    side: int = 160,
+) -> bytes:
+    """A contact sheet as PNG.
+
+    Args:
+        rows: for each picture its (H, W, 3) uint8 tiles by column title; the same titles each.
+        captions: a line under each row.
+        classes: names for the colour legend.
+        side: side of a tile, pixels; tiles keep their aspect ratio.
+    """
+    titles = list(rows[0])
+    gap, head, foot = 6, 22, 18
+    font = ImageFont.load_default(13)
+    small = ImageFont.load_default(11)
+    width = len(titles) * (side + gap) + gap
+    height = head + len(rows) * (side + foot + gap) + 28
+    canvas = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(canvas)
+    for column, title in enumerate(titles):
+        draw.text((gap + column * (side + gap), 4), title, "black", font)
+    for i, (row, caption) in enumerate(zip(rows, captions, strict=True)):
+        top = head + i * (side + foot + gap)
+        for column, title in enumerate(titles):
+            tile = Image.fromarray(row[title])
+            scale = side / max(tile.size)
+            size = (max(1, round(tile.width * scale)), max(1, round(tile.height * scale)))
+            labels = title in ("pseudo label", "prediction", "truth")
+            how = Image.Resampling.NEAREST if labels else Image.Resampling.BICUBIC
+            left = gap + column * (side + gap)
+            canvas.paste(tile.resize(size, how), (left + (side - size[0]) // 2, top))
+        draw.text((gap, top + side + 1), caption, "dimgray", small)
+    x, y = gap, height - 22
+    for number, name in enumerate(["background", *classes]):
+        draw.rectangle((x, y, x + 12, y + 12), tuple(int(v) for v in _PALETTE[number]), "black")
+        draw.text((x + 17, y - 2), name, "black", font)
+        x += 17 + int(font.getlength(name)) + 14
+    buffer = io.BytesIO()
+    canvas.save(buffer, "PNG")
+    return buffer.getvalue()

@@ -1,0 +1,173 @@
+"""Multi-scale, flipped inference and the test protocol (METHOD §7)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dgkd_core.data.manifest import Entry, Manifest, by_size
+from dgkd_core.data.samples import Store, whole_depths, whole_pictures
+from dgkd_core.evaluation.scores import Confusion, mean_average_precision, per_class
+from dgkd_core.models.registry import Spec
+from dgkd_core.progress import Progress
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a network is run on whole pictures.
+
+    Classes whose best sigmoid(score) over scales and flips stays below ``drop`` are removed; the
+    background probability is raised to ``background_power``.
+    """
+
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+    drop: float = 0.1
+    background_power: float = 1.0
+    batch: int = 8
+
+
+@dataclass(frozen=True)
+class View:
+    """Which pictures a network sees: ``dark`` or normal ones, and the exposure in between.
+
+    ``store`` keeps decoded pictures, so that several networks share them.
+    """
+
+    store: Store
+    pictures: Path
+    depth: Path | None
+    dark: bool
+    exposure: str
+
+
+@torch.inference_mode()
+def infer(
+    model: Any, image: Tensor, depth: Tensor | None, scales: Sequence[float], flip: bool
+) -> tuple[Tensor, Tensor]:
+    """Mean masks and best class probabilities over scales and flips.
+
+    Args:
+        image: (N, 3, H, W) in [0, 1].
+        depth: (N, 1, H, W) in [0, 1] or None.
+
+    Returns:
+        masks (N, C+1, H, W) and probabilities (N, C).
+    """
+    n, size = len(image), image.shape[-2:]
+    masks = probabilities = None
+    for scale in scales:
+        scaled = [max(16, round(side * scale)) for side in size]
+        x = image if list(size) == scaled else _resized(image, scaled)
+        d = depth if depth is None or list(size) == scaled else _resized(depth, scaled)
+        if flip:
+            x = torch.cat([x, x.flip(-1)])
+            d = None if d is None else torch.cat([d, d.flip(-1)])
+        x = x.contiguous(memory_format=torch.channels_last)
+        output = model(x, d, features=False) if d is not None else model(x, features=False)
+        mask = F.interpolate(output.masks, size, mode="bilinear", align_corners=True)
+        score = output.scores.sigmoid()
+        if flip:
+            mask = (mask[:n] + mask[n:].flip(-1)) / 2
+            score = torch.maximum(score[:n], score[n:])
+        masks = mask if masks is None else masks + mask
+        probabilities = score if probabilities is None else torch.maximum(probabilities, score)
+    if masks is None or probabilities is None:
+        raise ValueError("scales must hold at least one scale")
+    return masks / len(scales), probabilities
+
+
+def _resized(x: Tensor, size: Sequence[int]) -> Tensor:
+    return F.interpolate(x, tuple(size), mode="bilinear", align_corners=False, antialias=True)
+
+
+def decide(masks: Tensor, probabilities: Tensor, drop: float, background_power: float) -> Tensor:
+    """(N, C+1, H, W) masks and (N, C) class probabilities to (N, H, W) class ids."""
+    masks = masks.clone()
+    masks[:, 0] = masks[:, 0] ** background_power
+    masks[:, 1:] *= (probabilities >= drop).to(masks.dtype)[:, :, None, None]
+    return masks.argmax(1)
+
+
+def run_model(
+    model: Any,
+    entries: Sequence[Entry],
+    view: View,
+    protocol: Protocol,
+    device: torch.device,
+    label: str,
+) -> Iterator[tuple[list[Entry], Tensor, Tensor]]:
+    """Yield (entries, masks, probabilities) for batches of pictures of one size, on the CPU."""
+    groups = by_size(entries, protocol.batch)
+    for group in Progress(groups, label, lines=4):
+        image = whole_pictures(group, view.store, view.pictures, view.exposure, view.dark)
+        depth = None
+        if model.uses_depth and view.depth is not None:
+            depth = whole_depths(group, view.store, view.depth).to(device)
+        masks, scores = infer(model, image.to(device), depth, protocol.scales, protocol.flip)
+        yield group, masks.cpu(), scores.cpu()
+
+
+def predict(
+    model: Any,
+    entries: Sequence[Entry],
+    view: View,
+    protocol: Protocol,
+    device: torch.device,
+    label: str,
+) -> Iterator[tuple[Entry, np.ndarray, np.ndarray]]:
+    """Yield (entry, class ids (H, W) uint8, class probabilities (C,)) picture by picture."""
+    for group, masks, scores in run_model(model, entries, view, protocol, device, label):
+        ids = decide(masks, scores, protocol.drop, protocol.background_power).byte().numpy()
+        yield from zip(group, ids, scores.numpy(), strict=True)
+
+
+@dataclass(frozen=True)
+class Result:
+    """Scores of one network on one set of pictures, and what it predicted."""
+
+    confusion: Confusion
+    classification_map: float
+    predictions: dict[str, np.ndarray]
+
+    def metrics(self, classes: Sequence[str]) -> dict[str, Any]:
+        """mIoU, IoU by class and the classification mAP, percent."""
+        return {
+            "miou": self.confusion.miou(),
+            "classification_map": self.classification_map,
+            "iou": per_class(classes, self.confusion.iou()),
+        }
+
+
+def score(
+    model: Any,
+    manifest: Manifest,
+    truth: Path,
+    view: View,
+    protocol: Protocol,
+    device: torch.device,
+    label: str,
+) -> Result:
+    """Run a network on the val pictures and compare with their masks in the pack ``truth``."""
+    confusion = Confusion(len(manifest.classes))
+    entries = manifest.split("val")
+    predictions, scores, labels = {}, [], []
+    for entry, ids, probabilities in predict(model, entries, view, protocol, device, label):
+        confusion.add(view.store.mask(truth, f"{entry.id}.png"), ids)
+        predictions[entry.id] = ids
+        scores.append(probabilities)
+        labels.append(manifest.label_vector(entry))
+    mean_ap = mean_average_precision(np.array(scores), np.array(labels))
+    return Result(confusion, mean_ap, predictions)
+
+
+def dark_view(store: Store, dark: Path, depth: Path, spec: Spec) -> View:
+    """The view that student and segmenter have: dark pictures, exposed as they were trained."""
+    return View(store, dark, depth, True, spec.exposure)

@@ -1,0 +1,134 @@
+"""Files that appear whole or not at all, and always with the same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from dgkd_core.errors import InputError
+
+
+def _flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def atomic_file(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` that replaces it when the block ends well.
+
+    The content is flushed to disk before the rename. When the block raises, ``path`` keeps what
+    it had and the temporary file is removed.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    os.close(handle)
+    part = Path(name)
+    try:
+        yield part
+        with open(part, "rb+") as file:
+            os.fsync(file.fileno())
+        part.chmod(0o644)
+        os.replace(part, path)
+        _flush_folder(path.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary folder beside ``path`` that replaces it when the block ends well."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
+    old = part.with_suffix(".old")
+    try:
+        yield part
+        part.chmod(0o755)
+        for file in part.rglob("*"):
+            if file.is_file():
+                file.chmod(0o644)
+                with open(file, "rb+") as opened:
+                    os.fsync(opened.fileno())
+        if path.exists():
+            os.rename(path, old)
+        os.rename(part, path)
+        _flush_folder(path.parent)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        if old.exists():
+            if path.exists():
+                shutil.rmtree(old, ignore_errors=True)
+            else:
+                os.rename(old, path)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write ``text`` as UTF-8, atomically."""
+    with atomic_file(path) as part:
+        part.write_text(text, encoding="utf-8", newline="\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file; an unreadable or malformed one is an InputError that names it."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path}: not a readable JSON file ({error})") from error
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write JSON with sorted keys, atomically."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def _fixed(value: Any, digits: int, indent: int) -> str:
+    if isinstance(value, Mapping):
+        pad = " " * (indent + 2)
+        rows = [
+            f"{pad}{json.dumps(str(key), ensure_ascii=False)}: "
+            f"{_fixed(value[key], digits, indent + 2)}"
+            for key in sorted(value, key=str)
+        ]
+        return "{\n" + ",\n".join(rows) + "\n" + " " * indent + "}" if rows else "{}"
+    if isinstance(value, float):
+        return f"{value:.{digits}f}" if value == value else "null"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def write_metrics(path: str | Path, metrics: Mapping[str, Any], digits: int = 2) -> None:
+    """Write a metrics file: nested mappings, sorted keys, floats with ``digits`` decimals.
+
+    NaN (no pixel of that class, say) becomes null.
+    """
+    write_text(path, _fixed(metrics, digits, 0) + "\n")
+
+
+def sha256(path: str | Path) -> str:
+    """SHA-256 of a file, or of a folder's files by relative name, as 64 hex digits."""
+    path = Path(path)
+    digest = hashlib.sha256()
+    if path.is_dir():
+        for file in sorted(p for p in path.rglob("*") if p.is_file()):
+            digest.update(f"{file.relative_to(path).as_posix()}\0{sha256(file)}\n".encode())
+        return digest.hexdigest()
+    try:
+        with open(path, "rb") as opened:
+            while block := opened.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Picture processing without learning."""

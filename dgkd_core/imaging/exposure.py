@@ -1,0 +1,35 @@
+"""Brightening a dark picture before a network sees it (METHOD §8).
+
+A dark 8-bit picture holds some seventeen levels; normalised as if it were daylight it is nearly a
+constant. This is the student's input transform, never the teacher's.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+KINDS = ("none", "gain", "gamma")
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+
+
+def expose(image: np.ndarray, kind: str, percentile: float = 99.5, mean: float = 0.4) -> np.ndarray:
+    """(H, W, 3) uint8 to (H, W, 3) float32 in [0, 1].
+
+    Args:
+        kind: ``none`` divides by 255; ``gain`` scales so that ``percentile`` of all values becomes
+            white; ``gamma`` applies the exponent (at most 1) that brings the mean luma to ``mean``.
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ValueError(f"image must be (H, W, 3) uint8, got {image.shape} {image.dtype}")
+    x = image.astype(np.float32) / 255
+    if kind == "none":
+        return x
+    if kind == "gain":
+        counts = np.bincount(image.reshape(-1), minlength=256)
+        white = int(np.searchsorted(np.cumsum(counts), percentile / 100 * image.size))
+        return np.minimum(x * (255 / max(white, 1)), 1).astype(np.float32)
+    if kind == "gamma":
+        luma = float((x @ _LUMA).mean())
+        power = min(1.0, np.log(mean) / np.log(max(luma, 1e-4))) if luma < 1 else 1.0
+        return (x**power).astype(np.float32)
+    raise ValueError(f"exposure must be one of {', '.join(KINDS)}, got {kind!r}")

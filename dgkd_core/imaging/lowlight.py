@@ -1,0 +1,152 @@
+"""Night from day: low-light synthesis, deterministic per picture.
+
+The physical model unprocesses an sRGB picture to linear sensor values, takes light away, adds the
+noise of a sensor and processes it back (Brooks et al., Unprocessing Images for Learned Raw
+Denoising, CVPR 2019, for the inverse pipeline and the noise statistics). The simple one is
+beta * (alpha * x) ** gamma plus Gaussian noise (Lv et al., Attention Guided Low-light Image
+Enhancement, IJCV 2021).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+# Sensor RGB to linear sRGB: a typical colour-correction matrix, rows sum to one (white stays white)
+CCM = np.array([[1.62, -0.47, -0.15], [-0.26, 1.54, -0.28], [0.02, -0.55, 1.53]], np.float64)
+_CCM_INVERSE = np.linalg.inv(CCM)
+_LUMA = np.array([0.299, 0.587, 0.114])
+
+
+@dataclass(frozen=True)
+class Night:
+    """A dark picture and what it was made with.
+
+    ``image`` and ``clean`` (the same without noise) are (H, W, 3) uint8; ``ratio`` is the factor by
+    which exposure fell, ``shot`` and ``read`` the drawn noise parameters (0 in the simple model).
+    """
+
+    image: np.ndarray
+    clean: np.ndarray
+    ratio: float
+    shot: float
+    read: float
+
+
+def picture_rng(seed: int, name: str) -> np.random.Generator:
+    """A generator that depends on the run's seed and the picture's id, and on nothing else."""
+    digest = hashlib.sha256(f"{seed}\0{name}".encode()).digest()
+    return np.random.default_rng(np.frombuffer(digest, np.uint32))
+
+
+def luma(image: np.ndarray) -> float:
+    """Mean Rec. 601 luma of an (H, W, 3) uint8 picture, 0 to 255."""
+    return float((image.reshape(-1, 3).mean(0) * _LUMA).sum())
+
+
+def _log_uniform(rng: np.random.Generator, span: tuple[float, float]) -> float:
+    return float(np.exp(rng.uniform(np.log(span[0]), np.log(span[1]))))
+
+
+def unprocess(
+    image: np.ndarray, red_gain: float, blue_gain: float, tone_curve: bool = True
+) -> np.ndarray:
+    """(H, W, 3) sRGB in [0, 1] to linear sensor values in [0, 1], white balance undone."""
+    x = np.clip(image, 0, 1).astype(np.float64)
+    if tone_curve:
+        x = 0.5 - np.sin(np.arcsin(1 - 2 * x) / 3)
+    linear = np.clip(x, 0, 1) ** 2.2 @ _CCM_INVERSE.T
+    return np.clip(linear / np.array([red_gain, 1.0, blue_gain]), 0, 1)
+
+
+def process(
+    sensor: np.ndarray, red_gain: float, blue_gain: float, tone_curve: bool = True
+) -> np.ndarray:
+    """The inverse of `unprocess`: linear sensor values to sRGB in [0, 1]."""
+    linear = (sensor * np.array([red_gain, 1.0, blue_gain])) @ CCM.T
+    x = np.clip(linear, 0, 1) ** (1 / 2.2)
+    return 3 * x**2 - 2 * x**3 if tone_curve else x
+
+
+def _to_bytes(image: np.ndarray) -> np.ndarray:
+    return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+
+
+def darken_physical(
+    image: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    ratio: tuple[float, float],
+    shot: tuple[float, float],
+    read: bool = True,
+    row: float = 0.0,
+    bits: int = 12,
+    tone_curve: bool = True,
+) -> Night:
+    """Darken an (H, W, 3) uint8 sRGB picture by a model of the sensor.
+
+    Args:
+        ratio: exposure is divided by r, log-uniform in this range.
+        shot: shot noise gain, log-uniform in this range; noise variance = gain x signal.
+        read: whether to add read noise, log var = 2.18 log gain + 1.2 + N(0, .26).
+        row: standard deviation of the offset that a row shares, in units of the read noise's.
+        bits: resolution of the sensor's converter.
+        tone_curve: whether the camera applies an S-shaped tone curve.
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ValueError(f"image must be (H, W, 3) uint8, got {image.shape} {image.dtype}")
+    red_gain, blue_gain = rng.uniform(1.9, 2.4), rng.uniform(1.5, 1.9)
+    r, shot_gain = _log_uniform(rng, ratio), _log_uniform(rng, shot)
+    read_std = float(np.exp(0.5 * (2.18 * np.log(shot_gain) + 1.2 + rng.normal(0, 0.26))))
+    signal = unprocess(image / 255.0, red_gain, blue_gain, tone_curve) / r
+    noisy = signal + rng.normal(size=signal.shape) * np.sqrt(signal * shot_gain)
+    if read:
+        noisy += rng.normal(size=signal.shape) * read_std
+    if row:
+        noisy += rng.normal(size=(signal.shape[0], 1, 1)) * read_std * row
+    levels = 2**bits - 1
+    noisy = np.rint(np.clip(noisy, 0, 1) * levels) / levels
+    return Night(
+        _to_bytes(process(noisy, red_gain, blue_gain, tone_curve)),
+        _to_bytes(process(signal, red_gain, blue_gain, tone_curve)),
+        r,
+        shot_gain,
+        read_std if read else 0.0,
+    )
+
+
+def darken_simple(
+    image: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    alpha: tuple[float, float],
+    beta: tuple[float, float],
+    gamma: tuple[float, float],
+    noise: float,
+) -> Night:
+    """beta * (alpha * x) ** gamma plus Gaussian noise of standard deviation ``noise`` (of 1)."""
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ValueError(f"image must be (H, W, 3) uint8, got {image.shape} {image.dtype}")
+    a, b, g = rng.uniform(*alpha), rng.uniform(*beta), rng.uniform(*gamma)
+    clean = b * (a * (image / 255.0)) ** g
+    noisy = clean + rng.normal(size=clean.shape) * noise
+    return Night(_to_bytes(noisy), _to_bytes(clean), 1 / b, 0.0, noise)
+
+
+def darken(
+    image: np.ndarray,
+    rng: np.random.Generator,
+    kind: str,
+    physical: Mapping[str, Any],
+    simple: Mapping[str, Any],
+) -> Night:
+    """`darken_physical` or `darken_simple`, by ``kind``, each with its own settings."""
+    if kind == "physical":
+        return darken_physical(image, rng, **physical)
+    if kind == "simple":
+        return darken_simple(image, rng, **simple)
+    raise ValueError(f"kind must be physical or simple, got {kind!r}")

@@ -1,0 +1,47 @@
+"""Pseudo labels: class maps, sharpened by the picture's edges, cut at a background threshold."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from dgkd_core.imaging.pamr import PAMR
+
+
+def sharpen(maps: np.ndarray, guide: np.ndarray, pamr: PAMR) -> np.ndarray:
+    """Refine class maps by PAMR.
+
+    Args:
+        maps: (K, H, W) uint8, 255 = 1.
+        guide: (H, W, G) float32 in [0, 1], the picture.
+
+    Returns:
+        (K, H, W) float32 in [0, 1].
+    """
+    image = torch.from_numpy(np.ascontiguousarray(guide.transpose(2, 0, 1)))[None]
+    return pamr(image, torch.from_numpy(maps)[None].float() / 255)[0].numpy()
+
+
+def pseudo_label(
+    maps: np.ndarray, labels: np.ndarray, threshold: float, margin: float
+) -> np.ndarray:
+    """Class maps to pseudo labels.
+
+    Args:
+        maps: (K, H, W) float in [0, 1], one per class present, in the order of the ids.
+        labels: (C,), 1 where the picture holds the class.
+        threshold: background score.
+        margin: scores within threshold x (1 ± margin) are left undecided.
+
+    Returns:
+        (H, W) uint8 class ids, 255 where undecided.
+    """
+    ids = (np.flatnonzero(labels) + 1).astype(np.uint8)
+    if not len(ids):
+        return np.zeros(maps.shape[1:], np.uint8)
+    best = maps.max(0)
+    out = np.full(best.shape, 255, np.uint8)
+    out[best < threshold * (1 - margin)] = 0
+    sure = best >= threshold * (1 + margin)
+    out[sure] = ids[maps.argmax(0)][sure]
+    return out

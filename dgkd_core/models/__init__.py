@@ -1,0 +1,1 @@
+"""The networks and what rebuilds them from a folder."""

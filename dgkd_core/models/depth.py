@@ -1,0 +1,127 @@
+"""Depth from a picture: transformers' DPT, and a small one trained on the built-in scenes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.stats import rankdata
+from torch import Tensor
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForDepthEstimation,
+    DPTConfig,
+    DPTForDepthEstimation,
+    DPTImageProcessor,
+)
+
+from dgkd_core.errors import InputError
+from dgkd_core.files import sha256
+
+
+def small_dpt(size: int, width: int) -> tuple[DPTForDepthEstimation, DPTImageProcessor]:
+    """A DPT that two CPU cores can train, with its image processor.
+
+    Args:
+        size: side of the input, pixels, a multiple of 16.
+        width: channels of the transformer, a multiple of 4.
+    """
+    config = DPTConfig(
+        hidden_size=width,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        intermediate_size=2 * width,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        image_size=size,
+        patch_size=16,
+        backbone_out_indices=[0, 1, 2, 3],
+        neck_hidden_sizes=[24, 48, 96, 96],
+        reassemble_factors=[4, 2, 1, 0.5],
+        fusion_hidden_size=32,
+        readout_type="project",
+        use_auxiliary_head=False,
+        is_hybrid=False,
+    )
+    processor = DPTImageProcessor(
+        size={"height": size, "width": size}, do_resize=True, do_rescale=True, do_normalize=True
+    )
+    return DPTForDepthEstimation(config), processor
+
+
+def load_dpt(source: str | Path, local: bool, revision: str | None = None) -> tuple[Any, Any]:
+    """A depth model and its image processor from a folder, or from the hub by id.
+
+    Args:
+        revision: pins the model: a commit or tag on the hub, or the SHA-256 of a local folder.
+
+    Raises:
+        InputError: there is no such model, it is not a depth model or not the pinned one.
+    """
+    if local and revision is not None and (found := sha256(source)) != revision:
+        raise InputError(
+            f"{source}: SHA-256 {found[:12]}…, depth.revision expects {revision[:12]}…; "
+            f"`dgkd preset` writes the pin anew"
+        )
+    hub: dict[str, Any] = {"local_files_only": True} if local else {"revision": revision or "main"}
+    try:
+        model = AutoModelForDepthEstimation.from_pretrained(
+            source, trust_remote_code=False, use_safetensors=True, **hub
+        )
+        processor = AutoImageProcessor.from_pretrained(source, **hub)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(f"depth.model is {str(source)!r}: cannot be loaded ({reason})") from error
+    return model.eval(), processor
+
+
+def save_dpt(model: Any, processor: Any, folder: Path) -> None:
+    """Save both in Hugging Face format."""
+    model.save_pretrained(folder, safe_serialization=True)
+    processor.save_pretrained(folder)
+
+
+def gradient_loss(predicted: Tensor, truth: Tensor) -> Tensor:
+    """Mean absolute error of (N, H, W) depth plus that of its horizontal and vertical steps."""
+    error = predicted - truth
+    dx, dy = error.diff(dim=-1).abs().mean(), error.diff(dim=-2).abs().mean()
+    return error.abs().mean() + dx + dy
+
+
+@torch.inference_mode()
+def estimate(
+    model: Any, processor: Any, pictures: Sequence[np.ndarray], device: torch.device
+) -> list[np.ndarray]:
+    """Relative inverse depth of pictures of one size.
+
+    Args:
+        pictures: (H, W, 3) uint8 each.
+
+    Returns:
+        (H, W) float32 each, larger = nearer, not normalised.
+    """
+    inputs = processor(images=list(pictures), return_tensors="pt")
+    depth = model(pixel_values=inputs["pixel_values"].to(device)).predicted_depth
+    size = pictures[0].shape[:2]
+    depth = F.interpolate(depth[:, None].float(), size, mode="bicubic", align_corners=False)
+    return list(depth[:, 0].cpu().numpy())
+
+
+def to_unit(depth: np.ndarray) -> np.ndarray:
+    """(H, W) of any range to [0, 1], smallest 0 and largest 1; a flat map becomes 0."""
+    low, high = float(depth.min()), float(depth.max())
+    if high - low < 1e-12:
+        return np.zeros(depth.shape, np.float32)
+    return ((depth - low) / (high - low)).astype(np.float32)
+
+
+def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Spearman's correlation of two maps; NaN where one is flat."""
+    x, y = rankdata(a.ravel()), rankdata(b.ravel())
+    if x.std() == 0 or y.std() == 0:
+        return float("nan")
+    return float(np.corrcoef(x, y)[0, 1])

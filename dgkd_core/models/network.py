@@ -1,0 +1,143 @@
+"""Teacher, student and segmenter: a backbone with a head, with or without depth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dgkd_core.models.dgf2 import DGF2, DepthPrior
+from dgkd_core.models.encoder import Encoder
+from dgkd_core.models.head import Decoder, Head, class_scores
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+
+def normalise(image: Tensor) -> Tensor:
+    """(N, 3, H, W) in [0, 1] to zero mean and unit variance by ImageNet's statistics (a copy)."""
+    mean = image.new_tensor(MEAN)[:, None, None]
+    std = image.new_tensor(STD)[:, None, None]
+    return (image - mean) / std
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a network returns for a batch.
+
+    Attributes:
+        logits: (N, C+1, h, w), background first, at the shallow tap's size.
+        masks: (N, C+1, h, w), softmax of the logits.
+        scores: (N, C) class scores; sigmoid gives a probability.
+        deep, shallow: (N, width, …) projected features for distillation; None when not asked for.
+    """
+
+    logits: Tensor
+    masks: Tensor
+    scores: Tensor
+    deep: Tensor | None = None
+    shallow: Tensor | None = None
+
+
+class _Fused(nn.Module):
+    """An encoder whose features a depth map modulates at three places."""
+
+    def __init__(self, encoder: Encoder, dgf2: str) -> None:
+        super().__init__()
+        if dgf2 not in ("off", "paper", "gated"):
+            raise ValueError(f"dgf2 must be off, paper or gated, got {dgf2!r}")
+        self.encoder = encoder
+        self.prior = DepthPrior(64) if dgf2 != "off" else None
+        channels = encoder.fusion_channels if dgf2 != "off" else ()
+        self.fusion = nn.ModuleList(DGF2(64, c, dgf2 == "gated") for c in channels)
+
+    @property
+    def uses_depth(self) -> bool:
+        return self.prior is not None
+
+    def taps(self, image: Tensor, depth: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Normalised shallow and deep features of (N, 3, H, W) in [0, 1] and (N, 1, H, W)."""
+        image = normalise(image)
+        if self.prior is None:
+            return self.encoder(image)
+        if depth is None:
+            raise ValueError("this network fuses depth: call it with (image, depth)")
+        prior = self.prior(normalise(depth.expand(-1, 3, -1, -1)))
+        return self.encoder(image, lambda place, x: self.fusion[place](x, prior))
+
+
+def _projection(inputs: int, width: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
+    )
+
+
+class Network(_Fused):
+    """Teacher or student: the single-stage weakly-supervised network.
+
+    Args:
+        encoder: the backbone.
+        classes: C, foreground classes.
+        width: channels of the head.
+        dgf2: ``off`` for a network without depth, ``paper`` or ``gated`` for one with.
+        aspp_rates: dilations of the ASPP.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        classes: int,
+        width: int = 256,
+        dgf2: str = "off",
+        aspp_rates: tuple[int, int, int] = (12, 24, 36),
+    ) -> None:
+        super().__init__(encoder, dgf2)
+        shallow, deep = encoder.shallow_channels, encoder.deep_channels
+        self.align = nn.Identity() if shallow == width else nn.Conv2d(shallow, width, 1, bias=False)
+        self.head = Head(width, deep, width, classes, aspp_rates)
+        self.project_deep = _projection(deep, width)
+        self.project_shallow = _projection(width, width)
+
+    def forward(self, image: Tensor, depth: Tensor | None = None, features: bool = True) -> Output:
+        """Run on pictures.
+
+        Args:
+            image: (N, 3, H, W) RGB in [0, 1]; ImageNet normalisation happens inside.
+            depth: (N, 1, H, W) in [0, 1], near = 1; needed where the network fuses depth.
+            features: also compute the projected features for distillation.
+        """
+        shallow, deep = self.taps(image, depth)
+        shallow = self.align(shallow)
+        logits = self.head(shallow, deep).float()
+        return Output(
+            logits,
+            logits.softmax(1),
+            class_scores(logits),
+            self.project_deep(deep) if features else None,
+            self.project_shallow(shallow) if features else None,
+        )
+
+
+class Segmenter(_Fused):
+    """A fully supervised network of DeepLabv3+'s kind, trained on pseudo labels."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        classes: int,
+        width: int = 256,
+        dgf2: str = "off",
+        aspp_rates: tuple[int, int, int] = (12, 24, 36),
+    ) -> None:
+        super().__init__(encoder, dgf2)
+        self.decoder = Decoder(encoder.shallow_channels, encoder.deep_channels, width, aspp_rates)
+        self.classify = nn.Sequential(nn.Dropout(0.1), nn.Conv2d(width, classes + 1, 1))
+
+    def forward(self, image: Tensor, depth: Tensor | None = None, features: bool = False) -> Output:
+        """Like `Network.forward`; a class's score is its largest log-odds over the picture."""
+        shallow, deep = self.taps(image, depth)
+        logits = self.classify(self.decoder(shallow, deep)).float()
+        masks = logits.softmax(1)
+        best = masks[:, 1:].amax((-2, -1)).clamp(1e-6, 1 - 1e-6)
+        return Output(logits, masks, torch.logit(best))

@@ -1,0 +1,224 @@
+"""Networks from a few plain values, and to and from a folder.
+
+A model folder holds ``model.safetensors`` and ``model.json``; the JSON says how to rebuild the
+network and what its input must go through.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from dgkd_core.errors import InputError
+from dgkd_core.files import atomic_folder, read_json, sha256, write_json
+from dgkd_core.models.encoder import Encoder, ResNet, TimmEncoder
+from dgkd_core.models.network import Network, Segmenter
+from dgkd_core.models.wide_resnet import WideResNet38
+from dgkd_core.paths import resolve
+
+
+@dataclass(frozen=True)
+class Spec:
+    """All that is needed to rebuild a network and feed it.
+
+    ``kind`` is network or segmenter; ``classes`` are the names; ``exposure`` is what a dark picture
+    goes through first; ``frozen`` tells whether stem and norms came from pretrained weights.
+    """
+
+    kind: str
+    classes: tuple[str, ...]
+    backbone: str
+    output_stride: int
+    width: int
+    aspp_rates: tuple[int, int, int]
+    dgf2: str
+    exposure: str
+    frozen: bool
+
+    @classmethod
+    def of(
+        cls, section: Any, kind: str, classes: tuple[str, ...], *, dgf2: str, exposure: str
+    ) -> Spec:
+        """The spec that the ``model`` section of params.yaml asks for."""
+        return cls(
+            kind,
+            classes,
+            section.backbone,
+            section.output_stride,
+            section.width,
+            tuple(section.aspp_rates),
+            dgf2,
+            exposure,
+            frozen=section.weights is not None,
+        )
+
+
+def build_encoder(backbone: str, output_stride: int = 8, pretrained: bool = False) -> Encoder:
+    """A backbone by name: wide_resnet38, resnet18/34/50/101 or timm:NAME.
+
+    ``pretrained`` lets torchvision or timm fetch ImageNet weights (needs the network once).
+    """
+    if backbone == "wide_resnet38":
+        if output_stride != 8:
+            raise InputError(f"model.output_stride is {output_stride}: wide_resnet38 has 8 only")
+        if pretrained:
+            raise InputError(
+                "model.weights is imagenet: no library hands out WideResNet-38 weights, "
+                "expected a local file"
+            )
+        return WideResNet38()
+    if backbone.startswith("resnet"):
+        return ResNet(backbone, output_stride, pretrained)
+    try:
+        return TimmEncoder(backbone.removeprefix("timm:"), output_stride, pretrained)
+    except (RuntimeError, ValueError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"model.backbone is {backbone!r}: timm cannot build it ({reason})"
+        ) from error
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file or a PyTorch state dict; nothing else is unpickled.
+
+    Raises:
+        InputError: the file is missing, damaged or holds more than tensors.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file, expected a weights file") from error
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, OSError, EOFError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path}: not a readable weights file ({reason})") from error
+    state = state.get("state_dict", state) if isinstance(state, Mapping) else state
+    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise InputError(f"{path}: expected a state dict of tensors")
+    return dict(state)
+
+
+def load_backbone(encoder: Encoder, path: Path, digest: str | None = None) -> int:
+    """Load a backbone's weights from a library's own file; returns how many tensors went unused.
+
+    Raises:
+        InputError: the file is not the one pinned by ``digest``, or a tensor of the backbone is
+            missing there or has another shape.
+    """
+    if digest is not None and path.is_file() and (found := sha256(path)) != digest:
+        raise InputError(
+            f"{path}: SHA-256 {found[:12]}…, model.weights_sha256 expects {digest[:12]}…; "
+            f"`dgkd preset` writes the pin anew"
+        )
+    source = read_tensors(path)
+    inner = encoder.net if isinstance(encoder, TimmEncoder) else encoder
+    target = inner.state_dict()
+    state: dict[str, Tensor] = {}
+    for key, value in target.items():
+        options = [key, key.replace("_", ".", 1), key.removeprefix("stem.0.")]
+        if isinstance(encoder, ResNet):
+            options += [key.replace("stem.0", "conv1"), key.replace("stem.1", "bn1")]
+        found_key = next((option for option in options if option in source), None)
+        if found_key is None and key.endswith("num_batches_tracked"):
+            state[key] = value
+        elif found_key is None:
+            raise InputError(f"{path}: holds no {key!r}, so it is not for this backbone")
+        elif source[found_key].shape != value.shape:
+            raise InputError(
+                f"{path}: {found_key!r} is {tuple(source[found_key].shape)}, "
+                f"this backbone expects {tuple(value.shape)}"
+            )
+        else:
+            state[key] = source[found_key]
+    inner.load_state_dict(state)
+    return len(source) - len(state)
+
+
+def build(spec: Spec) -> Network | Segmenter:
+    """A network with random weights."""
+    encoder = build_encoder(spec.backbone, spec.output_stride)
+    kinds: dict[str, type[Network] | type[Segmenter]] = {"network": Network, "segmenter": Segmenter}
+    if spec.kind not in kinds:
+        raise InputError(f"model kind is {spec.kind!r}, expected network or segmenter")
+    model = kinds[spec.kind](encoder, len(spec.classes), spec.width, spec.dgf2, spec.aspp_rates)
+    if spec.frozen:
+        encoder.freeze()
+    return model
+
+
+def first_weights(model: Network | Segmenter, spec: Spec, section: Any) -> None:
+    """Give the backbone what the ``model`` section's weights say: a file, ``imagenet`` or nothing.
+
+    Raises:
+        InputError: the file is missing, not the pinned one or not for this backbone.
+    """
+    if section.weights is None:
+        return
+    if section.weights == "imagenet":
+        fetched = build_encoder(spec.backbone, spec.output_stride, pretrained=True)
+        model.encoder.load_state_dict(fetched.state_dict())
+    else:
+        load_backbone(model.encoder, resolve(section.weights), section.weights_sha256)
+
+
+def inherit(model: nn.Module, parent: nn.Module) -> int:
+    """Copy every tensor of ``parent`` that fits by name and shape; returns their number."""
+    theirs = parent.state_dict()
+    mine = model.state_dict()
+    shared = {
+        key: theirs[key]
+        for key, value in mine.items()
+        if key in theirs and theirs[key].shape == value.shape
+    }
+    model.load_state_dict(shared, strict=False)
+    return len(shared)
+
+
+def save_model(folder: str | Path, model: nn.Module, spec: Spec) -> None:
+    """Write a model folder, atomically."""
+    with atomic_folder(folder) as part:
+        state = {
+            key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()
+        }
+        save_file(state, part / "model.safetensors")
+        write_json(part / "model.json", asdict(spec))
+
+
+def read_spec(folder: str | Path) -> Spec:
+    """The spec in a model folder.
+
+    Raises:
+        InputError: model.json is missing or does not describe a network.
+    """
+    path = Path(folder) / "model.json"
+    values: Any = read_json(path)
+    names = {field.name for field in fields(Spec)}
+    if not isinstance(values, dict) or set(values) != names:
+        raise InputError(f"{path}: expected the keys {', '.join(sorted(names))}")
+    values["classes"] = tuple(values["classes"])
+    values["aspp_rates"] = tuple(values["aspp_rates"])
+    return Spec(**values)
+
+
+def load_model(folder: str | Path, device: str | torch.device = "cpu") -> tuple[Any, Spec]:
+    """A network from its folder, in evaluation mode, with its spec."""
+    spec = read_spec(folder)
+    model = build(spec)
+    path = Path(folder) / "model.safetensors"
+    try:
+        model.load_state_dict(read_tensors(path))
+    except RuntimeError as error:
+        raise InputError(
+            f"{path}: does not fit model.json ({str(error).splitlines()[0]})"
+        ) from error
+    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model.eval(), spec

@@ -1,0 +1,64 @@
+"""The same function over many items in several processes, results in order."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+from typing import TypeVar
+
+from dgkd_core.errors import InputError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _run(function: Callable[[T], R], chunk: list[T]) -> list[R]:
+    return [function(item) for item in chunk]
+
+
+def ordered_map(
+    function: Callable[[T], R], items: Iterable[T], processes: int | None = None, chunk: int = 8
+) -> Iterator[R]:
+    """Yield ``function(item)`` in the items' order, computed ahead in ``processes`` processes.
+
+    The results do not depend on the number of processes. Only a few chunks are in flight, so memory
+    does not grow with the number of items.
+
+    Args:
+        function: importable by name, as are its arguments and results picklable.
+        processes: DGKD_WORKERS or one a core, where not given; 1 runs in this process.
+
+    Raises:
+        InputError: a process was killed.
+    """
+    count = processes or int(os.environ.get("DGKD_WORKERS") or 0) or cores()
+    if count <= 1:
+        yield from map(function, items)
+        return
+    methods = multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("fork" if "fork" in methods else None)
+    source = iter(items)
+    pending: deque[Future[list[R]]] = deque()
+    with ProcessPoolExecutor(count, mp_context=context) as pool:
+        try:
+            while True:
+                while len(pending) < 3 * count and (part := list(islice(source, chunk))):
+                    pending.append(pool.submit(_run, function, part))
+                if not pending:
+                    return
+                yield from pending.popleft().result()
+        except BrokenProcessPool as error:
+            raise InputError("a worker process was killed (out of memory?)") from error
+        finally:
+            for future in pending:
+                future.cancel()

@@ -1,0 +1,333 @@
+"""params.yaml as typed, validated values.
+
+Every key must stand in params.yaml: there are no hidden defaults, so what DVC tracks is all there
+is. Ranges are part of the types below, and their descriptions are the documentation.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from dgkd_core.errors import InputError
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(
+        strict=True, extra="forbid", frozen=True, allow_inf_nan=False, populate_by_name=True
+    )
+
+
+def _interval(name: str, value: tuple[float, float]) -> None:
+    if value[0] > value[1]:
+        raise ValueError(f"{name}: expected [low, high] with low <= high")
+
+
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Scale = Annotated[float, Field(ge=0.1, le=4)]
+Span = tuple[Positive, Positive]
+
+
+class Scenes(_Section):
+    """Size of the built-in data set."""
+
+    train: int = Field(ge=1, description="pictures to train on")
+    val: int = Field(ge=1, description="pictures to score on")
+    size: int = Field(ge=32, le=1024, description="side of a picture, pixels")
+
+
+class Data(_Section):
+    """Where pictures and labels come from."""
+
+    kind: Literal["scenes", "voc"] = Field(
+        description="scenes: drawn by the code; voc: a folder in PASCAL VOC's layout"
+    )
+    root: str = Field(min_length=1, description="the folder with JPEGImages, Annotations, …")
+    classes: list[str] = Field(
+        description="class names to keep, in the order of their ids; [] keeps all"
+    )
+    train_list: str = Field(min_length=1, description="list in ImageSets/Segmentation, no .txt")
+    val_list: str = Field(min_length=1, description="list in ImageSets/Segmentation, no .txt")
+    depth_root: str = Field(
+        min_length=1, description="folder of measured depth maps ID.png, for depth.model: given"
+    )
+    scenes: Scenes
+
+    @model_validator(mode="after")
+    def _check(self) -> Data:
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError("classes: a name occurs twice, expected each class once")
+        if self.kind == "scenes" and self.classes:
+            raise ValueError("classes: the built-in scenes keep all their classes, expected []")
+        return self
+
+
+class Physical(_Section):
+    """Darkening in linear light with sensor noise (METHOD §8)."""
+
+    ratio: Span = Field(description="exposure is divided by r, log-uniform in this range")
+    shot: Span = Field(description="shot noise gain, log-uniform: variance = gain x signal")
+    read: bool = Field(description="add read noise, drawn to match the shot noise")
+    row: float = Field(ge=0, le=1, description="row noise over read noise, standard deviations")
+    bits: int = Field(ge=6, le=16, description="bits of the sensor's converter")
+    tone_curve: bool = Field(description="undo and reapply the camera's S-shaped tone curve")
+
+    @model_validator(mode="after")
+    def _check(self) -> Physical:
+        _interval("ratio", self.ratio)
+        _interval("shot", self.shot)
+        if self.ratio[0] < 1:
+            raise ValueError(f"ratio: {self.ratio[0]} would brighten, expected at least 1")
+        return self
+
+
+class Simple(_Section):
+    """Darkening as beta * (alpha * x) ** gamma plus Gaussian noise."""
+
+    alpha: Span = Field(description="uniform range of alpha")
+    beta: Span = Field(description="uniform range of beta")
+    gamma: Span = Field(description="uniform range of gamma")
+    noise: float = Field(ge=0, le=1, description="standard deviation of the noise, full scale 1")
+
+    @model_validator(mode="after")
+    def _check(self) -> Simple:
+        for name in ("alpha", "beta", "gamma"):
+            _interval(name, getattr(self, name))
+        return self
+
+
+class Lowlight(_Section):
+    """How darken makes night of day."""
+
+    kind: Literal["physical", "simple"] = Field(description="which of the two models below")
+    physical: Physical
+    simple: Simple
+
+
+Exposure = Literal["none", "gain", "gamma"]
+
+
+class Model(_Section):
+    """The network that teacher and student share."""
+
+    backbone: str = Field(
+        pattern=r"^(wide_resnet38|resnet(18|34|50|101)|timm:[A-Za-z0-9_.]+)$",
+        description="wide_resnet38, resnet18/34/50/101 (torchvision) or timm:NAME",
+    )
+    weights: str | None = Field(
+        description="a local weights file, imagenet (the library fetches them) or null (random)"
+    )
+    weights_sha256: str | None = Field(
+        pattern=r"^[0-9a-f]{64}$",
+        description="pins the weights file; `dgkd preset` fills it in; null: any file",
+    )
+    output_stride: Literal[8, 16, 32] = Field(description="picture pixels per deep feature")
+    width: int = Field(ge=8, le=1024, description="channels of the head, 256 in the paper")
+    aspp_rates: tuple[Count, Count, Count] = Field(description="dilations of the ASPP")
+    pamr_dilations: list[Count] = Field(
+        min_length=1, description="PAMR dilations in training, pixels of the masks (crop / 4)"
+    )
+    dgf2: Literal["off", "paper", "gated"] = Field(
+        description="depth fusion: off, as published, or with a gate that starts at the identity"
+    )
+    exposure: Exposure = Field(description="brightening of the dark picture before the network")
+
+
+class DepthModel(_Section):
+    """Training of the small DPT for depth.model: scenes."""
+
+    pictures: int = Field(ge=16, description="scenes drawn for training")
+    held_out: int = Field(ge=1, description="scenes drawn for the error that is reported")
+    size: int = Field(ge=32, le=512, multiple_of=16, description="side of the DPT's input, pixels")
+    width: int = Field(ge=16, le=1024, multiple_of=4, description="channels of the transformer")
+    iterations: Count = Field(description="training steps")
+    batch: Count = Field(description="pictures a step")
+    lr: Positive = Field(description="peak learning rate (AdamW)")
+
+
+class Depth(_Section):
+    """Depth maps of the dark pictures."""
+
+    model: str = Field(
+        min_length=1,
+        description="a hub id, a local folder, scenes (trained here) or given (data.depth_root)",
+    )
+    revision: str | None = Field(
+        description="pins the model: a hub revision, or a folder's SHA-256 (`dgkd preset` fills it)"
+    )
+    exposure: Exposure = Field(description="brightening of the dark picture before the DPT")
+    invert: bool = Field(description="given maps are far = bright")
+    batch: Count = Field(description="pictures a forward pass")
+
+
+class _Training(_Section):
+    iterations: Count = Field(description="training steps")
+    batch: int = Field(ge=2, description="pictures a step")
+    crop: int = Field(ge=32, le=2048, description="side of the square crop, pixels")
+    scale: tuple[Scale, Scale] = Field(description="random resize factor before the crop")
+    optimizer: Literal["sgd", "adamw"] = Field(description="sgd has momentum 0.9")
+    lr: Positive = Field(description="learning rate of pretrained layers, before the decay")
+    lr_min: float = Field(ge=0, description="learning rate at the end")
+    lr_power: float = Field(ge=0, le=10, description="exponent of the polynomial decay")
+    lr_warmup: int = Field(ge=0, description="steps of linear warm-up")
+    new_layers: Positive = Field(description="learning rate factor of layers without weights")
+    weight_decay: float = Field(ge=0, description="weight decay; biases and norms have none")
+
+    @model_validator(mode="after")
+    def _check_training(self) -> _Training:
+        _interval("scale", self.scale)
+        if self.lr_min > self.lr:
+            raise ValueError(f"lr_min: {self.lr_min} is above lr {self.lr}, expected at most lr")
+        return self
+
+
+class Teacher(_Training):
+    """Teacher on normal-light pictures."""
+
+    jitter: tuple[Fraction, Fraction, Fraction, Annotated[float, Field(ge=0, le=0.5)]] = Field(
+        description="colour jitter: brightness, contrast, saturation, hue"
+    )
+    mask_warmup: int = Field(ge=0, description="step at which the mask loss sets in")
+
+
+class Distill(_Training):
+    """Student on dark pictures, guided by the teacher."""
+
+    weight: float = Field(ge=0, alias="lambda", description="weight of the distillation losses")
+    pairs: list[Literal["map", "deep", "shallow"]] = Field(description="tensors distilled")
+    steps: int = Field(ge=1, le=10, description="DDIM steps of a ten-step schedule, 5 in the paper")
+    map_stride: Literal[1, 2, 4] = Field(
+        description="picture pixels per pixel of the compared maps; 1 in the paper"
+    )
+    init: Literal["weights", "teacher"] = Field(
+        description="the student starts from model.weights (paper) or from the teacher"
+    )
+    mask_warmup: int = Field(ge=0, description="step at which the mask loss sets in")
+
+
+class Cam(_Section):
+    """Class maps of the training pictures."""
+
+    scales: list[Scale] = Field(min_length=1, description="picture sizes that are averaged")
+    flip: bool = Field(description="average with the mirrored picture")
+    batch: Count = Field(description="pictures a forward pass")
+
+
+class Refine(_Section):
+    """Pseudo labels from class maps."""
+
+    method: Literal["none", "pamr"] = Field(description="how the maps are sharpened")
+    iterations: Count = Field(description="PAMR iterations")
+    dilations: list[Count] = Field(min_length=1, description="PAMR dilations, pixels")
+    threshold: Literal["auto"] | Annotated[float, Field(gt=0, lt=1)] = Field(
+        description="background score; auto: the best of the CAM sweep on val"
+    )
+    margin: float = Field(
+        ge=0, lt=1, description="scores within threshold x (1 +- margin) become 255 (ignored)"
+    )
+
+
+class Segment(_Training):
+    """The segmenter, trained on pseudo labels."""
+
+    init: Literal["weights", "student"] = Field(
+        description="the backbone starts from model.weights or from the student"
+    )
+
+
+class Evaluate(_Section):
+    """Scores and figures."""
+
+    scales: list[Scale] = Field(min_length=1, description="picture sizes that are averaged")
+    flip: bool = Field(description="average with the mirrored picture")
+    drop: Fraction = Field(description="classes whose best score stays below are dropped")
+    background_power: Positive = Field(description="exponent on the background probability")
+    sheet: Count = Field(description="pictures on the figure sheet")
+    batch: Count = Field(description="pictures a forward pass")
+
+
+class Params(_Section):
+    """All of params.yaml."""
+
+    seed: int = Field(ge=0, lt=2**31, description="every random draw of every stage follows it")
+    data: Data
+    lowlight: Lowlight
+    model: Model
+    depth_model: DepthModel
+    depth: Depth
+    teacher: Teacher
+    distill: Distill
+    cam: Cam
+    refine: Refine
+    segment: Segment
+    evaluate: Evaluate
+
+
+def _known_keys(location: tuple[Any, ...]) -> list[str]:
+    section: Any = Params
+    for part in location:
+        field = next(
+            (f for n, f in section.model_fields.items() if part in (n, f.alias)),
+            None,
+        )
+        section = field.annotation if field else None
+        if not (isinstance(section, type) and issubclass(section, BaseModel)):
+            return []
+    return [field.alias or name for name, field in section.model_fields.items()]
+
+
+def _explain(error: Any) -> str:
+    location = tuple(part for part in error["loc"] if not str(part).startswith(("literal[", "con")))
+    key = ".".join(str(part) for part in location if part not in ("float",)) or "the file"
+    kind, message = error["type"], error["msg"]
+    if kind == "extra_forbidden":
+        known = _known_keys(location[:-1])
+        close = difflib.get_close_matches(str(location[-1]), known, 1)
+        hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
+        return f"{key}: unknown key, {hint}"
+    if kind == "missing":
+        return f"{key}: missing, every key must be given"
+    message = message.removeprefix("Value error, ").replace("Input should be", "expected")
+    if kind == "value_error":
+        return f"{key}.{message}"
+    shown = json.dumps(error["input"], default=str)
+    return f"{key} is {shown[:80]}: {message[0].lower()}{message[1:]}"
+
+
+def validate(values: Any, name: str = "params.yaml") -> Params:
+    """Plain nested values, as parsed from YAML, to `Params`.
+
+    Raises:
+        InputError: one line per problem, each naming the key and what is allowed.
+    """
+    if not isinstance(values, dict):
+        raise InputError(f"{name}: expected sections such as data: and teacher:")
+    try:
+        return Params.model_validate_json(json.dumps(values))
+    except ValidationError as error:
+        lines = dict.fromkeys(f"{name}: {_explain(problem)}" for problem in error.errors())
+        raise InputError("\n".join(lines)) from error
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name}: {error}") from error
+
+
+def load_params(path: str | Path = "params.yaml") -> Params:
+    """Read and validate params.yaml (YAML 1.2, so ``1e-4`` is a number)."""
+    path = Path(path)
+    try:
+        with open(path, encoding="utf-8") as file:
+            values = YAML(typ="safe", pure=True).load(file)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; run from the project's root folder") from error
+    except (YAMLError, UnicodeDecodeError, OSError) as error:
+        first = " ".join(str(error).split())
+        raise InputError(f"{path}: not readable as YAML ({first})") from error
+    return validate(values, str(path))

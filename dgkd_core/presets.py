@@ -1,0 +1,150 @@
+"""Laying presets and single values over params.yaml, its comments kept."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import YAMLError
+
+from dgkd_core.errors import InputError
+from dgkd_core.files import sha256, write_text
+from dgkd_core.params import Params, validate
+from dgkd_core.paths import link_for_experiments, resolve
+
+_SPECIAL_DEPTH = ("scenes", "given")
+
+
+def _yaml() -> YAML:
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 1000
+    # null is written out, as it stands in params.yaml
+    yaml.representer.add_representer(
+        type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", "null")
+    )
+    return yaml
+
+
+def _read(path: Path) -> CommentedMap:
+    try:
+        values = _yaml().load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; run from the project's root folder") from error
+    except (YAMLError, UnicodeDecodeError, OSError) as error:
+        raise InputError(
+            f"{path}: not readable as YAML ({' '.join(str(error).split())})"
+        ) from error
+    if not isinstance(values, CommentedMap):
+        raise InputError(f"{path}: expected sections such as data: and teacher:")
+    return values
+
+
+def _lay_over(target: CommentedMap, values: Mapping[str, Any], where: str) -> None:
+    for key, value in values.items():
+        name = f"{where}{key}"
+        if key not in target:
+            raise InputError(f"{name}: params.yaml has no such key")
+        old = target[key]
+        if isinstance(old, CommentedMap) != isinstance(value, Mapping):
+            kind = "a section" if isinstance(old, CommentedMap) else "a value"
+            raise InputError(f"{name}: is {kind} in params.yaml")
+        if isinstance(old, CommentedMap):
+            _lay_over(old, value, f"{name}.")
+        elif isinstance(value, list):
+            row = CommentedSeq(value)
+            row.fa.set_flow_style()
+            target[key] = row
+        else:
+            target[key] = value
+
+
+def _assignment(text: str) -> dict[str, Any]:
+    key, sign, value = text.partition("=")
+    if not sign or not key:
+        raise InputError(f"{text!r}: expected key=value, such as distill.lambda=0.5")
+    try:
+        parsed = YAML(typ="safe", pure=True).load(value) if value else None
+    except YAMLError as error:
+        raise InputError(f"{text!r}: {value!r} is not a YAML value") from error
+    nested: Any = parsed
+    for part in reversed(key.split(".")):
+        nested = {part: nested}
+    return nested
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not isinstance(value, bool):
+        return float(value)
+    return value
+
+
+def _pin(params: CommentedMap, folder: Path) -> None:
+    """Pin the files that params name: another content under the same name is another parameter."""
+    model, depth = params["model"], params["depth"]
+    weights = model["weights"]
+    local = isinstance(weights, str) and weights != "imagenet"
+    if local and not resolve(weights, folder).is_file():
+        raise InputError(f"model.weights: {resolve(weights, folder)} is not a file")
+    model["weights_sha256"] = sha256(resolve(weights, folder)) if local else None
+    source = depth["model"]
+    if isinstance(source, str) and source not in _SPECIAL_DEPTH:
+        path = resolve(source, folder)
+        if path.is_dir():
+            depth["revision"] = sha256(path)
+        elif len(str(depth["revision"])) == 64:
+            depth["revision"] = None
+    else:
+        depth["revision"] = None
+
+
+def preset_names(folder: Path) -> list[str]:
+    """The presets that the project has."""
+    return sorted(path.stem for path in (folder / "presets").glob("*.yaml"))
+
+
+def apply_preset(name: str, assignments: Sequence[str], folder: str | Path = ".") -> list[str]:
+    """Lay presets/NAME.yaml and then ``key=value`` assignments over params.yaml.
+
+    The file is written only when the result is valid. Weights files and depth folders are pinned by
+    their SHA-256.
+
+    Returns:
+        notes for the user, a line each.
+
+    Raises:
+        InputError: unknown preset or key, a value out of range, a weights file that is not there.
+    """
+    folder = Path(folder)
+    path = folder / "params.yaml"
+    overlay_path = folder / "presets" / f"{name}.yaml"
+    if name not in preset_names(folder):
+        known = ", ".join(preset_names(folder)) or "none"
+        raise InputError(f"preset {name!r}: no {overlay_path}; there are: {known}")
+    params = _read(path)
+    _lay_over(params, _read(overlay_path), "")
+    for text in assignments:
+        _lay_over(params, _assignment(text), "")
+    checked: Params = validate(_plain(params))
+    _pin(params, folder)
+    notes = []
+    for key in ("root", "depth_root"):
+        given = getattr(checked.data, key)
+        if not resolve(given, folder).is_dir():
+            notes.append(f"data.{key}: {resolve(given, folder)} is not there yet")
+        elif not link_for_experiments(given, folder):
+            notes.append(
+                f"data.{key}: queued experiments cannot follow {given}; give an absolute path"
+            )
+    buffer = io.StringIO()
+    _yaml().dump(params, buffer)
+    write_text(path, buffer.getvalue())
+    return notes

@@ -1,0 +1,39 @@
+"""The student's training step: weak supervision plus DGKD."""
+
+from __future__ import annotations
+
+import torch
+
+from dgkd_core.distill.dgkd import DGKD
+from dgkd_core.imaging.pamr import PAMR
+from dgkd_core.models.network import Network
+from dgkd_core.training.loop import Batch, Losses, Step
+from dgkd_core.training.weak import weak_losses
+
+
+def student_step(
+    student: Network,
+    teacher: Network | None,
+    dgkd: DGKD | None,
+    weight: float,
+    mask_warmup: int,
+    pamr: PAMR,
+) -> Step:
+    """The student learns from dark pictures, depth, image-level labels and the teacher.
+
+    ``weight`` is λ; at 0 (``teacher`` and ``dgkd`` None) this is the student without distillation.
+    """
+
+    def step(batch: Batch, i: int) -> Losses:
+        dark = batch["dark"]
+        output = student(dark, batch.get("depth"), features=dgkd is not None)
+        losses = weak_losses(output, dark, batch, pamr if i >= mask_warmup else None)
+        if teacher is not None and dgkd is not None:
+            with torch.no_grad():
+                target = teacher(batch["normal"])
+            pairs = dgkd(output, target, batch["labels"], dark.shape[-2:])
+            for name, value in pairs.items():
+                losses[name] = weight * value if name.startswith("kd_") else value
+        return losses
+
+    return step

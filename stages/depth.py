@@ -1,0 +1,73 @@
+"""depth: a depth map of every dark picture, 16 bit, near = 1."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import _start  # noqa: F401
+import numpy as np
+from PIL import Image
+
+from dgkd_core.data.manifest import Entry, by_size, read_manifest
+from dgkd_core.data.pack import Pack, write_pack
+from dgkd_core.data.pictures import decode_depth, decode_rgb, encode_depth
+from dgkd_core.device import start
+from dgkd_core.errors import InputError
+from dgkd_core.files import read_json, write_metrics
+from dgkd_core.imaging.exposure import expose
+from dgkd_core.models.depth import estimate, load_dpt, to_unit
+from dgkd_core.params import Params
+from dgkd_core.paths import resolve
+from dgkd_core.progress import Progress
+from dgkd_core.stage import ARTIFACTS, run
+
+
+def given(entries: tuple[Entry, ...], params: Params) -> Iterator[tuple[Entry, np.ndarray]]:
+    """Measured maps from data.depth_root, resized to their pictures."""
+    root = resolve(params.data.depth_root)
+    missing = [entry.id for entry in entries if not (root / f"{entry.id}.png").is_file()]
+    if missing:
+        raise InputError(
+            f"data.depth_root: {root} holds no {missing[0]}.png"
+            + (f" and lacks {len(missing) - 1} more" if missing[1:] else "")
+            + f", expected a depth map for each of {len(entries)} pictures"
+        )
+    for entry in Progress(entries, "depth", lines=4):
+        path = root / f"{entry.id}.png"
+        depth = decode_depth(path.read_bytes(), str(path))
+        picture = Image.fromarray(1 - depth if params.depth.invert else depth, "F")
+        resized = picture.resize((entry.width, entry.height), Image.Resampling.BILINEAR)
+        yield entry, np.clip(np.asarray(resized), 0, 1)
+
+
+def estimated(entries: tuple[Entry, ...], params: Params) -> Iterator[tuple[Entry, np.ndarray]]:
+    """Maps by the DPT of depth_model, from the dark pictures."""
+    where = start(params.seed, "depth")
+    model, processor = load_dpt(Path(ARTIFACTS, "depth_model"), local=True)
+    model.to(where)
+    dark = Pack(Path(ARTIFACTS, "darken", "dark.zip"))
+    for group in Progress(by_size(entries, params.depth.batch), "depth", lines=4):
+        pictures = []
+        for entry in group:
+            name = f"{entry.id}.png"
+            exposed = expose(decode_rgb(dark.read(name), name), params.depth.exposure)
+            pictures.append(np.rint(exposed * 255).astype(np.uint8))
+        maps = estimate(model, processor, pictures, where)
+        yield from ((entry, to_unit(depth)) for entry, depth in zip(group, maps, strict=True))
+
+
+def depth(params: Params) -> None:
+    entries = read_manifest(Path(ARTIFACTS, "prepare")).entries
+    source = read_json(Path(ARTIFACTS, "depth_model", "source.json"))["model"]
+    maps = given(entries, params) if source == "given" else estimated(entries, params)
+    means, deviations = [], []
+    with write_pack(Path(ARTIFACTS, "depth", "depth.zip")) as pack:
+        for entry, depth_map in maps:
+            pack.add(f"{entry.id}.png", encode_depth(depth_map))
+            means.append(float(depth_map.mean()))
+            deviations.append(float(depth_map.std()))
+    metrics = {"mean": 100 * float(np.mean(means)), "std": 100 * float(np.mean(deviations))}
+    write_metrics("metrics/depth.json", metrics)
+
+
+if __name__ == "__main__":
+    run("depth", depth)

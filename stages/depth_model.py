@@ -1,0 +1,110 @@
+"""depth_model: put one depth network into a folder, so that nothing after it needs the network.
+
+`depth.model` is a hub id or a folder (copied), `given` (nothing to do), or `scenes`: then a small
+DPT learns depth from dark built-in scenes, whose depth is known exactly.
+"""
+
+from pathlib import Path
+
+import _start  # noqa: F401
+import numpy as np
+import torch
+
+from dgkd_core.data import scenes
+from dgkd_core.device import start
+from dgkd_core.files import atomic_folder, write_json, write_metrics
+from dgkd_core.imaging.exposure import expose
+from dgkd_core.imaging.lowlight import darken, picture_rng
+from dgkd_core.models.depth import (
+    estimate,
+    gradient_loss,
+    load_dpt,
+    rank_correlation,
+    save_dpt,
+    small_dpt,
+)
+from dgkd_core.params import Params
+from dgkd_core.paths import resolve
+from dgkd_core.progress import Progress
+from dgkd_core.stage import ARTIFACTS, run
+from dgkd_core.training.loop import Recipe, train, write_curve
+
+
+def draw(params: Params, split: str, count: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Dark, exposed scenes (H, W, 3) uint8 and their exact depth (H, W)."""
+    pictures, depths = [], []
+    for index in Progress(range(count), f"depth_model, {split} scenes", lines=2):
+        scene = scenes.render(params.seed, f"depth-{split}", index, params.depth_model.size)
+        rng = picture_rng(params.seed, f"depth-{split}-{index}")
+        night = darken(scene.image, rng, **params.lowlight.model_dump())
+        exposed = expose(night.image, params.depth.exposure)
+        pictures.append(np.rint(exposed * 255).astype(np.uint8))
+        depths.append(scene.depth)
+    return pictures, depths
+
+
+def train_on_scenes(params: Params, folder: Path) -> dict[str, float]:
+    section, where = params.depth_model, start(params.seed, "depth_model")
+    model, processor = small_dpt(section.size, section.width)
+    pictures, depths = draw(params, "train", section.pictures)
+    inputs = processor(images=pictures, return_tensors="pt")["pixel_values"]
+    truth = torch.from_numpy(np.stack(depths))
+    order = np.random.default_rng(params.seed)
+
+    def batches():
+        for _ in range(section.iterations):
+            chosen = torch.from_numpy(order.integers(len(inputs), size=section.batch))
+            x, y = inputs[chosen], truth[chosen]
+            flip = bool(order.random() < 0.5)
+            yield {"x": x.flip(-1) if flip else x, "y": y.flip(-1) if flip else y}
+
+    def step(batch, i):
+        predicted = model(pixel_values=batch["x"]).predicted_depth
+        size = batch["y"].shape[-2:]
+        predicted = torch.nn.functional.interpolate(predicted[:, None], size, mode="bilinear")
+        return {"depth": gradient_loss(predicted[:, 0], batch["y"])}
+
+    recipe = Recipe(section.iterations, "adamw", section.lr, 0.0, 0.9, 20, 1.0, 0.01)
+    curve = train("depth_model", step, batches(), [model], recipe, where)
+    write_curve("metrics/curves/depth_model.csv", curve)
+    save_dpt(model, processor, folder)
+    pictures, depths = draw(params, "held-out", section.held_out)
+    errors, ranks = [], []
+    for picture, exact in zip(pictures, depths, strict=True):
+        guess = estimate(model, processor, [picture], where)[0]
+        errors.append(float(np.abs(guess - exact).mean()))
+        ranks.append(rank_correlation(guess, exact))
+    mean = float(np.mean(np.stack(depths), axis=0).std())
+    return {
+        "held_out_mae": 100 * float(np.mean(errors)),
+        "held_out_rank_correlation": 100 * float(np.mean(ranks)),
+        "mean_map_rank_correlation": 100 * mean_map_rank(depths),
+        "mean_map_std": 100 * mean,
+    }
+
+
+def mean_map_rank(depths: list[np.ndarray]) -> float:
+    """Rank correlation of the mean depth map with each map: what needs no picture to be known."""
+    mean = np.mean(depths, axis=0)
+    return float(np.mean([rank_correlation(mean, depth) for depth in depths]))
+
+
+def depth_model(params: Params) -> None:
+    source = params.depth.model
+    local = resolve(source)
+    write_curve("metrics/curves/depth_model.csv", [])
+    with atomic_folder(Path(ARTIFACTS, "depth_model")) as folder:
+        metrics: dict[str, float] = {}
+        if source == "scenes":
+            metrics = train_on_scenes(params, folder)
+        elif source != "given":
+            is_local = local.is_dir()
+            pin = params.depth.revision
+            model, processor = load_dpt(local if is_local else source, is_local, pin)
+            save_dpt(model, processor, folder)
+        write_json(folder / "source.json", {"model": source})
+    write_metrics("metrics/depth_model.json", metrics)
+
+
+if __name__ == "__main__":
+    run("depth_model", depth_model)

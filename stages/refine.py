@@ -1,0 +1,83 @@
+"""refine: pseudo labels from class maps, sharpened by the dark picture's edges.
+
+The background threshold is the best of a sweep over the refined maps of val (`threshold: auto`), or
+the given number; no training mask is read.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import _start  # noqa: F401
+import numpy as np
+
+from dgkd_core.data.manifest import Entry, Manifest, read_manifest
+from dgkd_core.data.pack import Pack, write_pack
+from dgkd_core.data.pictures import decode_array, decode_mask, decode_rgb, encode_mask
+from dgkd_core.evaluation.cams import Sweep
+from dgkd_core.evaluation.scores import Confusion, per_class
+from dgkd_core.files import write_metrics
+from dgkd_core.imaging.exposure import expose
+from dgkd_core.imaging.pamr import PAMR
+from dgkd_core.imaging.pseudo_labels import pseudo_label, sharpen
+from dgkd_core.params import Params
+from dgkd_core.progress import Progress
+from dgkd_core.stage import ARTIFACTS, run
+
+
+def sharp_maps(
+    split: str, manifest: Manifest, params: Params
+) -> Iterator[tuple[Entry, np.ndarray, np.ndarray]]:
+    """Each picture of a split with its labels (C,) and its refined class maps (K, H, W)."""
+    cams = Pack(Path(ARTIFACTS, "cam", f"{split}.zip"))
+    dark = Pack(Path(ARTIFACTS, "darken", "dark.zip"))
+    pamr = PAMR(params.refine.iterations, params.refine.dilations)
+    for entry in Progress(manifest.split(split), f"refine, {split}", lines=4):
+        name = f"{entry.id}.png"
+        maps = decode_array(cams.read(f"{entry.id}.npy"), f"{entry.id}.npy")
+        if params.refine.method == "pamr":
+            guide = expose(decode_rgb(dark.read(name), name), params.model.exposure)
+            sharp = sharpen(maps, guide, pamr)
+        else:
+            sharp = maps.astype(np.float32) / 255
+        yield entry, manifest.label_vector(entry), sharp
+
+
+def refine(params: Params) -> None:
+    source, section = Path(ARTIFACTS, "prepare"), params.refine
+    manifest = read_manifest(source)
+    pack = Pack(source / "masks_val.zip")
+    classes = len(manifest.classes)
+    val = list(sharp_maps("val", manifest, params))
+    truth = {e.id: decode_mask(pack.read(f"{e.id}.png"), e.id) for e, _, _ in val}
+    sweep = Sweep(classes)
+    for entry, labels, maps in val:
+        sweep.add(truth[entry.id], maps, labels)
+    threshold = sweep.best()[0] if section.threshold == "auto" else section.threshold
+    confusion, decided = Confusion(classes), []
+    for split in ("val", "train"):
+        with write_pack(Path(ARTIFACTS, "refine", f"{split}.zip")) as out:
+            refined = val if split == "val" else sharp_maps(split, manifest, params)
+            for entry, labels, maps in refined:
+                pseudo = pseudo_label(maps, labels, threshold, section.margin)
+                out.add(f"{entry.id}.png", encode_mask(pseudo))
+                if split == "val":
+                    known = np.where(pseudo == 255, 255, truth[entry.id]).astype(np.uint8)
+                    confusion.add(known, pseudo)
+                else:
+                    decided.append(float((pseudo != 255).mean()))
+    metrics = {
+        "coverage": 100 * float(np.mean(decided)),
+        "sweep": {f"{t:.2f}": miou for t, miou in sweep.mious().items()},
+        "val": {
+            "threshold": threshold,
+            "best_threshold_miou": sweep.best()[1],
+            "miou_where_decided": confusion.miou(),
+            "iou_where_decided": per_class(manifest.classes, confusion.iou()),
+        },
+    }
+    write_metrics("metrics/refine.json", metrics)
+    print(f"refine: mIoU {confusion.miou():.2f} on dark val where decided, threshold {threshold}")
+
+
+if __name__ == "__main__":
+    run("refine", refine)
