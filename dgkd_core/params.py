@@ -146,7 +146,7 @@ class DepthModel(_Section):
 
     pictures: int = Field(ge=16, description="scenes drawn for training")
     held_out: int = Field(ge=1, description="scenes drawn for the error that is reported")
-    size: int = Field(ge=32, le=512, multiple_of=16, description="side of the DPT's input, pixels")
+    size: int = Field(ge=32, le=512, multiple_of=32, description="side of the DPT's input, pixels")
     width: int = Field(ge=16, le=1024, multiple_of=4, description="channels of the transformer")
     iterations: Count = Field(description="training steps")
     batch: Count = Field(description="pictures a step")

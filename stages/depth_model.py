@@ -16,10 +16,10 @@ from dgkd_core.files import atomic_folder, write_json, write_metrics
 from dgkd_core.imaging.exposure import expose
 from dgkd_core.imaging.lowlight import darken, picture_rng
 from dgkd_core.models.depth import (
+    depth_errors,
     estimate,
     gradient_loss,
     load_dpt,
-    rank_correlation,
     save_dpt,
     small_dpt,
 )
@@ -69,24 +69,8 @@ def train_on_scenes(params: Params, folder: Path) -> dict[str, float]:
     write_curve("metrics/curves/depth_model.csv", curve)
     save_dpt(model, processor, folder)
     pictures, depths = draw(params, "held-out", section.held_out)
-    errors, ranks = [], []
-    for picture, exact in zip(pictures, depths, strict=True):
-        guess = estimate(model, processor, [picture], where)[0]
-        errors.append(float(np.abs(guess - exact).mean()))
-        ranks.append(rank_correlation(guess, exact))
-    mean = float(np.mean(np.stack(depths), axis=0).std())
-    return {
-        "held_out_mae": 100 * float(np.mean(errors)),
-        "held_out_rank_correlation": 100 * float(np.mean(ranks)),
-        "mean_map_rank_correlation": 100 * mean_map_rank(depths),
-        "mean_map_std": 100 * mean,
-    }
-
-
-def mean_map_rank(depths: list[np.ndarray]) -> float:
-    """Rank correlation of the mean depth map with each map: what needs no picture to be known."""
-    mean = np.mean(depths, axis=0)
-    return float(np.mean([rank_correlation(mean, depth) for depth in depths]))
+    guesses = [estimate(model, processor, [picture], where)[0] for picture in pictures]
+    return depth_errors(np.stack(guesses), np.stack(depths), truth.numpy().mean(0))
 
 
 def depth_model(params: Params) -> None:

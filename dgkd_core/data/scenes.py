@@ -3,27 +3,24 @@
 One to three objects of six classes stand on a textured ground under uneven light. Classes differ
 in outline and interior texture; all share the same palettes, so colour does not tell them apart.
 Drawn at twice the side and box-averaged down; masks and depth are sampled, so they never blend.
-Object coordinates: u right, v up, the object inside [-1, 1]². Canvas coordinates: x right, y down,
-in [0, 1]. Colours are display-referred sRGB in [0, 1].
+The objects themselves are in scene_objects.py. Canvas coordinates: x right, y down, in [0, 1].
+Colours are display-referred sRGB in [0, 1].
 """
 
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from math import cos, pi, radians, sin
-from typing import Any, NamedTuple
+from math import cos, radians, sin
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-Array = NDArray[np.floating[Any]]
-Flags = NDArray[np.bool_]
+from dgkd_core.data.scene_objects import DRAWINGS, PALETTES, Array, Drawing, Flags, Rng, mix, rgb
+
 Labels = NDArray[np.uint8]
-Rng = np.random.Generator
-# inside (h, w), albedo (h, w, 3), height (h, w) in object units, gloss in [0, 1]
-_Drawing = tuple[Flags, Array, Array, float]
 
 CLASSES: tuple[str, ...] = ("ball", "mushroom", "cactus", "house", "vase", "star")
 
@@ -74,19 +71,8 @@ class _Stage(NamedTuple):
     light: Array
 
 
-def _rgb(text: str) -> Array:
-    """Colours written as six hex digits each, (n, 3) in [0, 1]."""
-    return np.array([list(bytes.fromhex(t)) for t in text.split()], np.float32) / 255
-
-
-# (n, 3, 3): main, second and dark colour of an object, shared by all classes
-PALETTES: Array = _rgb(
-    "d6453d f6e7c8 5b1f24  e58a2f fbeed3 6b3410  e8bf3c 7a4fa0 5a3d10  5f9e4a f3e6a2 23421f "
-    "2f9186 f5d9a8 123f42  3f73b8 f4efe0 17294f  8458a8 f3c969 33204a  d65f8e fdebe6 5c1c3a "
-    "a8653e f0d3a4 402215  57b0cf d9483f 1b3d55  efe3cb c2503f 4d3a30  8fae3e 8a3f6b 35401b"
-).reshape(-1, 3, 3)
 # (n, 2, 3): zenith and horizon
-SKIES: Array = _rgb(
+SKIES: Array = rgb(
     "4f94cf cfe6f0  7fb2d9 f8e3c4  7d83c4 f6c9b6  68b5bd eef0d0  a5a0c8 fbdcc0"
 ).reshape(-1, 2, 3)
 
@@ -109,211 +95,60 @@ def _noise(rng: Rng, height: int, width: int, rows: int, cols: int, octaves: int
     return total / (2 - 0.5 ** (octaves - 1))
 
 
-def _mix(first: Array, second: Array, share: Array | Flags) -> Array:
-    """Blend of two colours (or pictures) with share (h, w): 0 gives first, 1 second."""
-    return first + (second - first) * np.asarray(share, np.float32)[..., None]
-
-
-def _wave(t: Array) -> Array:
-    """Triangle wave of period 1 in [0, 1]."""
-    return np.abs(2 * (t - np.floor(t)) - 1)
-
-
-def _dome(squared: Array) -> Array:
-    """Height of a unit sphere over squared radius, slightly flattened at the rim."""
-    return np.sqrt(np.clip(1.02 - squared, 0.02, None))
-
-
-def _draw_ball(u: Array, v: Array, rng: Rng, colours: Array) -> _Drawing:
-    """Glossy sphere ringed by stripes of latitude around a tilted pole."""
-    squared = u * u + v * v
-    z = _dome(squared)
-    turn, tilt = rng.uniform(-0.9, 0.9), rng.uniform(0.15, 0.5)
-    pole = sin(turn) * u + cos(turn) * v
-    latitude = np.arcsin(np.clip(cos(tilt) * pole + sin(tilt) * z, -1, 1))
-    bands = _wave(latitude * rng.uniform(1.25, 1.6) + rng.uniform())
-    albedo = _mix(colours[0], colours[1], bands > 0.5)
-    albedo = _mix(albedo, colours[2], np.abs(bands - 0.5) < 0.07)
-    return squared < 1, albedo, z, 0.75
-
-
-def _draw_mushroom(u: Array, v: Array, rng: Rng, colours: Array) -> _Drawing:
-    """Domed cap with polka dots, gills under its rim, and a streaked stem."""
-    stem_width = rng.uniform(0.24, 0.36)
-    brim = rng.uniform(-0.15, 0.0)
-    rise = (v - brim) / (1 - brim)
-    cap_radius = u * u + rise * rise
-    cap = (cap_radius < 1) & (rise > -0.12 * (1 - u * u))
-    gills = (u * u + (rise / 0.26) ** 2 < 0.96) & ~cap
-    flare = stem_width * (1 + 0.45 * np.clip(-0.35 - v, 0, 1) ** 1.2)
-    stem = (np.abs(u) < flare) & (v > -1 + 0.1 * (u / flare) ** 2) & (rise < 0) & ~cap
-    z = _dome(cap_radius)
-    pitch = rng.uniform(0.36, 0.46)
-    across, along = 1.15 * u / (z + 0.45), 1.15 * (rise - 0.35) / (z + 0.45)
-    line = np.floor(along / (0.8 * pitch))
-    dx = (across / pitch + 0.5 * (line % 2) + rng.uniform()) % 1 - 0.5
-    dy = (along / (0.8 * pitch) - line - 0.5) * 0.8
-    dots = dx * dx + dy * dy < rng.uniform(0.075, 0.1)
-    ivory = 0.35 * colours[1] + 0.65 * _rgb("f7ebd1")[0]
-    streaks = 0.3 * _wave(u / flare * 3.2 + 0.06 * np.sin(9 * v))
-    albedo = _mix(ivory, colours[2], streaks)
-    albedo = _mix(albedo, _mix(colours[2], ivory, 0.55 * _wave(u * 9)), gills)
-    albedo = _mix(albedo, _mix(colours[0], ivory, dots), cap)
-    height = np.where(cap, 0.9 * z, 0.6 * stem_width * _dome((u / flare) ** 2) - 0.1 * gills)
-    return cap | gills | stem, albedo, height, 0.3
-
-
-def _draw_cactus(u: Array, v: Array, rng: Rng, colours: Array) -> _Drawing:
-    """Ribbed trunk with one arm on each side, rows of pale spines and a bloom."""
-    thick, thin = rng.uniform(0.27, 0.34), rng.uniform(0.17, 0.21)
-    limbs = [(u, v, -1.3, 1 - thick, thick)]  # across, along, its two ends, radius
-    for side in (-1, 1):
-        elbow, reach, rise = rng.uniform((-0.45, 0.58, 0.35), (0.05, 0.7, 0.6))
-        limbs.append((v - elbow, side * u, 0, float(reach), thin))
-        limbs.append((u - side * float(reach), v, float(elbow), float(elbow + rise), thin))
-    height, across, along = np.full_like(u, -9), u, v
-    for aside, onward, start, end, radius in limbs:
-        squared = (aside**2 + (onward - np.clip(onward, start, end)) ** 2) / radius**2
-        h = radius * np.where(squared < 1, _dome(squared), 1 - squared)
-        across = np.where(h > height, np.clip(aside / radius, -1, 1), across)
-        along, height = np.where(h > height, onward, along), np.maximum(h, height)
-    ribs = np.arcsin(np.clip(across, -1, 1)) * (3.2 / pi)
-    groove = _wave(ribs) ** 2
-    albedo = _mix(colours[0], 0.5 * (colours[0] + colours[2]), groove)
-    spine = (_wave(ribs) < 0.42) & (_wave(along * 7 + 0.5 * (np.round(ribs) % 2)) > 0.62)
-    albedo = _mix(albedo, 0.3 * colours[1] + 0.7, spine)
-    bloom = np.hypot(u, v - 0.93) < 0.17 + 0.04 * np.cos(6 * np.arctan2(u, v - 0.93))
-    albedo = _mix(albedo, PALETTES[7, 0], bloom)
-    inside = ((height > 0) & (v > -1)) | bloom
-    return inside, albedo, np.where(bloom, thick, 1.1 * height - 0.05 * groove), 0.1
-
-
-def _draw_house(u: Array, v: Array, rng: Rng, colours: Array) -> _Drawing:
-    """Brick cottage with a shingled roof, chimney, door and lit window."""
-    eave, half = rng.uniform(0.0, 0.15), rng.uniform(0.72, 0.84)
-    body = (np.abs(u) < half) & (v > -1) & (v <= eave)
-    slope = (v - eave) / (1 - eave)
-    roof = (slope > -0.05) & (np.abs(u) < (1 - slope) * 0.98)
-    side = 1.0 if rng.random() < 0.5 else -1.0
-    chimney = (np.abs(u - 0.45 * side) < 0.11) & (v > eave) & (v < 0.92) & ~roof
-    course, tier = np.floor(v / 0.17), np.floor(v / 0.16)
-    brick_u = u / 0.36 + 0.5 * (course % 2)
-    shade = 0.5 + 0.5 * np.sin(12.9 * np.floor(brick_u) + 78.2 * course)
-    mortar = (brick_u % 1 < 0.12) | (v / 0.17 % 1 < 0.2)
-    bricks = _mix(colours[0], 0.7 * colours[0] + 0.3 * colours[2], shade)
-    bricks = _mix(bricks, 0.5 * colours[1] + 0.42, mortar)
-    scallop = 1 - (1 - _wave(u / 0.22 + 0.5 * (tier % 2))) ** 2
-    tiles = _mix(0.75 * colours[1] + 0.25 * colours[2], colours[2], v / 0.16 % 1 < 0.5 * scallop)
-    albedo = _mix(bricks, tiles, roof)
-    door = np.hypot(u + 0.33 * side, np.maximum(v + 0.42, 0)) < 0.19
-    pane_u, pane_v = np.abs(u - 0.36 * side), np.abs(v + 0.42)
-    albedo = _mix(albedo, colours[2], door | ((pane_u < 0.26) & (pane_v < 0.26)))
-    glass = (pane_u < 0.2) & (pane_v < 0.2) & (pane_u > 0.03) & (pane_v > 0.03)
-    albedo = _mix(albedo, _rgb("ffe9a3")[0], glass)
-    height = np.where(roof, 0.35 - 0.3 * slope, 0.3) + 0.08 * side * u - 0.03 * (mortar & body)
-    return body | roof | chimney, albedo, height, 0.0
-
-
-def _draw_vase(u: Array, v: Array, rng: Rng, colours: Array) -> _Drawing:
-    """Turned vase glazed with zigzag bands, plain foot and open lip."""
-    belly, waist, lip = rng.uniform(0.34, 0.46), rng.uniform(0.24, 0.32), rng.uniform(0.1, 0.22)
-    middle, spread = rng.uniform(-0.35, -0.05), rng.uniform(0.4, 0.5)
-    profile = waist + belly * np.exp(-(((v - middle) / spread) ** 2))
-    profile += lip * np.exp(-(((v - 0.9) / 0.22) ** 2))
-    across = np.clip(u / profile, -1, 1)
-    rim = waist + lip
-    sag = 0.1 * (1 - across**2)
-    inside = (np.abs(u) < profile) & (v > -0.9 - sag) & (v < 0.9)
-    mouth = (u / rim) ** 2 + ((v - 0.9) / 0.1) ** 2
-    zigzag = 0.24 * _wave(np.arcsin(across) * rng.uniform(1.1, 1.4)) + v + sag
-    band = zigzag * rng.uniform(2.3, 2.9) % 1
-    albedo = _mix(colours[0], colours[1], band > 0.5)
-    albedo = _mix(albedo, colours[2], (band > 0.68) & (band < 0.82))
-    plain = (v + sag < -0.76) | (v + sag > 0.84)
-    albedo = _mix(albedo, colours[0], plain)
-    albedo = _mix(albedo, _mix(colours[0], 0.4 * colours[2], mouth < 0.72), mouth < 1)
-    return inside | (mouth < 1), albedo, 0.7 * profile * _dome(across**2), 0.55
-
-
-def _draw_star(u: Array, v: Array, rng: Rng, colours: Array) -> _Drawing:
-    """Nautical star of five or six points: two-tone facets, dark outline, small inner star."""
-    points, notch = int(rng.integers(5, 7)), rng.uniform(0.48, 0.6)
-    sector, radius = 2 * pi / points, np.hypot(u, v)
-    signed = (np.arctan2(u, v) / sector + 0.5) % 1 - 0.5
-    across, up = notch * sin(sector / 2), 1 - notch * cos(sector / 2)
-    angle = np.abs(signed) * sector
-    reach = radius * (np.cos(angle) + np.sin(angle) * up / across)
-    albedo = _mix(colours[0], colours[1], (signed > 0) ^ (reach < 0.36))
-    albedo = _mix(albedo, colours[2], (np.abs(reach - 0.36) < 0.035) | (reach > 0.9))
-    return (reach < 1) & (radius < 0.94), albedo, 0.5 * (1 - reach), 0.2
-
-
-_Draw = Callable[[Array, Array, Rng, Array], _Drawing]
-# drawing function, largest tilt in degrees
-DRAWINGS: dict[str, tuple[_Draw, float]] = {
-    "ball": (_draw_ball, 25),
-    "mushroom": (_draw_mushroom, 15),
-    "cactus": (_draw_cactus, 10),
-    "house": (_draw_house, 5),
-    "vase": (_draw_vase, 10),
-    "star": (_draw_star, 25),
-}
-
-
 def _sky(stage: _Stage, rng: Rng, hills: Array | None = None) -> Array:
     """Gradient with soft clouds, (S, S, 3); two ridges of the colour of the hills, if given."""
     top, low = SKIES[rng.integers(len(SKIES))]
-    sky = _mix(top, low, np.clip(stage.y / stage.horizon, 0, 1) ** 0.8)
+    sky = mix(top, low, np.clip(stage.y / stage.horizon, 0, 1) ** 0.8)
     clouds = _noise(rng, stage.side, stage.side, 5, 3, octaves=4)
-    sky = _mix(sky, 0.25 * low + 0.75, np.clip(2.4 * clouds - rng.uniform(-0.2, 0.3), 0, 0.85))
+    sky = mix(sky, 0.25 * low + 0.75, np.clip(2.4 * clouds - rng.uniform(-0.2, 0.3), 0, 0.85))
     if hills is None:
         return sky
     for haze, lift in ((0.4, 0.13), (0.7, 0.06)):
         top = stage.horizon - lift * (1 + 0.8 * _noise(rng, 1, stage.side, 1, 3, octaves=3))
-        sky = _mix(sky, hills, haze * (stage.y > top))
+        sky = mix(sky, hills, haze * (stage.y > top))
     return sky
 
 
 def _meadow(stage: _Stage, rng: Rng) -> Array:
     """Grass of a random green to ochre with pale flowers, hills and sky."""
-    grass, side = _rgb("6f9f3f 4e8f5b 9aa545 b59a4a 5f9a86")[rng.integers(5)], stage.side
+    grass, side = rgb("6f9f3f 4e8f5b 9aa545 b59a4a 5f9a86")[rng.integers(5)], stage.side
     blades = _noise(rng, side, side, 26, 100, octaves=2) * (0.3 + 0.7 * stage.ground)
     patches = _noise(rng, side, side, 7, 4, octaves=2)
     floor = grass * (0.95 + 0.3 * blades + 0.2 * patches)[..., None]
     fleck = _noise(rng, side, side, 64, 64) > 0.88 - 0.1 * patches
-    floor = _mix(floor, _rgb("fff3c9")[0], fleck * np.clip(stage.ground * 3, 0, 0.9))
-    return _mix(_sky(stage, rng, 0.8 * grass), floor, stage.ground > 0)
+    floor = mix(floor, rgb("fff3c9")[0], fleck * np.clip(stage.ground * 3, 0, 0.9))
+    return mix(_sky(stage, rng, 0.8 * grass), floor, stage.ground > 0)
 
 
 def _sand(stage: _Stage, rng: Rng) -> Array:
     """Wind-rippled dunes under hills or, as often, a beach with a wavering line of foam and sea."""
-    sand, side = _rgb("e6c184 dc9e6c e8d4a8 cf9276 d4bfa6")[rng.integers(5)], stage.side
+    sand, side = rgb("e6c184 dc9e6c e8d4a8 cf9276 d4bfa6")[rng.integers(5)], stage.side
     drift = _noise(rng, side, side, 6, 3, octaves=2)
     shade = 0.95 + 0.13 * drift + 0.09 * _noise(rng, side, side, 100, 100)
     if rng.random() < 0.5:
         shade += 0.06 * np.sin(46 * np.log(stage.ground + 0.25) + 5 * drift + 3 * stage.x)
-        return _mix(_sky(stage, rng, 0.85 * sand), sand * shade[..., None], stage.ground > 0)
+        return mix(_sky(stage, rng, 0.85 * sand), sand * shade[..., None], stage.ground > 0)
     inland = stage.ground - 0.16 - 0.05 * _noise(rng, 1, side, 1, 3, octaves=3)
     shade -= 0.22 * np.exp(-np.clip(inland, 0, 1) / 0.05)
-    sea = _rgb("2f86a6 3f9f9b 4f78b3")[rng.integers(3)]
+    sea = rgb("2f86a6 3f9f9b 4f78b3")[rng.integers(3)]
     water = sea * (0.97 + 0.22 * _noise(rng, side, side, 120, 22))[..., None]
-    floor = _mix(water, sand * shade[..., None], inland > 0)
-    floor = _mix(floor, np.ones(3, np.float32), np.abs(inland) < 0.012)
-    return _mix(_sky(stage, rng), floor, stage.ground > 0)
+    floor = mix(water, sand * shade[..., None], inland > 0)
+    floor = mix(floor, np.ones(3, np.float32), np.abs(inland) < 0.012)
+    return mix(_sky(stage, rng), floor, stage.ground > 0)
 
 
 def _room(stage: _Stage, rng: Rng) -> Array:
     """Faintly striped wall with a skirting board over a floor of boards in perspective."""
-    wall = _rgb("a9c0b8 d9b9a0 b3b9d4 e0cf9f c79a93 9fb6c9")[rng.integers(6)]
-    wood, side = _rgb("b8824f 96704f c79f6d a8765f")[rng.integers(4)], stage.side
+    wall = rgb("a9c0b8 d9b9a0 b3b9d4 e0cf9f c79a93 9fb6c9")[rng.integers(6)]
+    wood, side = rgb("b8824f 96704f c79f6d a8765f")[rng.integers(4)], stage.side
     paper = 0.96 + 0.03 * (stage.x * rng.integers(5, 9) % 1 > 0.5)
     paper = paper + 0.06 * _noise(rng, side, side, 12, 12, octaves=4)
     across = 4.5 * (stage.x - rng.uniform(0.3, 0.7)) / (stage.ground + 0.45)
     tone = 0.95 + 0.1 * np.sin(37.7 * np.floor(across) + rng.uniform(0, 6))
     tone += 0.05 * np.sin(26 * across + 3 * _noise(rng, side, side, 3, 24, octaves=2))
     tone -= 0.4 * (np.abs(across - np.round(across)) < 0.03)
-    picture = _mix(wall * paper[..., None], wood * tone[..., None], stage.ground > 0)
-    return _mix(picture, 0.4 * wall + 0.55, np.abs(stage.y - stage.horizon + 0.02) < 0.022)
+    picture = mix(wall * paper[..., None], wood * tone[..., None], stage.ground > 0)
+    return mix(picture, 0.4 * wall + 0.55, np.abs(stage.y - stage.horizon + 0.02) < 0.022)
 
 
 BACKGROUNDS: tuple[Callable[[_Stage, Rng], Array], ...] = (_meadow, _sand, _sand, _room)
@@ -332,7 +167,7 @@ def _set_stage(rng: Rng, side: int) -> _Stage:
     return _Stage(side, horizon, x, x.T, ground, light / np.linalg.norm(light))
 
 
-def _shade(drawing: _Drawing, step: float, light: Array) -> Array:
+def _shade(drawing: Drawing, step: float, light: Array) -> Array:
     """Lit colour (h, w, 3): diffuse, specular and a dark rim; step: pixel side in object units."""
     inside, albedo, height, gloss = drawing
     fall_v, fall_u = np.gradient(height, step)
