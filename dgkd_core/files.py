@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -105,14 +106,14 @@ def _fixed(value: Any, digits: int, indent: int) -> str:
         ]
         return "{\n" + ",\n".join(rows) + "\n" + " " * indent + "}" if rows else "{}"
     if isinstance(value, float):
-        return f"{value:.{digits}f}" if value == value else "null"
+        return f"{value:.{digits}f}" if math.isfinite(value) else "null"
     return json.dumps(value, ensure_ascii=False)
 
 
 def write_metrics(path: str | Path, metrics: Mapping[str, Any], digits: int = 2) -> None:
     """Write a metrics file: nested mappings, sorted keys, floats with ``digits`` decimals.
 
-    NaN (no pixel of that class, say) becomes null.
+    NaN (no pixel of that class, say) and infinity, which JSON lacks, become null.
     """
     write_text(path, _fixed(metrics, digits, 0) + "\n")
 

@@ -22,6 +22,20 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def wanted_workers() -> int | None:
+    """DGKD_WORKERS from the environment; None where it is not set.
+
+    Raises:
+        InputError: it is not a whole number of at least 0.
+    """
+    given = os.environ.get("DGKD_WORKERS")
+    if not given:
+        return None
+    if not given.isdecimal():
+        raise InputError(f"DGKD_WORKERS is {given!r}, expected a whole number of processes")
+    return int(given)
+
+
 def _run(function: Callable[[T], R], chunk: list[T]) -> list[R]:
     return [function(item) for item in chunk]
 
@@ -41,7 +55,7 @@ def ordered_map(
     Raises:
         InputError: a process was killed.
     """
-    count = processes or int(os.environ.get("DGKD_WORKERS") or 0) or cores()
+    count = processes or wanted_workers() or cores()
     if count <= 1:
         yield from map(function, items)
         return

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from dgkd_core.errors import InputError
 
@@ -311,12 +311,27 @@ def validate(values: Any, name: str = "params.yaml") -> Params:
     if not isinstance(values, dict):
         raise InputError(f"{name}: expected sections such as data: and teacher:")
     try:
-        return Params.model_validate_json(json.dumps(values))
+        return Params.model_validate_json(json.dumps(values, default=str))  # str: YAML's dates
     except ValidationError as error:
-        lines = dict.fromkeys(f"{name}: {_explain(problem)}" for problem in error.errors())
+        # a key with alternatives (auto or a number) has a problem for each of them
+        found: dict[str, list[str]] = {}
+        for problem in error.errors():
+            text, _, expected = _explain(problem).partition(": expected ")
+            found.setdefault(text, []).append(expected)
+        lines = [
+            f"{name}: {text}" + (f": expected {' or '.join(expected)}" if any(expected) else "")
+            for text, expected in found.items()
+        ]
         raise InputError("\n".join(lines)) from error
     except (TypeError, ValueError) as error:
         raise InputError(f"{name}: {error}") from error
+
+
+def yaml_problem(error: Exception) -> str:
+    """What is wrong with a YAML file, in one line."""
+    if isinstance(error, MarkedYAMLError) and error.problem and error.problem_mark:
+        return f"line {error.problem_mark.line + 1}: {' '.join(error.problem.split())}"
+    return " ".join(str(error).split())
 
 
 def load_params(path: str | Path = "params.yaml") -> Params:
@@ -328,6 +343,5 @@ def load_params(path: str | Path = "params.yaml") -> Params:
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; run from the project's root folder") from error
     except (YAMLError, UnicodeDecodeError, OSError) as error:
-        first = " ".join(str(error).split())
-        raise InputError(f"{path}: not readable as YAML ({first})") from error
+        raise InputError(f"{path}: not readable as YAML ({yaml_problem(error)})") from error
     return validate(values, str(path))

@@ -10,13 +10,15 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.tokens import CommentToken
 
 from dgkd_core.errors import InputError
 from dgkd_core.files import sha256, write_text
-from dgkd_core.params import Params, validate
+from dgkd_core.params import Params, validate, yaml_problem
 from dgkd_core.paths import link_for_experiments, resolve
 
 _SPECIAL_DEPTH = ("scenes", "given")
+_FAR = 1000  # columns, beyond every comment
 
 
 def _yaml() -> YAML:
@@ -36,15 +38,30 @@ def _read(path: Path) -> CommentedMap:
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; run from the project's root folder") from error
     except (YAMLError, UnicodeDecodeError, OSError) as error:
-        raise InputError(
-            f"{path}: not readable as YAML ({' '.join(str(error).split())})"
-        ) from error
+        raise InputError(f"{path}: not readable as YAML ({yaml_problem(error)})") from error
     if not isinstance(values, CommentedMap):
         raise InputError(f"{path}: expected sections such as data: and teacher:")
     return values
 
 
-def _lay_over(target: CommentedMap, values: Mapping[str, Any], where: str) -> None:
+def _end_comments(section: CommentedMap) -> dict[str, CommentToken]:
+    """The comments at the end of a section's lines, by key."""
+    tokens = {key: places[2] for key, places in section.ca.items.items()}
+    return {key: token for key, token in tokens.items() if token and token.value.startswith("#")}
+
+
+def _comment_column(section: CommentedMap) -> int:
+    """The leftmost column of all comments at the ends of lines: where the others belong too."""
+    columns = [token.column for token in _end_comments(section).values()]
+    columns += [_comment_column(v) for v in section.values() if isinstance(v, CommentedMap)]
+    return min(columns, default=_FAR)
+
+
+def _lay_over(
+    target: CommentedMap, values: Mapping[str, Any], where: str = "", column: int | None = None
+) -> None:
+    column = _comment_column(target) if column is None else column
+    comments = _end_comments(target)
     for key, value in values.items():
         name = f"{where}{key}"
         if key not in target:
@@ -54,13 +71,16 @@ def _lay_over(target: CommentedMap, values: Mapping[str, Any], where: str) -> No
             kind = "a section" if isinstance(old, CommentedMap) else "a value"
             raise InputError(f"{name}: is {kind} in params.yaml")
         if isinstance(old, CommentedMap):
-            _lay_over(old, value, f"{name}.")
-        elif isinstance(value, list):
+            _lay_over(old, value, f"{name}.", column)
+            continue
+        if isinstance(value, list):
             row = CommentedSeq(value)
             row.fa.set_flow_style()
             target[key] = row
         else:
             target[key] = value
+        if key in comments:  # a longer value before had pushed it to the right
+            comments[key].column = column
 
 
 def _assignment(text: str) -> dict[str, Any]:
@@ -130,9 +150,9 @@ def apply_preset(name: str, assignments: Sequence[str], folder: str | Path = "."
         known = ", ".join(preset_names(folder)) or "none"
         raise InputError(f"preset {name!r}: no {overlay_path}; there are: {known}")
     params = _read(path)
-    _lay_over(params, _read(overlay_path), "")
+    _lay_over(params, _read(overlay_path))
     for text in assignments:
-        _lay_over(params, _assignment(text), "")
+        _lay_over(params, _assignment(text))
     checked: Params = validate(_plain(params))
     _pin(params, folder)
     notes = []

@@ -104,6 +104,8 @@ def read_manifest(folder: str | Path) -> Manifest:
             rows = list(csv.DictReader(file))
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file (run the prepare stage)") from error
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a readable CSV table ({error})") from error
     entries = []
     for number, row in enumerate(rows, 2):
         try:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import zipfile
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -40,10 +41,12 @@ class PackWriter:
 @contextmanager
 def write_pack(path: str | Path) -> Iterator[PackWriter]:
     """Write a pack atomically: ``path`` changes only when the block ends well."""
-    with atomic_file(path) as part, open(part, "wb") as file:
-        writer = PackWriter(file)
+    with (
+        atomic_file(path) as part,
+        open(part, "wb") as file,
+        closing(PackWriter(file)) as writer,
+    ):
         yield writer
-        writer.close()
 
 
 class Pack:
@@ -67,7 +70,7 @@ class Pack:
                 raise InputError(
                     f"{self.path}: no such file (run the stage that makes it)"
                 ) from error
-            except (OSError, zipfile.BadZipFile) as error:
+            except (OSError, zipfile.BadZipFile, RuntimeError) as error:
                 raise InputError(f"{self.path}: not a readable zip archive ({error})") from error
             self._pid = os.getpid()
         return self._zip
@@ -91,5 +94,6 @@ class Pack:
             raise InputError(f"{self.path}: holds no {name!r}")
         try:
             return self._archive().read(name)
-        except (OSError, zipfile.BadZipFile, zipfile.zlib.error) as error:  # type: ignore[attr-defined]
-            raise InputError(f"{self.path}: {name!r} is damaged ({error})") from error
+        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError) as error:
+            reason = str(error) or "unexpected end"
+            raise InputError(f"{self.path}: {name!r} is damaged ({reason})") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,14 @@ def _open(content: bytes, name: str) -> Image.Image:
 
 
 def decode_rgb(content: bytes, name: str) -> np.ndarray:
-    """A picture file as (H, W, 3) uint8 sRGB; grey, palette and transparent ones are converted."""
+    """A picture file as (H, W, 3) uint8 sRGB; grey, palette and transparent ones are converted.
+
+    Raises:
+        InputError: not a picture, damaged, or with more than 8 bits a channel.
+    """
     picture = _open(content, name)
+    if picture.mode.startswith(("I", "F")):  # Pillow would clip these at 255
+        raise InputError(f"{name}: a {picture.mode} picture, expected 8 bits a channel")
     if picture.mode != "RGB":
         picture = picture.convert("RGB")
     return np.asarray(picture)
@@ -123,6 +130,8 @@ def decode_array(content: bytes, name: str) -> np.ndarray:
     """The array of a .npy file; pickled objects are refused."""
     try:
         array = np.load(io.BytesIO(content), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, EOFError, OSError, TokenError) as error:
         raise InputError(f"{name}: not a plain .npy array ({error})") from error
-    return np.asarray(array)
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"{name}: not a plain .npy array (an archive of several)")
+    return array

@@ -18,6 +18,7 @@ from dgkd_core.data.pictures import decode_depth, decode_mask, decode_rgb
 from dgkd_core.data.transforms import apply_geometry, colour_jitter, draw_geometry
 from dgkd_core.imaging.exposure import expose
 from dgkd_core.models.network import MEAN
+from dgkd_core.parallel import wanted_workers
 
 CACHE_BYTES = 1 << 30
 
@@ -161,9 +162,9 @@ class Positions(Sampler[list[tuple[int, int]]]):
 
 def workers(device: torch.device) -> int:
     """Data worker processes: DGKD_WORKERS, else none beside a CPU's own work, else up to 8."""
-    given = os.environ.get("DGKD_WORKERS")
+    given = wanted_workers()
     if given is not None:
-        return int(given)
+        return given
     return 0 if device.type == "cpu" else min(8, max(1, (os.cpu_count() or 2) - 1))
 
 

@@ -18,6 +18,9 @@ CLASSES = (
     "tvmonitor",
 )  # fmt: skip
 
+# LookupError: an encoding that Python does not know
+_UNREADABLE = (ElementTree.ParseError, DefusedXmlException, OSError, ValueError, LookupError)
+
 
 @dataclass(frozen=True)
 class Source:
@@ -57,7 +60,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
         objects = list(ElementTree.parse(path, forbid_dtd=True).iterfind(".//object"))
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; it holds the image-level labels") from error
-    except (ElementTree.ParseError, DefusedXmlException, OSError, ValueError) as error:
+    except _UNREADABLE as error:
         raise InputError(f"{path}: not readable as XML ({str(error) or 'forbidden'})") from error
     names = [(node.findtext("name") or "").strip() for node in objects]
     unknown = sorted(set(names) - set(CLASSES))

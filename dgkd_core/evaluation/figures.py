@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dgkd_core.data.pictures import voc_palette
 
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _PALETTE = np.array(voc_palette(), np.uint8).reshape(256, 3)
 
 
@@ -35,6 +36,18 @@ def spread(order: Sequence[str], count: int) -> list[str]:
     return [order[round(i * (len(order) - 1) / (count - 1))] for i in range(count)]
 
 
+def _legend(names: Sequence[str], font: Font, gap: int, width: int) -> list[tuple[int, int, str]]:
+    """Places (x, y, name) of a colour legend in lines of at most ``width`` pixels."""
+    places, x, y = [], gap, 0
+    for name in names:
+        length = 17 + int(font.getlength(name))
+        if x > gap and x + length > width:
+            x, y = gap, y + 20
+        places.append((x, y, name))
+        x += length + 14
+    return places
+
+
 def sheet(
     rows: Sequence[Mapping[str, np.ndarray]],
     captions: Sequence[str],
@@ -54,7 +67,9 @@ def sheet(
     font = ImageFont.load_default(13)
     small = ImageFont.load_default(11)
     width = len(titles) * (side + gap) + gap
-    height = head + len(rows) * (side + foot + gap) + 28
+    legend = _legend(["background", *classes], font, gap, width)
+    bottom = head + len(rows) * (side + foot + gap)
+    height = bottom + 28 + legend[-1][1]
     canvas = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(canvas)
     for column, title in enumerate(titles):
@@ -70,11 +85,10 @@ def sheet(
             left = gap + column * (side + gap)
             canvas.paste(tile.resize(size, how), (left + (side - size[0]) // 2, top))
         draw.text((gap, top + side + 1), caption, "dimgray", small)
-    x, y = gap, height - 22
-    for number, name in enumerate(["background", *classes]):
+    for number, (x, below, name) in enumerate(legend):
+        y = bottom + 6 + below
         draw.rectangle((x, y, x + 12, y + 12), tuple(int(v) for v in _PALETTE[number]), "black")
         draw.text((x + 17, y - 2), name, "black", font)
-        x += 17 + int(font.getlength(name)) + 14
     buffer = io.BytesIO()
     canvas.save(buffer, "PNG")
     return buffer.getvalue()

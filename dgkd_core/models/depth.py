@@ -18,6 +18,7 @@ from transformers import (
     DPTForDepthEstimation,
     DPTImageProcessor,
 )
+from transformers.utils.logging import disable_progress_bar
 
 from dgkd_core.errors import InputError
 from dgkd_core.files import sha256
@@ -90,6 +91,7 @@ def load_dpt(source: str | Path, local: bool, revision: str | None = None) -> tu
             f"{source}: SHA-256 {found[:12]}…, depth.revision expects {revision[:12]}…; "
             f"`dgkd preset` writes the pin anew"
         )
+    disable_progress_bar()
     hub: dict[str, Any] = {"local_files_only": True} if local else {"revision": revision or "main"}
     try:
         model = AutoModelForDepthEstimation.from_pretrained(
@@ -104,6 +106,7 @@ def load_dpt(source: str | Path, local: bool, revision: str | None = None) -> tu
 
 def save_dpt(model: Any, processor: Any, folder: Path) -> None:
     """Save both in Hugging Face format."""
+    disable_progress_bar()
     model.save_pretrained(folder, safe_serialization=True)
     processor.save_pretrained(folder)
 

@@ -6,14 +6,14 @@ network and what its input must go through.
 
 from __future__ import annotations
 
-import pickle
+import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
-from safetensors import SafetensorError
+from pydantic import Field, TypeAdapter, ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -24,6 +24,8 @@ from dgkd_core.models.network import Network, Segmenter
 from dgkd_core.models.wide_resnet import WideResNet38
 from dgkd_core.paths import resolve
 
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
+
 
 @dataclass(frozen=True)
 class Spec:
@@ -33,19 +35,19 @@ class Spec:
     goes through first; ``frozen`` tells whether stem and norms came from pretrained weights.
     """
 
-    kind: str
-    classes: tuple[str, ...]
+    kind: Literal["network", "segmenter"]
+    classes: Annotated[tuple[str, ...], Field(min_length=1)]
     backbone: str
-    output_stride: int
-    width: int
+    output_stride: Literal[8, 16, 32]
+    width: Annotated[int, Field(ge=1)]
     aspp_rates: tuple[int, int, int]
-    dgf2: str
-    exposure: str
+    dgf2: Literal["off", "paper", "gated"]
+    exposure: Literal["none", "gain", "gamma"]
     frozen: bool
 
     @classmethod
     def of(
-        cls, section: Any, kind: str, classes: tuple[str, ...], *, dgf2: str, exposure: str
+        cls, section: Any, kind: Any, classes: tuple[str, ...], *, dgf2: Any, exposure: Any
     ) -> Spec:
         """The spec that the ``model`` section of params.yaml asks for."""
         return cls(
@@ -75,8 +77,13 @@ def build_encoder(backbone: str, output_stride: int = 8, pretrained: bool = Fals
                 "expected a local file"
             )
         return WideResNet38()
-    if backbone.startswith("resnet"):
+    if backbone in RESNETS:
         return ResNet(backbone, output_stride, pretrained)
+    if not backbone.startswith("timm:"):
+        raise InputError(
+            f"model.backbone is {backbone!r}, "
+            f"expected wide_resnet38, {', '.join(RESNETS)} or timm:NAME"
+        )
     try:
         return TimmEncoder(backbone.removeprefix("timm:"), output_stride, pretrained)
     except (RuntimeError, ValueError, TypeError) as error:
@@ -98,7 +105,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file, expected a weights file") from error
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, OSError, EOFError) as error:
+    except Exception as error:  # a damaged pickle can fail in any way
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path}: not a readable weights file ({reason})") from error
     state = state.get("state_dict", state) if isinstance(state, Mapping) else state
@@ -107,12 +114,21 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return dict(state)
 
 
+def _library_names(encoder: Encoder, key: str) -> list[str]:
+    """What a tensor of our backbone may be called in its library's own weights file."""
+    if isinstance(encoder, ResNet):
+        return [key.replace("stem.0.", "conv1.").replace("stem.1.", "bn1.")]
+    if isinstance(encoder, TimmEncoder):  # features_only flattens stages.0 to stages_0
+        return [key, key.replace("_", ".", 1)]
+    return [key]
+
+
 def load_backbone(encoder: Encoder, path: Path, digest: str | None = None) -> int:
     """Load a backbone's weights from a library's own file; returns how many tensors went unused.
 
     Raises:
-        InputError: the file is not the one pinned by ``digest``, or a tensor of the backbone is
-            missing there or has another shape.
+        InputError: the file is not the one pinned by ``digest``, a tensor of the backbone is
+            missing there or has another shape, or the file holds layers that the backbone lacks.
     """
     if digest is not None and path.is_file() and (found := sha256(path)) != digest:
         raise InputError(
@@ -121,26 +137,29 @@ def load_backbone(encoder: Encoder, path: Path, digest: str | None = None) -> in
         )
     source = read_tensors(path)
     inner = encoder.net if isinstance(encoder, TimmEncoder) else encoder
-    target = inner.state_dict()
     state: dict[str, Tensor] = {}
-    for key, value in target.items():
-        options = [key, key.replace("_", ".", 1), key.removeprefix("stem.0.")]
-        if isinstance(encoder, ResNet):
-            options += [key.replace("stem.0", "conv1"), key.replace("stem.1", "bn1")]
-        found_key = next((option for option in options if option in source), None)
-        if found_key is None and key.endswith("num_batches_tracked"):
+    used: set[str] = set()
+    for key, value in inner.state_dict().items():
+        name = next((n for n in _library_names(encoder, key) if n in source), None)
+        if name is None and key.endswith("num_batches_tracked"):
             state[key] = value
-        elif found_key is None:
+        elif name is None:
             raise InputError(f"{path}: holds no {key!r}, so it is not for this backbone")
-        elif source[found_key].shape != value.shape:
+        elif source[name].shape != value.shape:
             raise InputError(
-                f"{path}: {found_key!r} is {tuple(source[found_key].shape)}, "
+                f"{path}: {name!r} is {tuple(source[name].shape)}, "
                 f"this backbone expects {tuple(value.shape)}"
             )
         else:
-            state[key] = source[found_key]
+            state[key] = source[name]
+            used.add(name)
+    unused = set(source) - used
+    parts = {name.split(".")[0] for name in used}
+    foreign = sorted(name for name in unused if name.split(".")[0] in parts)
+    if foreign:
+        raise InputError(f"{path}: holds {foreign[0]!r}, which this backbone does not have")
     inner.load_state_dict(state)
-    return len(source) - len(state)
+    return len(unused)
 
 
 def build(spec: Spec) -> Network | Segmenter:
@@ -200,19 +219,22 @@ def read_spec(folder: str | Path) -> Spec:
         InputError: model.json is missing or does not describe a network.
     """
     path = Path(folder) / "model.json"
-    values: Any = read_json(path)
-    names = {field.name for field in fields(Spec)}
-    if not isinstance(values, dict) or set(values) != names:
-        raise InputError(f"{path}: expected the keys {', '.join(sorted(names))}")
-    values["classes"] = tuple(values["classes"])
-    values["aspp_rates"] = tuple(values["aspp_rates"])
-    return Spec(**values)
+    values = json.dumps(read_json(path))
+    try:
+        return TypeAdapter(Spec).validate_json(values, strict=True, extra="forbid")
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise InputError(f"{path}: {key}: {first['msg'].lower()}") from error
 
 
 def load_model(folder: str | Path, device: str | torch.device = "cpu") -> tuple[Any, Spec]:
     """A network from its folder, in evaluation mode, with its spec."""
     spec = read_spec(folder)
-    model = build(spec)
+    try:
+        model = build(spec)
+    except (InputError, ValueError, RuntimeError) as error:
+        raise InputError(f"{Path(folder) / 'model.json'}: {str(error).splitlines()[0]}") from error
     path = Path(folder) / "model.safetensors"
     try:
         model.load_state_dict(read_tensors(path))
