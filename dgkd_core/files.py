@@ -70,7 +70,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
         if old.exists():
             if path.exists():
-                shutil.rmtree(old, ignore_errors=True)
+                shutil.rmtree(old, ignore_errors=True) if old.is_dir() else old.unlink()
             else:
                 os.rename(old, path)
 

@@ -17,7 +17,8 @@ def expose(image: np.ndarray, kind: str, percentile: float = 99.5, mean: float =
 
     Args:
         kind: ``none`` divides by 255; ``gain`` scales so that ``percentile`` of all values becomes
-            white; ``gamma`` applies the exponent (at most 1) that brings the mean luma to ``mean``.
+            white; ``gamma`` applies the exponent (at most 1) that maps
+            the mean luma to ``mean``.
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"image must be (H, W, 3) uint8, got {image.shape} {image.dtype}")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dgkd_core.data import scenes
+from dgkd_core.data import scene_objects, scenes
 from dgkd_core.data.scenes import CLASSES, Scene, render
 
 LUMA = np.array([0.299, 0.587, 0.114])
@@ -134,8 +134,8 @@ def test_every_drawing_fills_its_frame_and_no_more(name: str) -> None:
     line = np.linspace(-1.3, 1.3, 131, dtype=np.float32)[None]
     for seed in range(12):
         rng = np.random.default_rng(seed)
-        draw, _tilt = scenes.DRAWINGS[name]
-        inside, albedo, height, gloss = draw(line, -line.T, rng, scenes.PALETTES[seed])
+        draw, _tilt = scene_objects.DRAWINGS[name]
+        inside, albedo, height, gloss = draw(line, -line.T, rng, scene_objects.PALETTES[seed])
         rows, cols = np.nonzero(inside)
         extent = max(np.ptp(rows), np.ptp(cols)) / 50
         assert 0.85 < extent / 2 <= 1.15

@@ -1,0 +1,97 @@
+"""The manifest's table: round trip, counts, batches of one size, and refusals by line."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dgkd_core.data.manifest import Entry, Manifest, by_size, read_manifest, write_manifest
+from dgkd_core.errors import InputError
+
+MANIFEST = Manifest(
+    ("cat", "dining table", "dög"),
+    (
+        Entry("a", "train", ("cat", "dög"), 10, 20, "a.jpg"),
+        Entry('b,"x"', "train", (), 10, 20, "b.png"),
+        Entry("c", "val", ("dining table",), 30, 20, "c.jpg"),
+    ),
+)
+
+
+def test_round_trip_with_the_same_bytes(tmp_path: Path) -> None:
+    write_manifest(tmp_path / "one", MANIFEST)
+    assert read_manifest(tmp_path / "one") == MANIFEST
+    write_manifest(tmp_path / "two", read_manifest(tmp_path / "one"))
+    for name in ("manifest.csv", "classes.json"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_splits_labels_and_counts() -> None:
+    assert [e.id for e in MANIFEST.split("train")] == ["a", 'b,"x"']
+    vector = MANIFEST.label_vector(MANIFEST.entries[0])
+    assert vector.dtype == np.float32
+    assert vector.tolist() == [1, 0, 1]
+    assert MANIFEST.counts() == {
+        "train": {"pictures": 2, "cat": 1, "dining table": 0, "dög": 1},
+        "val": {"pictures": 1, "cat": 0, "dining table": 1, "dög": 0},
+    }
+
+
+sizes = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3)), max_size=30)
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(sizes=sizes, most=st.integers(1, 5))
+def test_groups_are_of_one_size_and_hold_every_picture_once(
+    sizes: list[tuple[int, int]], most: int
+) -> None:
+    entries = [Entry(f"{i:02d}", "val", (), w, h, "") for i, (w, h) in enumerate(sizes)]
+    groups = by_size(entries, most)
+    assert sorted(e.id for group in groups for e in group) == [e.id for e in entries]
+    for group in groups:
+        assert 1 <= len(group) <= most
+        assert len({(e.width, e.height) for e in group}) == 1
+    full = sum(-(-sizes.count(size) // most) for size in set(sizes))
+    assert len(groups) == full
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("a,train,cat,10,x,a.jpg", "line 3: expected the columns id, split, labels"),
+        ("a,train", "line 3: expected the columns"),
+        ("a,test,cat,10,20,a.jpg", "line 3: split 'test' and labels 'cat', expected train or val"),
+        ("a,train,cow,10,20,a.jpg", "line 3: split 'train' and labels 'cow'"),
+    ],
+)
+def test_a_row_that_does_not_fit_is_named(row: str, message: str, tmp_path: Path) -> None:
+    write_manifest(tmp_path, Manifest(("cat",), (Entry("z", "val", (), 1, 1, "z.jpg"),)))
+    with open(tmp_path / "manifest.csv", "a") as file:
+        file.write(row + "\n")
+    with pytest.raises(InputError) as caught:
+        read_manifest(tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path / 'manifest.csv'}, {message}")
+
+
+def test_a_missing_column(tmp_path: Path) -> None:
+    write_manifest(tmp_path, MANIFEST)
+    (tmp_path / "manifest.csv").write_text("id,split\na,train\n")
+    with pytest.raises(InputError, match="line 2: expected the columns"):
+        read_manifest(tmp_path)
+
+
+def test_missing_and_damaged_files(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"classes\.json: no such file"):
+        read_manifest(tmp_path)
+    write_manifest(tmp_path, MANIFEST)
+    (tmp_path / "manifest.csv").write_bytes(b"id,split\n\xff\xfe\n")
+    with pytest.raises(InputError, match=r"manifest\.csv: not a readable CSV table"):
+        read_manifest(tmp_path)
+    (tmp_path / "manifest.csv").unlink()
+    with pytest.raises(InputError, match=r"manifest\.csv: no such file \(run the prepare stage\)"):
+        read_manifest(tmp_path)
+    (tmp_path / "classes.json").write_text('{"a": 1}')
+    with pytest.raises(InputError, match=r"classes\.json: expected a list of class names"):
+        read_manifest(tmp_path)

@@ -1,0 +1,252 @@
+"""Training samples: aligned parts, padding that says so, draws of seed and position alone."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dgkd_core.data.manifest import Entry, Manifest
+from dgkd_core.data.pack import write_pack
+from dgkd_core.data.pictures import encode_depth, encode_mask, encode_rgb
+from dgkd_core.data.samples import (
+    Crops,
+    Inputs,
+    Positions,
+    Store,
+    training_batches,
+    whole_depths,
+    whole_pictures,
+    workers,
+)
+from dgkd_core.errors import InputError
+from dgkd_core.models.network import MEAN
+
+HEIGHT, WIDTH = 40, 56
+SETTINGS = settings(deadline=None, derandomize=True, max_examples=60)
+
+
+@pytest.fixture(scope="module")
+def packs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Pictures that hold their own coordinates: red = x, green = y; depth = x; label by y."""
+    folder = tmp_path_factory.mktemp("packs")
+    x = np.broadcast_to(np.linspace(0, 1, WIDTH), (HEIGHT, WIDTH))
+    y = np.broadcast_to(np.linspace(0, 1, HEIGHT)[:, None], (HEIGHT, WIDTH))
+    image = np.rint(np.dstack([x, y, np.full_like(x, 0.5)]) * 255).astype(np.uint8)
+    labels = np.rint(y * 20).astype(np.uint8)
+    labels[:, : WIDTH // 4] = 255
+    with (
+        write_pack(folder / "normal.zip") as normal,
+        write_pack(folder / "dark.zip") as dark,
+        write_pack(folder / "depth.zip") as depth,
+        write_pack(folder / "pseudo.zip") as pseudo,
+    ):
+        for name in ("a", "b", "c"):
+            normal.add(f"{name}.jpg.png", encode_rgb(image))
+            dark.add(f"{name}.png", encode_rgb(image // 4))
+            depth.add(f"{name}.png", encode_depth(x))
+            pseudo.add(f"{name}.png", encode_mask(labels))
+    return {path.stem: path for path in folder.iterdir()}
+
+
+MANIFEST = Manifest(
+    ("cat", "dog"),
+    (
+        Entry("a", "train", ("dog",), WIDTH, HEIGHT, "a.jpg.png"),
+        Entry("b", "train", (), WIDTH, HEIGHT, "b.jpg.png"),
+        Entry("v", "val", ("cat",), WIDTH, HEIGHT, "v.jpg.png"),
+        Entry("c", "train", ("cat", "dog"), WIDTH, HEIGHT, "c.jpg.png"),
+    ),
+)
+
+
+def _crops(packs: dict[str, Any], **options: Any) -> Crops:
+    keep: dict[str, Any] = {"seed": 3, "crop": 32, "scale": (0.5, 2.0)} | options
+    return Crops(MANIFEST, Inputs(**packs), **keep)
+
+
+@SETTINGS
+@given(position=st.integers(0, 10**6), crop=st.sampled_from([32, 48, 80]), index=st.integers(0, 2))
+def test_all_parts_of_a_sample_stay_aligned(
+    packs: dict[str, Path], position: int, crop: int, index: int
+) -> None:
+    sample = _crops(packs, crop=crop)[position, index]
+    valid = sample["valid"][0] == 1
+    assert valid.any()
+    x, y = sample["normal"][0][valid], sample["normal"][1][valid]
+    assert (sample["dark"][0][valid] * 4 - x).abs().max() < 0.03  # of // 4 and of rounding
+    assert (sample["dark"][1][valid] * 4 - y).abs().max() < 0.03
+    assert (sample["depth"][0][valid] - x).abs().max() < 0.006
+    # a nearest pixel lies at most half an old or half a new pixel beside the mean
+    label = sample["pseudo"][valid]
+    known = label != 255
+    step = 1 / 40 + 0.05  # a pixel of the largest shrinking and a label's own step
+    if known.any():
+        assert float((label[known] / 20 - y[known]).abs().max()) < step
+        assert float(x[known].min()) > 0.25 - 0.03
+    if (~known).any():
+        assert float(x[~known].max()) < 0.25 + 0.03
+
+
+@SETTINGS
+@given(position=st.integers(0, 10**6), crop=st.sampled_from([32, 64, 128]))
+def test_padding_is_255_in_labels_0_in_depth_and_grey_in_pictures(
+    packs: dict[str, Path], position: int, crop: int
+) -> None:
+    sample = _crops(packs, crop=crop)[position, 0]
+    assert {name: tuple(value.shape) for name, value in sample.items()} == {
+        "labels": (2,),
+        "valid": (1, crop, crop),
+        "normal": (3, crop, crop),
+        "dark": (3, crop, crop),
+        "depth": (1, crop, crop),
+        "pseudo": (crop, crop),
+    }
+    padding = sample["valid"][0] == 0
+    assert set(sample["valid"].unique().tolist()) <= {0.0, 1.0}
+    assert (sample["pseudo"][padding] == 255).all()
+    assert sample["pseudo"].dtype == torch.int64
+    assert set(sample["pseudo"].unique().tolist()) <= {*range(21), 255}
+    assert (sample["depth"][0][padding] == 0).all()
+    for name in ("normal", "dark"):
+        assert torch.equal(
+            sample[name][:, padding], torch.tensor(MEAN)[:, None].expand(-1, int(padding.sum()))
+        )
+        assert sample[name].min() >= 0
+        assert sample[name].max() <= 1
+    if crop == 128:
+        assert padding.any()
+
+
+def _same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(
+        torch.equal(first[name], second[name]) for name in first
+    )
+
+
+def test_a_sample_depends_on_the_seed_and_the_position_alone(packs: dict[str, Path]) -> None:
+    jitter = (0.3, 0.3, 0.3, 0.1)
+    one, two = _crops(packs, jitter=jitter), _crops(packs, jitter=jitter)
+    forward = [one[p, p % 3] for p in range(6)]
+    np.random.default_rng().random(3)
+    torch.manual_seed(5)
+    backward = [two[p, p % 3] for p in reversed(range(6))][::-1]
+    assert all(_same(a, b) for a, b in zip(forward, backward, strict=True))
+    assert not _same(one[0, 0], one[3, 0])
+    assert not _same(one[0, 0], _crops(packs, jitter=jitter, seed=4)[0, 0])
+
+
+def test_dark_parts_do_not_depend_on_the_jitter(packs: dict[str, Path]) -> None:
+    plain, jittered = _crops(packs)[5, 0], _crops(packs, jitter=(0.3, 0.3, 0.3, 0.1))[5, 0]
+    assert not torch.equal(plain["normal"], jittered["normal"])
+    for name in ("dark", "depth", "pseudo", "valid"):
+        assert torch.equal(plain[name], jittered[name])
+
+
+def test_exposure_reaches_the_dark_picture_alone(packs: dict[str, Any]) -> None:
+    plain = _crops(packs)[5, 0]
+    bright = Crops(MANIFEST, Inputs(**packs, exposure="gain"), seed=3, crop=32, scale=(0.5, 2.0))[
+        5, 0
+    ]
+    assert bright["dark"].mean() > 1.5 * plain["dark"].mean()
+    for name in ("normal", "depth", "pseudo", "labels"):
+        assert torch.equal(plain[name], bright[name])
+
+
+def test_only_training_pictures_and_only_what_was_asked_for(packs: dict[str, Path]) -> None:
+    crops = Crops(MANIFEST, Inputs(dark=packs["dark"]), seed=0, crop=32, scale=(1.0, 1.0))
+    assert len(crops) == 3
+    assert [crops[0, i]["labels"].tolist() for i in range(3)] == [[0, 1], [0, 0], [1, 1]]
+    assert set(crops[0, 0]) == {"labels", "valid", "dark"}
+
+
+def test_a_missing_picture_is_named(packs: dict[str, Path]) -> None:
+    inputs = Inputs(normal=packs["dark"])
+    with pytest.raises(InputError, match=r"dark\.zip: holds no 'a\.jpg\.png'"):
+        Crops(MANIFEST, inputs, seed=0, crop=32, scale=(1.0, 1.0))[0, 0]
+
+
+@SETTINGS
+@given(
+    pictures=st.integers(1, 20),
+    batch=st.integers(1, 8),
+    iterations=st.integers(1, 20),
+    seed=st.integers(0, 99),
+)
+def test_every_epoch_visits_each_picture_once(
+    pictures: int, batch: int, iterations: int, seed: int
+) -> None:
+    sampler = Positions(pictures, batch, iterations, seed)
+    batches = list(sampler)
+    assert len(batches) == len(sampler) == iterations
+    keys = [key for keys in batches for key in keys]
+    assert [position for position, _ in keys] == list(range(batch * iterations))
+    for start in range(0, len(keys) - pictures + 1, pictures):
+        assert sorted(i for _, i in keys[start : start + pictures]) == list(range(pictures))
+    assert list(Positions(pictures, batch, iterations, seed)) == batches
+    longer = list(Positions(pictures, batch, iterations + 3, seed))
+    assert longer[:iterations] == batches
+
+
+def test_epochs_and_seeds_have_orders_of_their_own() -> None:
+    (first,), (other,) = (list(Positions(50, 50, 1, seed)) for seed in (0, 1))
+    second = list(Positions(50, 50, 2, 0))[1]
+    orders = [[index for _, index in keys] for keys in (first, second, other)]
+    assert orders[0] != orders[1] != orders[2] != orders[0]
+    assert all(order != sorted(order) for order in orders)
+    with pytest.raises(ValueError, match="no training pictures"):
+        Positions(0, 1, 1, 0)
+
+
+def test_batches_are_the_same_for_any_number_of_workers(
+    packs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = []
+    for count in ("0", "2"):
+        monkeypatch.setenv("DGKD_WORKERS", count)
+        loader = training_batches(_crops(packs), 2, 4, torch.device("cpu"))
+        batches.append(list(loader))
+    assert all(_same(a, b) for a, b in zip(*batches, strict=True))
+    assert len(batches[0]) == 4
+    assert batches[0][0]["dark"].shape == (2, 3, 32, 32)
+
+
+def test_the_number_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DGKD_WORKERS", "3")
+    assert workers(torch.device("cpu")) == 3
+    monkeypatch.setenv("DGKD_WORKERS", "x")
+    with pytest.raises(InputError, match="DGKD_WORKERS is 'x', expected a whole number"):
+        workers(torch.device("cpu"))
+    monkeypatch.delenv("DGKD_WORKERS")
+    assert workers(torch.device("cpu")) == 0
+    assert 1 <= workers(torch.device("cuda")) <= 8
+
+
+def test_the_store_keeps_what_fits_and_gives_the_same(packs: dict[str, Path]) -> None:
+    keeping, forgetting = Store(), Store(limit=0)
+    first = keeping.rgb(packs["dark"], "a.png")
+    assert keeping.rgb(packs["dark"], "a.png") is first
+    again = forgetting.rgb(packs["dark"], "a.png")
+    assert forgetting.rgb(packs["dark"], "a.png") is not again
+    assert np.array_equal(first, again)
+    size = HEIGHT * WIDTH * 3
+    one = Store(limit=size)
+    kept = one.rgb(packs["dark"], "a.png")
+    other = one.rgb(packs["dark"], "b.png")
+    assert one.rgb(packs["dark"], "a.png") is kept
+    assert one.rgb(packs["dark"], "b.png") is not other
+
+
+def test_whole_pictures_and_depths(packs: dict[str, Path]) -> None:
+    entries, store = MANIFEST.split("train")[:2], Store()
+    normal = whole_pictures(entries, store, packs["normal"], "none", dark=False)
+    dark = whole_pictures(entries, store, packs["dark"], "none", dark=True)
+    assert normal.shape == dark.shape == (2, 3, HEIGHT, WIDTH)
+    assert torch.allclose(normal[0, 0, 0], torch.linspace(0, 1, WIDTH), atol=0.003)
+    assert (dark * 4 <= normal + 1e-6).all()
+    depth = whole_depths(entries, store, packs["depth"])
+    assert depth.shape == (2, 1, HEIGHT, WIDTH)
+    assert torch.allclose(depth[1, 0, 5], torch.linspace(0, 1, WIDTH), atol=0.001)

@@ -1,0 +1,64 @@
+"""The ``dgkd`` command: exit states and where its lines go."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dgkd_core import __version__, cli
+
+
+def _run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "dgkd_core.cli", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def test_a_bad_value_ends_with_one_line_and_status_1(tmp_path: Path) -> None:
+    done = _run("preset", "scenes", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == "dgkd: preset 'scenes': no presets/scenes.yaml; there are: none\n"
+    assert done.stdout == ""
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"dgkd {__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["preset"]])
+def test_wrong_usage_is_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith("usage: dgkd")
+
+
+def test_what_was_laid_over_is_printed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "apply_preset", lambda name, values: ["a note"])
+    cli.main(["preset", "scenes", "seed=1"])
+    assert capsys.readouterr().out == "dgkd: a note\nparams.yaml: preset scenes, seed=1\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (PermissionError(13, "Permission denied", "params.yaml"), "params.yaml: Permission denied"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (OSError("odd"), "odd"),
+    ],
+)
+def test_a_failing_disk_is_one_line(
+    error: OSError, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(name: str, values: list[str]) -> list[str]:
+        raise error
+
+    monkeypatch.setattr(cli, "apply_preset", fail)
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["preset", "scenes"])
+    assert caught.value.code == f"dgkd: {line}"

@@ -1,0 +1,157 @@
+"""The whole chain under DVC, small but real."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import CHAIN, environment
+from ruamel.yaml import YAML
+
+pytestmark = pytest.mark.slow
+
+
+def dvc(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["dvc", *arguments], cwd=folder, env=environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def stages_run(output: str) -> list[str]:
+    return re.findall(r"Running stage '(\w+)'", output)
+
+
+@pytest.fixture(scope="module")
+def built(dvc_project: Path) -> Path:
+    output = dvc(dvc_project, "repro")
+    assert sorted(stages_run(output)) == sorted(CHAIN)
+    subprocess.run(["git", "add", "-A"], cwd=dvc_project, check=True)
+    subprocess.run(["git", "commit", "-qm", "built"], cwd=dvc_project, check=True)
+    return dvc_project
+
+
+def test_all_ten_stages_leave_what_dvc_yaml_promises(built: Path) -> None:
+    stages = YAML(typ="safe").load(built / "dvc.yaml")["stages"]
+    assert tuple(stages) == CHAIN
+    for stage in stages.values():
+        for out in [*stage.get("outs", []), *stage["metrics"], *stage.get("plots", [])]:
+            path = built / (out if isinstance(out, str) else next(iter(out)))
+            assert path.exists(), path
+    evaluated = json.loads((built / "metrics/evaluate.json").read_text())
+    assert set(evaluated) == {"train", "teacher", "student", "segmenter"}
+    assert set(evaluated["teacher"]) == {"normal", "dark", "dark_exposed"}
+    assert evaluated["train"]["scored_pictures"] == 10
+    text = (built / "metrics/evaluate.json").read_text()
+    assert re.search(r'"dark": \d+\.\d\d,', text)
+
+
+def test_a_second_repro_does_nothing(built: Path) -> None:
+    output = dvc(built, "repro")
+    assert stages_run(output) == []
+    assert "Data and pipelines are up to date" in output
+
+
+AFTER = {
+    "prepare": set(CHAIN) - {"depth_model"},
+    "darken": {"darken", "depth"} | set(CHAIN[5:]),
+    "depth_model": {"depth_model", "depth"} | set(CHAIN[5:]),
+    "depth": {"depth"} | set(CHAIN[5:]),
+    "teacher": {"teacher"} | set(CHAIN[5:]),
+    **{stage: set(CHAIN[CHAIN.index(stage) :]) for stage in CHAIN[5:]},
+}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "readers"),
+    [
+        ("seed", 1, {"prepare", "darken", "depth_model", "teacher", "distill", "segment"}),
+        ("data.scenes.train", 11, {"prepare"}),
+        ("lowlight.physical.ratio", [4, 16], {"darken", "depth_model"}),
+        ("model.backbone", "resnet18", {"teacher", "distill", "segment"}),
+        ("model.dgf2", "paper", {"distill", "segment"}),
+        ("model.exposure", "gamma", {"distill", "refine", "segment", "evaluate"}),
+        ("depth_model.lr", 0.01, {"depth_model"}),
+        ("depth.invert", True, {"depth"}),
+        ("teacher.iterations", 7, {"teacher"}),
+        ("distill.lambda", 0.5, {"distill"}),
+        ("cam.scales", [1.0, 0.5], {"cam"}),
+        ("refine.margin", 0.2, {"refine"}),
+        ("segment.lr", 0.002, {"segment"}),
+        ("evaluate.scales", [1.0, 0.75], {"evaluate"}),
+    ],
+)
+def test_a_changed_parameter_reruns_its_readers_and_what_follows(
+    built: Path, key: str, value: object, readers: set[str]
+) -> None:
+    params = built / "params.yaml"
+    before = params.read_bytes()
+    yaml = YAML()
+    document = yaml.load(params)
+    section = document
+    *path, last = key.split(".")
+    for part in path:
+        section = section[part]
+    section[last] = value
+    yaml.dump(document, params)
+    try:
+        direct = set(stages_run(dvc(built, "repro", "--dry")))
+        following = set(stages_run(dvc(built, "repro", "--dry", "--force-downstream")))
+    finally:
+        params.write_bytes(before)
+    assert direct == readers
+    assert following == set().union(*(AFTER[stage] for stage in readers))
+
+
+def test_a_changed_module_reruns_the_stages_that_import_it(built: Path) -> None:
+    module = built / "dgkd_core/evaluation/figures.py"
+    before = module.read_text()
+    module.write_text(before + "\n# touched\n")
+    try:
+        assert stages_run(dvc(built, "repro", "--dry")) == ["evaluate"]
+    finally:
+        module.write_text(before)
+
+
+def test_only_evaluate_depends_on_training_masks() -> None:
+    root = Path(__file__).parent.parent
+    stages = YAML(typ="safe").load(root / "dvc.yaml")["stages"]
+    readers = [
+        name for name, stage in stages.items() if any("masks_train" in dep for dep in stage["deps"])
+    ]
+    assert readers == ["evaluate"]
+    for name in set(CHAIN) - {"prepare", "evaluate"}:
+        assert "masks_train" not in (root / "stages" / f"{name}.py").read_text()
+
+
+def test_an_experiment_in_a_temporary_folder_follows_relative_paths(
+    built: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """`dvc exp run --temp` with data.depth_root outside the project, given relatively."""
+    import numpy as np
+
+    from dgkd_core.data.manifest import read_manifest
+    from dgkd_core.data.pictures import encode_depth
+
+    outside = built.parent / "measured"
+    outside.mkdir(exist_ok=True)
+    for entry in read_manifest(built / "artifacts/prepare").entries:
+        depth = np.linspace(0, 1, 20 * 20).reshape(20, 20)
+        (outside / f"{entry.id}.png").write_bytes(encode_depth(depth))
+    subprocess.run(
+        ["dgkd", "preset", "tiny", "depth.model=given", "data.depth_root=../measured"],
+        cwd=built,
+        env=environment(),
+        check=True,
+    )
+    output = dvc(built, "exp", "run", "--temp", "-n", "measured-depth", "-S", "distill.lambda=0")
+    ran = stages_run(output)
+    assert "depth" in ran
+    assert "distill" in ran
+    assert not {"prepare", "darken", "teacher"} & set(ran)
+    difference = json.loads(dvc(built, "metrics", "diff", "HEAD", "measured-depth", "--json"))
+    assert "metrics/depth.json" in json.dumps(difference)

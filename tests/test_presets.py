@@ -1,0 +1,197 @@
+"""`dgkd preset`: overlays on params.yaml that keep its comments and never leave it broken."""
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from dgkd_core.cli import main
+from dgkd_core.errors import InputError
+from dgkd_core.files import sha256
+from dgkd_core.params import load_params
+from dgkd_core.presets import apply_preset, preset_names
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    shutil.copy(ROOT / "params.yaml", folder)
+    shutil.copytree(ROOT / "presets", folder / "presets")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def _values(path: Path) -> object:
+    return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+
+
+def _comments(text: str) -> list[str]:
+    return [line.partition("# ")[2] for line in text.splitlines() if "# " in line]
+
+
+def test_every_preset_of_the_project_gives_valid_params(project: Path) -> None:
+    assert {"scenes", "voc12-animals"} <= set(preset_names(project))
+    for name in preset_names(project):
+        apply_preset(name, [], project)
+        load_params(project / "params.yaml")
+
+
+def test_scenes_is_the_committed_file(project: Path) -> None:
+    assert _values(ROOT / "presets" / "scenes.yaml") == _values(ROOT / "params.yaml")
+    main(["preset", "scenes"])
+    assert (project / "params.yaml").read_bytes() == (ROOT / "params.yaml").read_bytes()
+
+
+def test_scenes_brings_the_committed_file_back(project: Path) -> None:
+    path = project / "params.yaml"
+    values = ["data.root=/x y/z", "distill.lambda=1e-4", "lowlight.physical.ratio=[5, 50]"]
+    main(["preset", "voc12-animals", "seed=7", "refine.threshold=0.4", *values])
+    params = load_params(path)
+    assert (params.data.kind, params.data.root, params.seed) == ("voc", "/x y/z", 7)
+    assert (params.distill.weight, params.refine.threshold) == (1e-4, 0.4)
+    assert params.lowlight.physical.ratio == (5, 50)
+    assert path.read_bytes() != (ROOT / "params.yaml").read_bytes()
+    main(["preset", "scenes"])
+    assert path.read_bytes() == (ROOT / "params.yaml").read_bytes()
+
+
+def test_a_long_value_pushes_a_comment_aside_only_while_it_stands(project: Path) -> None:
+    path = project / "params.yaml"
+    for key, value in (("data.root", "x" * 60), ("lowlight.physical.ratio", "[10.5, 100000000]")):
+        main(["preset", "scenes", f"{key}={value}"])
+        line = next(x for x in path.read_text().splitlines() if f": {value}" in x)
+        assert "  # " in line or f"{value} # " in line
+        main(["preset", "scenes"])
+        assert path.read_bytes() == (ROOT / "params.yaml").read_bytes()
+
+
+def test_comments_and_flow_lists_stay(project: Path) -> None:
+    path = project / "params.yaml"
+    before = path.read_text(encoding="utf-8")
+    main(["preset", "voc12-animals", "cam.scales=[1.0, 0.5, 1.5]", "distill.pairs=[deep]"])
+    after = path.read_text(encoding="utf-8")
+    assert _comments(after) == _comments(before)
+    assert len(_comments(after)) > 10
+    assert "  classes: [cat, cow, dog, horse, person, sheep] " in after
+    assert "  scales: [1.0, 0.5, 1.5]\n" in after
+    assert "  pairs: [deep]\n" in after
+    assert not [line for line in after.splitlines() if line.lstrip().startswith("- ")]
+    assert len(after.splitlines()) == len(before.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nope"], "preset 'nope': no presets/nope.yaml; there are: "),
+        (["../params"], "preset '../params': no "),
+        (["scenes", "distill.lamda=1"], "distill.lamda: params.yaml has no such key"),
+        (["scenes", "seed=x"], 'params.yaml: seed is "x": expected a valid integer'),
+        (["scenes", "seed="], "params.yaml: seed is null: expected a valid integer"),
+        (["scenes", "seed=2020-01-01"], 'params.yaml: seed is "2020-01-01": expected a valid int'),
+        (["scenes", "seed"], "'seed': expected key=value, such as distill.lambda=0.5"),
+        (["scenes", "=3"], "'=3': expected key=value, such as distill.lambda=0.5"),
+        (["scenes", "seed=["], "'seed=[': '[' is not a YAML value"),
+        (["scenes", "data=5"], "data: is a section in params.yaml"),
+        (["scenes", "seed.x=5"], "seed: is a value in params.yaml"),
+        (["scenes", "teacher.lr=.nan"], "params.yaml: teacher.lr is NaN: expected a finite"),
+        (["scenes", "teacher.scale=[1, 0.5]"], "teacher.scale: expected [low, high]"),
+        (["scenes", "model.weights=no.safetensors"], "no.safetensors is not a file"),
+    ],
+)
+def test_what_does_not_fit_leaves_the_file_untouched(
+    arguments: list[str], message: str, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = project / "params.yaml"
+    main(["preset", "scenes", "seed=5"])
+    before = path.read_bytes()
+    with pytest.raises(SystemExit) as caught:
+        main(["preset", *arguments])
+    assert isinstance(caught.value.code, str)  # Python prints it and exits with 1
+    assert caught.value.code.startswith("dgkd: ")
+    assert message in caught.value.code
+    assert "\n" not in caught.value.code
+    assert path.read_bytes() == before
+    assert "Traceback" not in capsys.readouterr().err
+    assert not list(project.glob(".*.part"))
+
+
+def test_a_preset_with_an_unknown_key_or_no_mapping(project: Path) -> None:
+    before = (project / "params.yaml").read_bytes()
+    (project / "presets" / "odd.yaml").write_text("model:\n  colour: red\n")
+    with pytest.raises(InputError, match=r"model\.colour: params\.yaml has no such key"):
+        apply_preset("odd", [], project)
+    (project / "presets" / "odd.yaml").write_text("- 1\n")
+    with pytest.raises(InputError, match=r"odd\.yaml: expected sections such as"):
+        apply_preset("odd", [], project)
+    (project / "presets" / "odd.yaml").write_text("a: 1\na: 2\n")
+    with pytest.raises(InputError, match=r"odd\.yaml: not readable as YAML \(line 2: found dup"):
+        apply_preset("odd", [], project)
+    assert (project / "params.yaml").read_bytes() == before
+
+
+def test_no_params_file(project: Path) -> None:
+    (project / "params.yaml").unlink()
+    with pytest.raises(InputError, match="no such file; run from the project's root folder"):
+        apply_preset("scenes", [], project)
+
+
+def test_a_weights_file_is_pinned(project: Path) -> None:
+    (project / "w.safetensors").write_bytes(b"first")
+    apply_preset("scenes", ["model.weights=w.safetensors"], project)
+    model = load_params(project / "params.yaml").model
+    assert model.weights_sha256 == hashlib.sha256(b"first").hexdigest()
+    (project / "w.safetensors").write_bytes(b"second")
+    apply_preset("scenes", ["model.weights=w.safetensors"], project)
+    model = load_params(project / "params.yaml").model
+    assert model.weights_sha256 == hashlib.sha256(b"second").hexdigest()
+    apply_preset("scenes", ["model.weights=imagenet"], project)
+    assert load_params(project / "params.yaml").model.weights_sha256 is None
+
+
+def test_a_local_depth_folder_is_pinned(project: Path) -> None:
+    folder = project / "dpt"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    apply_preset("scenes", ["depth.model=dpt"], project)
+    first = load_params(project / "params.yaml").depth.revision
+    assert first == sha256(folder)
+    (folder / "config.json").write_text("{ }")
+    apply_preset("scenes", ["depth.model=dpt"], project)
+    assert load_params(project / "params.yaml").depth.revision not in (None, first)
+    apply_preset("scenes", ["depth.model=scenes"], project)
+    assert load_params(project / "params.yaml").depth.revision is None
+
+
+def test_a_hub_revision_stays_but_a_folders_pin_does_not(project: Path) -> None:
+    hub = ["depth.model=Intel/dpt-large", "depth.revision=abc123"]
+    apply_preset("scenes", hub, project)
+    assert load_params(project / "params.yaml").depth.revision == "abc123"
+    apply_preset("scenes", [hub[0], f"depth.revision={'a' * 64}"], project)
+    assert load_params(project / "params.yaml").depth.revision is None
+
+
+def test_notes_name_folders_that_are_not_there(project: Path) -> None:
+    notes = apply_preset("voc12-animals", ["data.root=../voc", "data.depth_root=/no/where"])
+    assert notes == [
+        f"data.root: {project.parent / 'voc'} is not there yet",
+        "data.depth_root: /no/where is not there yet",
+    ]
+    (project.parent / "voc").mkdir()
+    (project / ".dvc").mkdir()
+    notes = apply_preset("voc12-animals", ["data.root=../voc", "data.depth_root=../voc"])
+    assert notes == []
+    link = project / ".dvc" / "tmp" / "exps" / "voc"
+    assert link.resolve() == project.parent / "voc"
+
+
+def test_the_shared_weights_are_pinned(project: Path) -> None:
+    weights = ROOT.parent / "shared" / "weights" / "tf_efficientnet_lite0.safetensors"
+    if not weights.is_file():
+        pytest.skip(f"{weights} is not here")
+    apply_preset("voc12-animals", [f"model.weights={weights}"], project)
+    assert load_params(project / "params.yaml").model.weights_sha256 == sha256(weights)
