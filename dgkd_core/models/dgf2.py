@@ -52,7 +52,7 @@ class DGF2(nn.Module):
         super().__init__()
         self.scale = _modulation(prior_channels, channels)
         self.shift = _modulation(prior_channels, channels)
-        self.gate = nn.Parameter(torch.zeros(channels, 1, 1)) if gated else None
+        self.gate = nn.Parameter(torch.zeros(channels)) if gated else None
 
     def forward(self, feature: Tensor, prior: Tensor) -> Tensor:
         """(N, C, h, w) feature and (N, P, h', w') prior to a feature of the same shape.
@@ -64,4 +64,4 @@ class DGF2(nn.Module):
         a, b = feature.sigmoid(), fused.sigmoid()
         agreement = a * b + 0.5 * (1 - a) * (1 - b)
         out = fused + agreement * (feature + fused)
-        return out if self.gate is None else feature + self.gate * (out - feature)
+        return out if self.gate is None else feature + self.gate[:, None, None] * (out - feature)

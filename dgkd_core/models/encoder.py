@@ -90,14 +90,16 @@ class ResNet(Encoder):
 
 
 def _dilate(layer: nn.Module, dilation: int) -> None:
-    """Take the stride out of a ResNet stage; its first block keeps ``dilation``, others double."""
-    for i, block in enumerate(layer.children()):
-        d = dilation if i == 0 else 2 * dilation
-        for module in block.modules():
-            if isinstance(module, nn.Conv2d):
-                module.stride = (1, 1)
-                if module.kernel_size == (3, 3):
-                    module.dilation = module.padding = (d, d)
+    """Take the stride out of a ResNet stage: what came after the stride is dilated twice as much.
+
+    The features then equal those of the strided stage, at more places.
+    """
+    for module in layer.modules():
+        if isinstance(module, nn.Conv2d):
+            strided, module.stride = module.stride != (1, 1), (1, 1)
+            if module.kernel_size == (3, 3):
+                module.dilation = module.padding = (dilation, dilation)
+                dilation *= 2 if strided else 1
 
 
 class TimmEncoder(Encoder):

@@ -78,10 +78,11 @@ class GlobalCue(nn.Module):
 
 
 def stochastic_gate(deep: Tensor, cue: Tensor, rate: float, training: bool) -> Tensor:
-    """Mix deep features with the global cue: at random per value in training, else in the mean.
+    """Mix deep features with the global cue: at random per value in training, fixed afterwards.
 
     Training: a value is the cue's with probability ``rate`` and otherwise
-    (deep − rate·cue)/(1 − rate), so that the expectation is (1 − rate)·deep + rate·cue.
+    (deep − rate·cue)/(1 − rate), so that the expectation is ``deep``. Evaluation:
+    (1 − rate)·deep + rate·cue.
     """
     if not training:
         return (1 - rate) * deep + rate * cue

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -78,11 +78,31 @@ def make_optimizer(groups: list[dict[str, object]], recipe: Recipe) -> torch.opt
     return torch.optim.AdamW(groups, lr=recipe.lr)
 
 
-def _check_finite(losses: Mapping[str, float], step: int, rate: float) -> None:
-    for name, value in losses.items():
-        if not math.isfinite(value):
+class _FiniteWatch:
+    """Remembers, on the device, the first step at which each loss term was not finite.
+
+    Looking at a GPU's numbers makes the host wait, so there it looks once per row of the curve.
+    """
+
+    never = 2**62
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
+        self._first: dict[str, Tensor] = {}
+
+    def see(self, losses: Losses, step: int) -> None:
+        for name, value in losses.items():
+            now = torch.where(value.detach().isfinite(), self.never, step)
+            self._first[name] = torch.minimum(self._first.get(name, now), now)
+
+    def check(self) -> None:
+        first = {name: int(step) for name, step in self._first.items()}
+        name = min(first, key=lambda term: first[term])
+        step = first[name]
+        if step < self.never:
+            rate = self._recipe.lr * self._recipe.factor(step)
             raise InputError(
-                f"step {step}: loss {name} is {value} at learning rate {rate:.3g}; "
+                f"step {step + 1}: loss {name} is not finite at learning rate {rate:.3g}; "
                 f"a smaller lr or a longer lr_warmup usually helps"
             )
 
@@ -126,11 +146,15 @@ def train(
     every = max(1, recipe.iterations // 100)
     curve: list[dict[str, float]] = []
     sums: dict[str, Tensor] = {}
-    progress = Progress(batches, label, recipe.iterations)
+    watch = _FiniteWatch(recipe)
+    progress = Progress(islice(batches, recipe.iterations), label, recipe.iterations)
     for i, batch in enumerate(progress):
         batch = {key: _send(value, device) for key, value in batch.items()}
         with torch.autocast(device.type, half, enabled=amp):
             losses = step(batch, i)
+        watch.see(losses, i)
+        if not amp:
+            watch.check()
         total = torch.stack(list(losses.values())).sum()
         optimizer.zero_grad(set_to_none=True)
         scaler.scale(total).backward()
@@ -143,13 +167,17 @@ def train(
         if (i + 1) % every == 0 or i + 1 == recipe.iterations:
             count = (i % every) + 1
             means = {name: float(value) / count for name, value in sums.items()}
-            _check_finite(means, i + 1, rate)
+            watch.check()
             curve.append({"step": i + 1, "lr": rate, **means})
             progress.note(means)
             sums = {}
     for module in modules:
         module.eval()
     return curve
+
+
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.6g}"
 
 
 def write_curve(path: str | Path, curve: Sequence[Mapping[str, float]]) -> None:
@@ -159,5 +187,5 @@ def write_curve(path: str | Path, curve: Sequence[Mapping[str, float]]) -> None:
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(names)
     for row in curve:
-        writer.writerow([f"{row[n]:.6g}" if n in row else "" for n in names])
+        writer.writerow([_number(row[name]) if name in row else "" for name in names])
     write_text(path, table.getvalue())

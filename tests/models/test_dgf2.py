@@ -60,7 +60,7 @@ def _slow(fusion: DGF2, feature: Tensor, prior: Tensor) -> Tensor:
                     agreement = a * b + 0.5 * (1 - a) * (1 - b)
                     value = changed + agreement * (f + changed)
                     if fusion.gate is not None:
-                        value = f + fusion.gate[c, 0, 0].item() * (value - f)
+                        value = f + fusion.gate[c].item() * (value - f)
                     out[i, c, y, x] = value
     return out
 
