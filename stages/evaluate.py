@@ -7,6 +7,7 @@ from pathlib import Path
 
 import _start  # noqa: F401
 import numpy as np
+import pandas as pd
 
 from dgkd_core.data.manifest import Entry, Manifest, read_manifest
 from dgkd_core.data.pack import Pack, write_pack
@@ -124,18 +125,19 @@ def evaluate(params: Params) -> None:
     results = score_networks(manifest, params, store)
     final = results["segmenter.dark"]
     metrics: dict[str, dict[str, object]] = {"train": dict(score_training_labels(manifest))}
-    table = ["network,pictures,class,iou"]
+    rows = []
     for key, result in results.items():
         network, kind = key.split(".")
         metrics.setdefault(network, {})[kind] = result.confusion.miou()
         for name, iou in per_class(manifest.classes, result.confusion.iou()).items():
-            table.append(f"{network},{kind},{name},{iou:.2f}")
+            rows.append({"network": network, "pictures": kind, "class": name, "iou": iou})
     with write_pack(ROOT / "evaluate/predictions.zip") as pack:
         for id_ in sorted(final.predictions):
             pack.add(f"{id_}.png", encode_mask(final.predictions[id_]))
     with atomic_file(ROOT / "evaluate/sheet.png") as part:
         part.write_bytes(draw_sheet(manifest, store, final, params.evaluate.sheet))
-    write_text("metrics/per_class.csv", "\n".join(table) + "\n")
+    table = pd.DataFrame(rows).to_csv(index=False, float_format="%.2f", lineterminator="\n")
+    write_text("metrics/per_class.csv", table)
     write_metrics("metrics/evaluate.json", metrics)
     for key, result in results.items():
         print(f"evaluate: mIoU {result.confusion.miou():6.2f}  {key.replace('.', ' on ')} val")

@@ -239,8 +239,7 @@ def load_model(folder: str | Path, device: str | torch.device = "cpu") -> tuple[
     try:
         model.load_state_dict(read_tensors(path))
     except RuntimeError as error:
-        raise InputError(
-            f"{path}: does not fit model.json ({str(error).splitlines()[0]})"
-        ) from error
+        reason = str(error).splitlines()[-1].strip()
+        raise InputError(f"{path}: does not fit model.json ({reason})") from error
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model.eval(), spec

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -11,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -176,16 +175,8 @@ def train(
     return curve
 
 
-def _number(value: float) -> str:
-    return str(value) if isinstance(value, int) else f"{value:.6g}"
-
-
 def write_curve(path: str | Path, curve: Sequence[Mapping[str, float]]) -> None:
-    """Write a curve as CSV: step, lr, then the losses; six significant digits."""
+    """Write a curve as CSV: step, lr, then the losses by name; six significant digits."""
     names = ["step", "lr", *sorted({name for row in curve for name in row} - {"step", "lr"})]
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(names)
-    for row in curve:
-        writer.writerow([_number(row[name]) if name in row else "" for name in names])
-    write_text(path, table.getvalue())
+    table = pd.DataFrame(list(curve), columns=names)
+    write_text(path, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
