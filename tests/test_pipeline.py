@@ -117,6 +117,27 @@ def test_a_changed_module_reruns_the_stages_that_import_it(built: Path) -> None:
         module.write_text(before)
 
 
+def test_a_changed_added_or_removed_file_of_the_data_set_reruns_prepare(built: Path) -> None:
+    root, readme = built / "data/scenes", built / "data/scenes/README.md"
+    before = readme.read_text()
+
+    def direct() -> list[str]:
+        return stages_run(dvc(built, "repro", "--dry"))
+
+    try:
+        readme.write_text(before + "changed\n")
+        assert "prepare" in direct()
+        readme.unlink()
+        (root / "other.md").write_text(before)
+        assert "prepare" in direct()
+        readme.write_text(before)
+        assert "prepare" in direct()
+    finally:
+        (root / "other.md").unlink(missing_ok=True)
+        readme.write_text(before)
+    assert direct() == []
+
+
 def test_only_evaluate_depends_on_training_masks() -> None:
     root = Path(__file__).parent.parent
     stages = YAML(typ="safe").load(root / "dvc.yaml")["stages"]
