@@ -1,0 +1,67 @@
+"""The depth stage with given maps: any size and bit depth, near = 1, missing ones named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dgkd_core.data.manifest import read_manifest
+from dgkd_core.data.pack import Pack
+from dgkd_core.data.pictures import decode_depth
+from dgkd_core.errors import InputError
+from dgkd_core.presets import apply_preset
+
+
+def _ramp(height: int, width: int) -> np.ndarray:
+    return np.repeat(np.linspace(0, 1, height)[:, None], width, 1)
+
+
+@pytest.fixture
+def measured(project: Path, run_stages: Callable[..., None]) -> list[str]:
+    """Ramps that come nearer downwards, in three sizes and bit depths; the pictures' ids."""
+    apply_preset("tiny", ["depth.model=given", "data.depth_root=measured"])
+    run_stages("prepare", "darken", "depth_model")
+    folder = project / "measured"
+    folder.mkdir()
+    ids = [entry.id for entry in read_manifest("artifacts/prepare").entries]
+    for i, id_ in enumerate(ids):
+        ramp = _ramp(*((30, 20), (96, 96), (200, 31))[i % 3])
+        picture = Image.fromarray(np.rint(ramp * 255).astype(np.uint8))
+        if i % 2:
+            picture = Image.fromarray(np.rint(ramp * 65535).astype(np.uint16))
+        picture.save(folder / f"{id_}.png")
+    return ids
+
+
+@pytest.mark.parametrize("invert", [False, True])
+def test_given_maps_are_resized_to_their_pictures(
+    measured: list[str], run_stages: Callable[..., None], invert: bool
+) -> None:
+    apply_preset(
+        "tiny",
+        ["depth.model=given", "data.depth_root=measured", f"depth.invert={str(invert).lower()}"],
+    )
+    run_stages("depth")
+    pack = Pack("artifacts/depth/depth.zip")
+    expected = _ramp(48, 48)
+    for id_ in measured:
+        depth = decode_depth(pack.read(f"{id_}.png"), id_)
+        assert depth.shape == (48, 48)
+        np.testing.assert_allclose(depth, 1 - expected if invert else expected, atol=0.03)
+    assert json.loads(Path("artifacts/depth_model/source.json").read_text()) == {"model": "given"}
+
+
+def test_a_missing_map_is_named_and_nothing_is_written(
+    measured: list[str], run_stages: Callable[..., None]
+) -> None:
+    for id_ in measured[2:5]:
+        Path(f"measured/{id_}.png").unlink()
+    with pytest.raises(InputError) as caught:
+        run_stages("depth")
+    assert f"holds no {measured[2]}.png and lacks 2 more" in str(caught.value)
+    assert not Path("artifacts/depth/depth.zip").exists()
