@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import shutil
 import subprocess
 import sys
@@ -11,12 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support import environment
 
 ROOT = Path(__file__).resolve().parent.parent
-CHAIN = (
-    *("prepare", "darken", "depth_model", "depth", "teacher"),
-    *("distill", "cam", "refine", "segment", "evaluate"),
-)
 TINY = """
 data:
   scenes: {train: 10, val: 4, size: 48}
@@ -65,12 +61,6 @@ def dvc_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ):
         subprocess.run(command.split(), cwd=folder, check=True, env=environment())
     return folder
-
-
-def environment() -> dict[str, str]:
-    """The environment of a user who has activated the virtual environment."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return {**os.environ, "PATH": path, "DGKD_WORKERS": "1"}
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import CHAIN, environment
 from ruamel.yaml import YAML
+from support import CHAIN, environment
 
 pytestmark = pytest.mark.slow
 
