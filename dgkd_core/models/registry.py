@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Annotated, Any, Literal
 
 import torch
@@ -239,7 +240,7 @@ def load_model(folder: str | Path, device: str | torch.device = "cpu") -> tuple[
     try:
         model.load_state_dict(read_tensors(path))
     except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
+        reason = shorten(str(error).splitlines()[-1], 160, placeholder=" …")
         raise InputError(f"{path}: does not fit model.json ({reason})") from error
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model.eval(), spec
