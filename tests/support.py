@@ -6,6 +6,9 @@ import os
 import sys
 from pathlib import Path
 
+import torch
+from torch import nn
+
 CHAIN = (
     *("prepare", "darken", "depth_model", "depth", "teacher"),
     *("distill", "cam", "refine", "segment", "evaluate"),
@@ -16,3 +19,18 @@ def environment() -> dict[str, str]:
     """The environment of a user who has activated the virtual environment."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return {**os.environ, "PATH": path, "DGKD_WORKERS": "1"}
+
+
+def lively(module: nn.Module) -> nn.Module:
+    """Random norms, statistics too, in float64 and evaluation mode: nothing hides in ones."""
+    torch.manual_seed(7)
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            assert part.running_mean is not None
+            assert part.running_var is not None
+            nn.init.normal_(part.running_mean, std=0.3)
+            nn.init.uniform_(part.running_var, 0.5, 2)
+            if part.affine:
+                nn.init.uniform_(part.weight, 0.5, 2)
+                nn.init.normal_(part.bias, std=0.5)
+    return module.double().eval()

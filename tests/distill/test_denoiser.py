@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from support import lively
 from torch import Tensor, nn
 
 from dgkd_core.distill.denoiser import FeatureDenoiser, NoisePredictor
@@ -23,14 +24,7 @@ def _alpha_bar() -> list[float]:
 def _denoiser(channels: int = 4, steps: int = 5) -> FeatureDenoiser:
     """In float64 and evaluation mode, with statistics that are not those of the start."""
     torch.manual_seed(0)
-    denoiser = FeatureDenoiser(channels, steps).double()
-    for part in denoiser.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            assert part.running_mean is not None
-            assert part.running_var is not None
-            nn.init.normal_(part.running_mean, std=0.2)
-            nn.init.uniform_(part.running_var, 0.5, 2)
-    return denoiser.eval()
+    return lively(FeatureDenoiser(channels, steps))
 
 
 @pytest.mark.parametrize("steps", STEPS)

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from support import lively
 from torch import Tensor, nn
 
 from dgkd_core.imaging.pamr import PAMR
@@ -274,21 +275,6 @@ def _cnr(x: Tensor, layers: nn.Module) -> Tensor:
     return _norm(_conv(x, conv), norm).clamp(min=0)
 
 
-def _lively(module: nn.Module) -> nn.Module:
-    """Random norms, statistics too, in float64 and evaluation mode."""
-    torch.manual_seed(7)
-    for part in module.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            assert part.running_mean is not None
-            assert part.running_var is not None
-            nn.init.normal_(part.running_mean, std=0.3)
-            nn.init.uniform_(part.running_var, 0.5, 2)
-            if part.affine:
-                nn.init.uniform_(part.weight, 0.5, 2)
-                nn.init.normal_(part.bias, std=0.5)
-    return module.double().eval()
-
-
 def _slow_aspp(aspp: ASPP, x: Tensor) -> Tensor:
     parts = [_cnr(x, branch) for branch in aspp.branches]
     mean = x.flatten(2).sum(-1)[..., None, None] / (x.shape[2] * x.shape[3])
@@ -317,7 +303,7 @@ def _slow_cue(cue: GlobalCue, shallow: Tensor, x: Tensor) -> Tensor:
 def test_aspp_decoder_and_cue_follow_the_method() -> None:
     torch.manual_seed(8)
     head = Head(5, 6, 8, 3, (1, 2, 4))
-    _lively(head)
+    lively(head)
     shallow = torch.randn(2, 5, 7, 5, dtype=torch.float64)
     deep = torch.randn(2, 6, 4, 3, dtype=torch.float64)
     with torch.no_grad():
@@ -360,7 +346,7 @@ def test_the_background_logit_is_one_in_training_too() -> None:
 @pytest.mark.parametrize(("size", "dilation"), [(1, 1), (3, 1), (3, 5)])
 def test_conv_norm_relu_keeps_the_size(size: int, dilation: int) -> None:
     torch.manual_seed(10)
-    layers = _lively(conv_norm_relu(3, 4, size, dilation))
+    layers = lively(conv_norm_relu(3, 4, size, dilation))
     x = torch.randn(2, 3, 7, 6, dtype=torch.float64)
     with torch.no_grad():
         torch.testing.assert_close(layers(x), _cnr(x, layers))

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from support import lively
 from torch import Tensor, nn
 
 from dgkd_core.distill.denoiser import FeatureDenoiser
@@ -104,19 +105,6 @@ def test_taps_and_fusion_places(backbone: WideResNet38, size: tuple[int, int]) -
     assert (backbone.shallow_channels, backbone.deep_channels) == (256, 4096)
 
 
-def _lively(module: nn.Module) -> nn.Module:
-    torch.manual_seed(0)
-    for part in module.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            assert part.running_mean is not None
-            assert part.running_var is not None
-            nn.init.normal_(part.running_mean, std=0.3)
-            nn.init.uniform_(part.running_var, 0.5, 2)
-            nn.init.uniform_(part.weight, 0.5, 2)
-            nn.init.normal_(part.bias, std=0.3)
-    return module.double().eval()
-
-
 def _active(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
     mean, variance = norm.running_mean, norm.running_var
     assert mean is not None
@@ -131,7 +119,7 @@ def _active(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
 def test_block_is_pre_activated(inputs: int, outputs: int, stride: int, dilation: int) -> None:
     """BN-ReLU first; an identity shortcut takes the raw input, a 1x1 one the activated input."""
     block = Block(inputs, 5, outputs, stride, dilation, 1)
-    _lively(block)
+    lively(block)
     x = torch.randn(2, inputs, 9, 8, dtype=torch.float64)
     with torch.no_grad():
         active = _active(x, block.norm1)
@@ -149,7 +137,7 @@ def test_block_is_pre_activated(inputs: int, outputs: int, stride: int, dilation
 
 def test_bottleneck_is_pre_activated() -> None:
     block = Bottleneck(6, 8, 2, 0.5)
-    _lively(block)
+    lively(block)
     x = torch.randn(2, 6, 7, 9, dtype=torch.float64)
     with torch.no_grad():
         active = _active(x, block.norm1)
