@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from dgkd_core import __version__
 from dgkd_core.errors import InputError
@@ -15,6 +16,56 @@ def _preset(args: argparse.Namespace) -> None:
     for note in apply_preset(args.name, args.values):
         print(f"dgkd: {note}")
     print(f"params.yaml: preset {args.name}" + "".join(f", {value}" for value in args.values))
+
+
+def _convert_authors(args: argparse.Namespace) -> None:
+    from dgkd_core.convert.authors import convert_authors  # torch: not for --help
+
+    names = None if args.classes is None else [name.strip() for name in args.classes.split(",")]
+    print(*convert_authors(args.checkpoint, args.out, args.role, names), sep="\n")
+
+
+def _convert_mxnet(args: argparse.Namespace) -> None:
+    from dgkd_core.convert.mxnet import convert_mxnet
+
+    print(*convert_mxnet(args.file, args.out), sep="\n")
+
+
+def _add_convert(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    convert = commands.add_parser(
+        "convert",
+        help="turn weights published by others into this project's",
+        description="Turn weights published by others into this project's.",
+    )
+    kinds = convert.add_subparsers(title="kinds", required=True, metavar="KIND")
+    authors = kinds.add_parser(
+        "authors",
+        help="the authors' released student or teacher into a model folder",
+        description="Write the authors' released student or teacher as a model folder. "
+        "Example: dgkd convert authors student.pth models/released",
+    )
+    authors.add_argument("checkpoint", type=Path, help="the authors' file; no code in it is run")
+    authors.add_argument("out", type=Path, help="a new folder, or a model folder to replace")
+    authors.add_argument(
+        "--role",
+        choices=("student", "teacher"),
+        help="default: student where the checkpoint holds backbone.CondNet",
+    )
+    authors.add_argument(
+        "--classes",
+        metavar="NAME,NAME,…",
+        help="the class names by id; default: VOC's for 20 classes, LIS's for 8",
+    )
+    authors.set_defaults(run=_convert_authors)
+    mxnet = kinds.add_parser(
+        "mxnet",
+        help="WideResNet-38's ImageNet weights (.params) into a backbone file",
+        description="Write the ImageNet weights of WideResNet-38, published as an MXNet .params "
+        "file, as a file for model.weights.",
+    )
+    mxnet.add_argument("file", type=Path, help="such as ilsvrc-cls_rna-a1_cls1000_ep-0001.params")
+    mxnet.add_argument("out", type=Path, help="a .safetensors file")
+    mxnet.set_defaults(run=_convert_mxnet)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -32,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     preset.add_argument("name", help="a file in presets/ without .yaml; scenes is the default")
     preset.add_argument("values", nargs="*", metavar="key=value", help="such as seed=1")
     preset.set_defaults(run=_preset)
+    _add_convert(commands)
     return parser
 
 

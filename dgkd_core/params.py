@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+from dgkd_core.choices import Exposure, Fusion, Pair
 from dgkd_core.errors import InputError
 
 
@@ -112,9 +113,6 @@ class Lowlight(_Section):
     simple: Simple
 
 
-Exposure = Literal["none", "gain", "gamma"]
-
-
 class Model(_Section):
     """The network that teacher and student share."""
 
@@ -135,10 +133,13 @@ class Model(_Section):
     pamr_dilations: list[Count] = Field(
         min_length=1, description="PAMR dilations in training, pixels of the masks (crop / 4)"
     )
-    dgf2: Literal["off", "paper", "gated"] = Field(
+    dgf2: Fusion = Field(
         description="depth fusion: off, as published, or with a gate that starts at the identity"
     )
-    exposure: Exposure = Field(description="brightening of the dark picture before the network")
+    exposure: Exposure = Field(
+        description="brightening of the dark picture before the network; curve: gain, then a curve "
+        "that student and segmenter learn"
+    )
 
 
 class DepthModel(_Section):
@@ -158,12 +159,15 @@ class Depth(_Section):
 
     model: str = Field(
         min_length=1,
-        description="a hub id, a local folder, scenes (trained here) or given (data.depth_root)",
+        description="a hub id, a local folder, scenes (trained here), given (data.depth_root) or "
+        "gradient (a control: depth falls evenly from the top to the bottom of every picture)",
     )
     revision: str | None = Field(
         description="pins the model: a hub revision, or a folder's SHA-256 (`dgkd preset` fills it)"
     )
-    exposure: Exposure = Field(description="brightening of the dark picture before the DPT")
+    exposure: Literal["none", "gain", "gamma"] = Field(
+        description="brightening of the dark picture before the DPT"
+    )
     invert: bool = Field(description="given maps are far = bright")
     batch: Count = Field(description="pictures a forward pass")
 
@@ -196,26 +200,52 @@ class Teacher(_Training):
         description="colour jitter: brightness, contrast, saturation, hue"
     )
     mask_warmup: int = Field(ge=0, description="step at which the mask loss sets in")
+    projections: Literal["random", "trained"] = Field(
+        description="the projections that deep and shallow are distilled through: random (the "
+        "paper's release) or trained by an auxiliary classifier, without touching the rest"
+    )
 
 
 class Distill(_Training):
     """Student on dark pictures, guided by the teacher."""
 
     weight: float = Field(ge=0, alias="lambda", description="weight of the distillation losses")
-    pairs: list[Literal["map", "deep", "shallow"]] = Field(description="tensors distilled")
+    pairs: list[Pair] = Field(description="tensors distilled")
+    denoiser: Literal["diffusion", "identity"] = Field(
+        description="what the student's tensors go through; identity (a control): plain DIST"
+    )
     steps: int = Field(ge=1, le=10, description="DDIM steps of a ten-step schedule, 5 in the paper")
+    noise_adapter: bool = Field(
+        description="mix noise into the student's tensors by a learned share; off in the paper"
+    )
+    autoencoder: Count | None = Field(
+        description="channels of a latent in which deep and shallow are compared; null (the "
+        "paper): none"
+    )
     map_stride: Literal[1, 2, 4] = Field(
         description="picture pixels per pixel of the compared maps; 1 in the paper"
     )
     init: Literal["weights", "teacher"] = Field(
         description="the student starts from model.weights (paper) or from the teacher"
     )
+    long_side: tuple[Count, Count] | None = Field(
+        description="random long side before the crop, pixels, in place of scale; null: scale"
+    )
     mask_warmup: int = Field(ge=0, description="step at which the mask loss sets in")
+
+    @model_validator(mode="after")
+    def _check(self) -> Distill:
+        if self.long_side is not None:
+            _interval("long_side", self.long_side)
+        return self
 
 
 class Cam(_Section):
     """Class maps of the training pictures."""
 
+    source: Literal["student", "teacher", "mean"] = Field(
+        description="student on dark pictures (the paper), teacher on normal ones, or their mean"
+    )
     scales: list[Scale] = Field(min_length=1, description="picture sizes that are averaged")
     flip: bool = Field(description="average with the mirrored picture")
     batch: Count = Field(description="pictures a forward pass")
@@ -224,8 +254,15 @@ class Cam(_Section):
 class Refine(_Section):
     """Pseudo labels from class maps."""
 
-    method: Literal["none", "pamr"] = Field(description="how the maps are sharpened")
-    iterations: Count = Field(description="PAMR iterations")
+    method: Literal["none", "pamr", "crf"] = Field(
+        description="how the maps are sharpened; crf: dense CRF with the usual constants"
+    )
+    guide: Literal["dark", "normal"] = Field(
+        description="the picture whose edges sharpen: dark (the paper; exposed as the model's "
+        "input is) or normal"
+    )
+    depth: bool = Field(description="depth beside RGB in pamr's guide")
+    iterations: Count = Field(description="iterations of PAMR or of the CRF")
     dilations: list[Count] = Field(min_length=1, description="PAMR dilations, pixels")
     threshold: Literal["auto"] | Annotated[float, Field(gt=0, lt=1)] = Field(
         description="background score; auto: the best of the CAM sweep on val"
@@ -233,6 +270,12 @@ class Refine(_Section):
     margin: float = Field(
         ge=0, lt=1, description="scores within threshold x (1 +- margin) become 255 (ignored)"
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> Refine:
+        if self.depth and self.method != "pamr":
+            raise ValueError(f"depth: is true with method {self.method}, expected pamr or false")
+        return self
 
 
 class Segment(_Training):

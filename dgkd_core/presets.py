@@ -17,7 +17,7 @@ from dgkd_core.files import sha256, write_text
 from dgkd_core.params import Params, validate, yaml_problem
 from dgkd_core.paths import link_for_experiments, resolve
 
-_SPECIAL_DEPTH = ("scenes", "given")
+_SPECIAL_DEPTH = ("scenes", "given", "gradient")
 _FAR = 1000  # columns, beyond every comment
 
 

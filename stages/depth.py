@@ -39,6 +39,13 @@ def given(entries: tuple[Entry, ...], params: Params) -> Iterator[tuple[Entry, n
         yield entry, np.clip(np.asarray(resized), 0, 1)
 
 
+def gradient(entries: tuple[Entry, ...]) -> Iterator[tuple[Entry, np.ndarray]]:
+    """The control: depth that knows nothing of the picture, 0 at the top to 1 at the bottom."""
+    for entry in entries:
+        ramp = np.linspace(0, 1, entry.height, dtype=np.float32)
+        yield entry, np.repeat(ramp[:, None], entry.width, 1)
+
+
 def estimated(entries: tuple[Entry, ...], params: Params) -> Iterator[tuple[Entry, np.ndarray]]:
     """Maps by the DPT of depth_model, from the dark pictures."""
     where = start(params.seed, "depth")
@@ -58,7 +65,12 @@ def estimated(entries: tuple[Entry, ...], params: Params) -> Iterator[tuple[Entr
 def depth(params: Params) -> None:
     entries = read_manifest(Path(ARTIFACTS, "prepare")).entries
     source = read_json(Path(ARTIFACTS, "depth_model", "source.json"))["model"]
-    maps = given(entries, params) if source == "given" else estimated(entries, params)
+    if source == "given":
+        maps = given(entries, params)
+    elif source == "gradient":
+        maps = gradient(entries)
+    else:
+        maps = estimated(entries, params)
     means, deviations = [], []
     with write_pack(Path(ARTIFACTS, "depth", "depth.zip")) as pack:
         for entry, depth_map in maps:

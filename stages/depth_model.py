@@ -1,7 +1,7 @@
 """depth_model: put one depth network into a folder, so that nothing after it needs the network.
 
-`depth.model` is a hub id or a folder (copied), `given` (nothing to do), or `scenes`: then a small
-DPT learns depth from dark built-in scenes, whose depth is known exactly.
+`depth.model` is a hub id or a folder (copied), `given` or `gradient` (nothing to do), or `scenes`:
+then a small DPT learns depth from dark built-in scenes, whose depth is known exactly.
 """
 
 from pathlib import Path
@@ -81,7 +81,7 @@ def depth_model(params: Params) -> None:
         metrics: dict[str, float] = {}
         if source == "scenes":
             metrics = train_on_scenes(params, folder)
-        elif source != "given":
+        elif source not in ("given", "gradient"):
             is_local = local.is_dir()
             pin = params.depth.revision
             model, processor = load_dpt(local if is_local else source, is_local, pin)

@@ -50,7 +50,14 @@ def distill(params: Params) -> None:
     dgkd = None
     if guided:
         dgkd = DGKD(
-            len(manifest.classes), spec.width, section.pairs, section.steps, section.map_stride
+            len(manifest.classes),
+            spec.width,
+            section.pairs,
+            section.steps,
+            section.map_stride,
+            denoise=section.denoiser == "diffusion",
+            noise_adapter=section.noise_adapter,
+            autoencoder=section.autoencoder,
         )
     crops = Crops(
         manifest,
@@ -63,6 +70,7 @@ def distill(params: Params) -> None:
         seed=params.seed,
         crop=section.crop,
         scale=section.scale,
+        long_side=section.long_side,
     )
     if not guided:
         freeze(student.project_deep)

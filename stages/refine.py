@@ -1,4 +1,4 @@
-"""refine: pseudo labels from class maps, sharpened by the dark picture's edges.
+"""refine: pseudo labels from class maps, sharpened by the edges of the dark or normal picture.
 
 The background threshold is the best of a sweep over the refined maps of val (`threshold: auto`), or
 the given number; no training mask is read.
@@ -12,16 +12,38 @@ import numpy as np
 
 from dgkd_core.data.manifest import Entry, Manifest, read_manifest
 from dgkd_core.data.pack import Pack, write_pack
-from dgkd_core.data.pictures import decode_array, decode_mask, decode_rgb, encode_mask
+from dgkd_core.data.pictures import decode_array, decode_depth, decode_mask, decode_rgb, encode_mask
 from dgkd_core.evaluation.cams import Sweep
 from dgkd_core.evaluation.scores import Confusion, per_class
 from dgkd_core.files import write_metrics
+from dgkd_core.imaging.dense_crf import DenseCRF
 from dgkd_core.imaging.exposure import expose
 from dgkd_core.imaging.pamr import PAMR
-from dgkd_core.imaging.pseudo_labels import pseudo_label, sharpen
+from dgkd_core.imaging.pseudo_labels import pseudo_label, sharpen_by_crf, sharpen_by_pamr
 from dgkd_core.params import Params
 from dgkd_core.progress import Progress
 from dgkd_core.stage import ARTIFACTS, run
+
+
+class Guides:
+    """The picture that sharpens a class map: (H, W, 3), or (H, W, 4) with depth."""
+
+    def __init__(self, params: Params) -> None:
+        self.section, self.exposure = params.refine, params.model.exposure
+        self.dark = Pack(Path(ARTIFACTS, "darken", "dark.zip"))
+        self.normal = Pack(Path(ARTIFACTS, "prepare", "images.zip"))
+        self.depth = Pack(Path(ARTIFACTS, "depth", "depth.zip"))
+
+    def __call__(self, entry: Entry) -> np.ndarray:
+        name = f"{entry.id}.png"
+        if self.section.guide == "dark":
+            guide = expose(decode_rgb(self.dark.read(name), name), self.exposure)
+        else:
+            guide = expose(decode_rgb(self.normal.read(entry.image), entry.image), "none")
+        if self.section.depth:
+            depth = decode_depth(self.depth.read(name), name)
+            guide = np.concatenate([guide, depth[..., None].astype(np.float32)], 2)
+        return guide
 
 
 def sharp_maps(
@@ -29,14 +51,15 @@ def sharp_maps(
 ) -> Iterator[tuple[Entry, np.ndarray, np.ndarray]]:
     """Each picture of a split with its labels (C,) and its refined class maps (K, H, W)."""
     cams = Pack(Path(ARTIFACTS, "cam", f"{split}.zip"))
-    dark = Pack(Path(ARTIFACTS, "darken", "dark.zip"))
-    pamr = PAMR(params.refine.iterations, params.refine.dilations)
+    section, guides = params.refine, Guides(params)
+    pamr = PAMR(section.iterations, section.dilations)
+    crf = DenseCRF(section.iterations)
     for entry in Progress(manifest.split(split), f"refine, {split}", lines=4):
-        name = f"{entry.id}.png"
         maps = decode_array(cams.read(f"{entry.id}.npy"), f"{entry.id}.npy")
-        if params.refine.method == "pamr":
-            guide = expose(decode_rgb(dark.read(name), name), params.model.exposure)
-            sharp = sharpen(maps, guide, pamr)
+        if section.method == "pamr":
+            sharp = sharpen_by_pamr(maps, guides(entry), pamr)
+        elif section.method == "crf":
+            sharp = sharpen_by_crf(maps, guides(entry), crf)
         else:
             sharp = maps.astype(np.float32) / 255
         yield entry, manifest.label_vector(entry), sharp
@@ -76,7 +99,7 @@ def refine(params: Params) -> None:
         },
     }
     write_metrics("metrics/refine.json", metrics)
-    print(f"refine: mIoU {confusion.miou():.2f} on dark val where decided, threshold {threshold}")
+    print(f"refine: mIoU {confusion.miou():.2f} on val where decided, threshold {threshold}")
 
 
 if __name__ == "__main__":

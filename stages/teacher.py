@@ -15,7 +15,7 @@ from dgkd_core.models.registry import Spec, build, first_weights, save_model
 from dgkd_core.params import Params
 from dgkd_core.stage import ARTIFACTS, run
 from dgkd_core.training.loop import Recipe, train, write_curve
-from dgkd_core.training.weak import freeze, teacher_step
+from dgkd_core.training.weak import AuxiliaryClassifier, freeze, teacher_step
 
 
 def teacher(params: Params) -> None:
@@ -29,8 +29,12 @@ def teacher(params: Params) -> None:
     model = build(spec)
     assert isinstance(model, Network)
     first_weights(model, spec, params.model)
-    freeze(model.project_deep)
-    freeze(model.project_shallow)
+    auxiliary = None
+    if section.projections == "trained":
+        auxiliary = AuxiliaryClassifier(spec.width, len(manifest.classes))
+    else:
+        freeze(model.project_deep)
+        freeze(model.project_shallow)
     crops = Crops(
         manifest,
         Inputs(normal=source / "images.zip"),
@@ -42,9 +46,9 @@ def teacher(params: Params) -> None:
     pamr = PAMR(dilations=params.model.pamr_dilations)
     curve = train(
         "teacher",
-        teacher_step(model, section.mask_warmup, pamr),
+        teacher_step(model, section.mask_warmup, pamr, auxiliary),
         training_batches(crops, section.batch, section.iterations, where),
-        [model],
+        [model, auxiliary] if auxiliary is not None else [model],
         Recipe.of(section),
         where,
         pretrained=[model.encoder] if spec.frozen else [],

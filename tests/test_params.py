@@ -45,7 +45,7 @@ def test_the_committed_file_is_valid() -> None:
         (
             "cam.zzz",
             1,
-            "cam.zzz: unknown key, known here: scales, flip, batch",
+            "cam.zzz: unknown key, known here: source, scales, flip, batch",
         ),
         ("seed", "x", 'seed is "x": expected a valid integer'),
         ("seed", True, "seed is true: expected a valid integer"),

@@ -84,6 +84,9 @@ class Crops(Dataset[dict[str, Tensor]]):
     A sample is a dict of what ``inputs`` asks for: normal and dark (3, c, c) in [0, 1], depth
     (1, c, c) in [0, 1], pseudo (c, c) int64 with 255 ignored; always labels (C,) and valid
     (1, c, c), 0 where the crop is padding.
+
+    Pictures are resized by a random factor in ``scale`` before the crop, or, where ``long_side`` is
+    given, to a random long side in that range, pixels.
     """
 
     def __init__(
@@ -95,21 +98,29 @@ class Crops(Dataset[dict[str, Tensor]]):
         crop: int,
         scale: tuple[float, float],
         jitter: tuple[float, float, float, float] | None = None,
+        long_side: tuple[int, int] | None = None,
     ) -> None:
         self.manifest = manifest
         self.entries = manifest.split("train")
         self.inputs = inputs
         self.seed, self.crop, self.scale, self.jitter = seed, crop, scale, jitter
+        self.long_side = long_side
         self.store = Store()
 
     def __len__(self) -> int:
         return len(self.entries)
 
+    def _scale(self, entry: Entry) -> tuple[float, float]:
+        if self.long_side is None:
+            return self.scale
+        side = max(entry.height, entry.width)
+        return self.long_side[0] / side, self.long_side[1] / side
+
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
         position, index = key
         entry, source = self.entries[index], self.inputs
         rng = np.random.default_rng((self.seed, position))
-        g = draw_geometry(rng, entry.height, entry.width, self.scale, self.crop)
+        g = draw_geometry(rng, entry.height, entry.width, self._scale(entry), self.crop)
         grey = torch.tensor(MEAN)
         ones = torch.ones(1, g.height, g.width)
         sample = {

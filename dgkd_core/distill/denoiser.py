@@ -46,6 +46,27 @@ class NoisePredictor(nn.Module):
         return self.layers(x + self.time(t)[:, :, None, None])
 
 
+class NoiseAdapter(nn.Module):
+    """Finds how noisy a student's features are: a share of them is kept, the rest becomes noise.
+
+    DiffKD's form (METHOD §5): γ, one a picture, from a residual bottleneck, global average pooling
+    and a linear layer; x = γ·F + (1 − γ)·ε.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.features = _Residual(channels)
+        self.share = nn.Linear(channels, 1)
+
+    def gamma(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to γ (N, 1, 1, 1) in (0, 1)."""
+        return self.share(self.features(x).mean((-2, -1))).sigmoid()[:, :, None, None]
+
+    def forward(self, x: Tensor) -> Tensor:
+        gamma = self.gamma(x)
+        return gamma * x + (1 - gamma) * torch.randn_like(x)
+
+
 class FeatureDenoiser(nn.Module):
     """Denoises feature maps by DDIM and learns to do so from clean ones.
 
@@ -55,15 +76,17 @@ class FeatureDenoiser(nn.Module):
     Args:
         channels: C of the feature maps.
         steps: DDIM steps, 1 to 10.
+        noise_adapter: match the student's noise level first; off in the paper.
     """
 
     train_steps = 1000
     schedule = 10
 
-    def __init__(self, channels: int, steps: int = 5) -> None:
+    def __init__(self, channels: int, steps: int = 5, noise_adapter: bool = False) -> None:
         super().__init__()
         if not 1 <= steps <= self.schedule:
             raise ValueError(f"steps must be 1 to {self.schedule}, got {steps}")
+        self.adapt = NoiseAdapter(channels) if noise_adapter else None
         self.predict = NoisePredictor(channels)
         self.project = nn.Sequential(nn.Conv2d(channels, channels, 1), nn.BatchNorm2d(channels))
         scheduler: Any = DDIMScheduler(
@@ -80,6 +103,8 @@ class FeatureDenoiser(nn.Module):
 
     def denoise(self, x: Tensor) -> Tensor:
         """(N, C, H, W) features taken as noisy to refined ones, the projection included."""
+        if self.adapt is not None:
+            x = self.adapt(x)
         for t in self.timesteps:
             noise = self.predict(x, torch.full((len(x),), t, device=x.device))
             x = self.scheduler.step(noise, t, x, eta=0.0).prev_sample

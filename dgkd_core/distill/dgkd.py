@@ -8,18 +8,39 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dgkd_core.choices import PAIRS
 from dgkd_core.distill.denoiser import FeatureDenoiser
 from dgkd_core.distill.dist import dist_loss
 from dgkd_core.models.head import present
 from dgkd_core.models.network import Output
-
-PAIRS = ("map", "deep", "shallow")
 
 
 def class_maps(output: Output, labels: Tensor, size: Sequence[int]) -> Tensor:
     """Softmax masks resized to ``size`` with the classes absent from the labels zeroed."""
     masks = F.interpolate(output.masks, tuple(size), mode="bilinear", align_corners=True)
     return masks * present(labels)
+
+
+class Latent(nn.Module):
+    """A linear autoencoder of the teacher's features, and the student's way into its latent.
+
+    After DiffKD (METHOD §5): wide features are compared in a smaller space.
+
+    Args:
+        width: channels of the features.
+        channels: channels of the latent.
+    """
+
+    def __init__(self, width: int, channels: int) -> None:
+        super().__init__()
+        self.encode = nn.Sequential(nn.Conv2d(width, channels, 1), nn.BatchNorm2d(channels))
+        self.decode = nn.Conv2d(channels, width, 1)
+        self.student = nn.Conv2d(width, channels, 1)
+
+    def forward(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Both features in the latent, the teacher's detached, and the reconstruction loss."""
+        latent = self.encode(teacher)
+        return self.student(student), latent.detach(), F.mse_loss(self.decode(latent), teacher)
 
 
 class DGKD(nn.Module):
@@ -30,6 +51,9 @@ class DGKD(nn.Module):
         width: channels of the projected features.
         pairs: which of map, deep and shallow are distilled.
         steps: DDIM steps.
+        denoise: False compares the student's tensors as they are (plain DIST).
+        noise_adapter: give each denoiser a noise adapter.
+        autoencoder: channels of a latent for deep and shallow; None for none.
         map_stride: picture pixels per pixel of the compared maps; 1 in the paper. The maps come
             from the shallow tap (stride 4), so a larger one compares the same information.
     """
@@ -41,21 +65,30 @@ class DGKD(nn.Module):
         pairs: Sequence[str] = PAIRS,
         steps: int = 5,
         map_stride: int = 1,
+        denoise: bool = True,
+        noise_adapter: bool = False,
+        autoencoder: int | None = None,
     ) -> None:
         super().__init__()
         self.map_stride = map_stride
         unknown = set(pairs) - set(PAIRS)
         if unknown:
             raise ValueError(f"pairs must be among {PAIRS}, got {sorted(unknown)}")
-        channels = {"map": classes + 1, "deep": width, "shallow": width}
-        self.denoisers = nn.ModuleDict(
-            {pair: FeatureDenoiser(channels[pair], steps) for pair in PAIRS if pair in pairs}
-        )
+        self.pairs = tuple(pair for pair in PAIRS if pair in pairs)
+        features = width if autoencoder is None else autoencoder
+        channels = {"map": classes + 1, "deep": features, "shallow": features}
+        self.denoisers, self.latents = nn.ModuleDict(), nn.ModuleDict()
+        for pair in self.pairs:
+            if denoise:
+                self.denoisers[pair] = FeatureDenoiser(channels[pair], steps, noise_adapter)
+            if autoencoder is not None and pair != "map":
+                self.latents[pair] = Latent(width, autoencoder)
 
     def forward(
         self, student: Output, teacher: Output, labels: Tensor, size: Sequence[int]
     ) -> dict[str, Tensor]:
-        """Named losses: ``kd_PAIR`` (student, to be weighted by λ) and ``diff_PAIR`` (denoiser).
+        """Named losses: ``kd_PAIR`` (student, to be weighted by λ), ``diff_PAIR`` (denoiser) and
+        ``ae_PAIR`` (autoencoder).
 
         Args:
             student, teacher: outputs for the same crops; no gradient reaches the teacher.
@@ -64,15 +97,20 @@ class DGKD(nn.Module):
         """
         losses: dict[str, Tensor] = {}
         size = [max(1, side // self.map_stride) for side in size]
-        for pair, denoiser in self.denoisers.items():
+        for pair in self.pairs:
             if pair == "map":
                 mine = class_maps(student, labels, size)
                 theirs = class_maps(teacher, labels, size)
             else:
                 mine, theirs = getattr(student, pair), getattr(teacher, pair)
-            theirs = theirs.detach().float()
+            mine, theirs = mine.float(), theirs.detach().float()
             with torch.autocast(mine.device.type, enabled=False):
-                assert isinstance(denoiser, FeatureDenoiser)
-                losses[f"kd_{pair}"] = dist_loss(denoiser.denoise(mine.float()), theirs)
-                losses[f"diff_{pair}"] = denoiser.diffusion_loss(theirs)
+                if pair in self.latents:
+                    mine, theirs, losses[f"ae_{pair}"] = self.latents[pair](mine, theirs)
+                if pair in self.denoisers:
+                    denoiser = self.denoisers[pair]
+                    assert isinstance(denoiser, FeatureDenoiser)
+                    mine = denoiser.denoise(mine)
+                    losses[f"diff_{pair}"] = denoiser.diffusion_loss(theirs)
+                losses[f"kd_{pair}"] = dist_loss(mine, theirs)
         return losses

@@ -5,21 +5,41 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from dgkd_core.imaging.dense_crf import DenseCRF
 from dgkd_core.imaging.pamr import PAMR
 
 
-def sharpen(maps: np.ndarray, guide: np.ndarray, pamr: PAMR) -> np.ndarray:
+def _chw(guide: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(guide.transpose(2, 0, 1)))
+
+
+def sharpen_by_pamr(maps: np.ndarray, guide: np.ndarray, pamr: PAMR) -> np.ndarray:
     """Refine class maps by PAMR.
 
     Args:
         maps: (K, H, W) uint8, 255 = 1.
-        guide: (H, W, G) float32 in [0, 1], the picture.
+        guide: (H, W, G) float32 in [0, 1]: the picture, maybe with depth as a fourth channel.
 
     Returns:
         (K, H, W) float32 in [0, 1].
     """
-    image = torch.from_numpy(np.ascontiguousarray(guide.transpose(2, 0, 1)))[None]
-    return pamr(image, torch.from_numpy(maps)[None].float() / 255)[0].numpy()
+    return pamr(_chw(guide)[None], torch.from_numpy(maps)[None].float() / 255)[0].numpy()
+
+
+def sharpen_by_crf(maps: np.ndarray, guide: np.ndarray, crf: DenseCRF) -> np.ndarray:
+    """Refine class maps by a dense CRF; what they leave of one is the background's share.
+
+    Args:
+        maps: (K, H, W) uint8, 255 = 1; they sum to at most 255 but for rounding.
+        guide: (H, W, 3) float32 in [0, 1], the picture.
+
+    Returns:
+        (K, H, W) float32 in [0, 1].
+    """
+    own = torch.from_numpy(maps).float() / 255
+    background = (1 - own.sum(0, keepdim=True)).clamp(min=0)
+    shares = torch.cat([background, own])
+    return crf(_chw(guide), shares / shares.sum(0))[1:].numpy()
 
 
 def pseudo_label(

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from dgkd_core.choices import FUSIONS
 from dgkd_core.models.dgf2 import DGF2, DepthPrior
 from dgkd_core.models.encoder import Encoder
 from dgkd_core.models.head import Decoder, Head, class_scores
+from dgkd_core.models.tone_curve import ToneCurve
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -41,12 +43,16 @@ class Output:
 
 
 class _Fused(nn.Module):
-    """An encoder whose features a depth map modulates at three places."""
+    """An encoder whose features a depth map modulates at three places.
 
-    def __init__(self, encoder: Encoder, dgf2: str) -> None:
+    ``curve`` puts a learned tone curve in front of it.
+    """
+
+    def __init__(self, encoder: Encoder, dgf2: str, curve: bool = False) -> None:
         super().__init__()
-        if dgf2 not in ("off", "paper", "gated"):
-            raise ValueError(f"dgf2 must be off, paper or gated, got {dgf2!r}")
+        if dgf2 not in FUSIONS:
+            raise ValueError(f"dgf2 must be one of {', '.join(FUSIONS)}, got {dgf2!r}")
+        self.curve = ToneCurve() if curve else None
         self.encoder = encoder
         self.prior = DepthPrior(64) if dgf2 != "off" else None
         channels = encoder.fusion_channels if dgf2 != "off" else ()
@@ -58,7 +64,7 @@ class _Fused(nn.Module):
 
     def taps(self, image: Tensor, depth: Tensor | None) -> tuple[Tensor, Tensor]:
         """Normalised shallow and deep features of (N, 3, H, W) in [0, 1] and (N, 1, H, W)."""
-        image = normalise(image)
+        image = normalise(image if self.curve is None else self.curve(image))
         if self.prior is None:
             return self.encoder(image)
         if depth is None:
@@ -82,6 +88,7 @@ class Network(_Fused):
         width: channels of the head.
         dgf2: ``off`` for a network without depth, ``paper`` or ``gated`` for one with.
         aspp_rates: dilations of the ASPP.
+        curve: put a learned tone curve in front.
     """
 
     def __init__(
@@ -91,25 +98,35 @@ class Network(_Fused):
         width: int = 256,
         dgf2: str = "off",
         aspp_rates: tuple[int, int, int] = (12, 24, 36),
+        curve: bool = False,
     ) -> None:
-        super().__init__(encoder, dgf2)
+        super().__init__(encoder, dgf2, curve)
         shallow, deep = encoder.shallow_channels, encoder.deep_channels
         self.align = nn.Identity() if shallow == width else nn.Conv2d(shallow, width, 1, bias=False)
         self.head = Head(width, deep, width, classes, aspp_rates)
         self.project_deep = _projection(deep, width)
         self.project_shallow = _projection(width, width)
 
-    def forward(self, image: Tensor, depth: Tensor | None = None, features: bool = True) -> Output:
+    def forward(
+        self,
+        image: Tensor,
+        depth: Tensor | None = None,
+        features: bool = True,
+        detach_features: bool = False,
+    ) -> Output:
         """Run on pictures.
 
         Args:
             image: (N, 3, H, W) RGB in [0, 1]; ImageNet normalisation happens inside.
             depth: (N, 1, H, W) in [0, 1], near = 1; needed where the network fuses depth.
             features: also compute the projected features for distillation.
+            detach_features: let their gradient reach the projections only, not the backbone.
         """
         shallow, deep = self.taps(image, depth)
         shallow = self.align(shallow)
         logits = self.head(shallow, deep).float()
+        if detach_features:
+            shallow, deep = shallow.detach(), deep.detach()
         return Output(
             logits,
             logits.softmax(1),
@@ -129,8 +146,9 @@ class Segmenter(_Fused):
         width: int = 256,
         dgf2: str = "off",
         aspp_rates: tuple[int, int, int] = (12, 24, 36),
+        curve: bool = False,
     ) -> None:
-        super().__init__(encoder, dgf2)
+        super().__init__(encoder, dgf2, curve)
         self.decoder = Decoder(encoder.shallow_channels, encoder.deep_channels, width, aspp_rates)
         self.classify = nn.Sequential(nn.Dropout(0.1), nn.Conv2d(width, classes + 1, 1))
 

@@ -18,6 +18,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from dgkd_core.choices import Exposure, Fusion
 from dgkd_core.errors import InputError
 from dgkd_core.files import atomic_folder, read_json, sha256, write_json
 from dgkd_core.models.encoder import Encoder, ResNet, TimmEncoder
@@ -42,8 +43,8 @@ class Spec:
     output_stride: Literal[8, 16, 32]
     width: Annotated[int, Field(ge=1)]
     aspp_rates: tuple[int, int, int]
-    dgf2: Literal["off", "paper", "gated"]
-    exposure: Literal["none", "gain", "gamma"]
+    dgf2: Fusion
+    exposure: Exposure
     frozen: bool
 
     @classmethod
@@ -169,7 +170,14 @@ def build(spec: Spec) -> Network | Segmenter:
     kinds: dict[str, type[Network] | type[Segmenter]] = {"network": Network, "segmenter": Segmenter}
     if spec.kind not in kinds:
         raise InputError(f"model kind is {spec.kind!r}, expected network or segmenter")
-    model = kinds[spec.kind](encoder, len(spec.classes), spec.width, spec.dgf2, spec.aspp_rates)
+    model = kinds[spec.kind](
+        encoder,
+        len(spec.classes),
+        spec.width,
+        spec.dgf2,
+        spec.aspp_rates,
+        curve=spec.exposure == "curve",
+    )
     if spec.frozen:
         encoder.freeze()
     return model

@@ -25,13 +25,45 @@ def weak_losses(output: Output, image: Tensor, batch: Batch, pamr: PAMR | None) 
     return losses
 
 
-def teacher_step(network: Network, mask_warmup: int, pamr: PAMR) -> Step:
-    """The teacher learns from normal pictures and image-level labels."""
+class AuxiliaryClassifier(nn.Module):
+    """Trains a teacher's projections: image-level labels from their average-pooled features.
+
+    The release leaves the teacher's two projections random (METHOD §5).
+
+    Args:
+        width: channels of the projections.
+        classes: C.
+    """
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__()
+        self.deep = nn.Linear(width, classes)
+        self.shallow = nn.Linear(width, classes)
+
+    def forward(self, output: Output, labels: Tensor) -> Tensor:
+        """Multilabel soft margin loss of both, scalar; ``labels`` (N, C)."""
+        if output.deep is None or output.shallow is None:
+            raise ValueError("expected an output with deep and shallow features")
+        deep, shallow = output.deep.mean((-2, -1)), output.shallow.mean((-2, -1))
+        loss = F.multilabel_soft_margin_loss(self.deep(deep), labels)
+        return loss + F.multilabel_soft_margin_loss(self.shallow(shallow), labels)
+
+
+def teacher_step(
+    network: Network, mask_warmup: int, pamr: PAMR, auxiliary: AuxiliaryClassifier | None = None
+) -> Step:
+    """The teacher learns from normal pictures and image-level labels.
+
+    ``auxiliary`` trains its projections beside it; nothing of that reaches the backbone.
+    """
 
     def step(batch: Batch, i: int) -> Losses:
-        output = network(batch["normal"], features=False)
+        output = network(batch["normal"], features=auxiliary is not None, detach_features=True)
         guide = pamr if i >= mask_warmup else None
-        return weak_losses(output, batch["normal"], batch, guide)
+        losses = weak_losses(output, batch["normal"], batch, guide)
+        if auxiliary is not None:
+            losses["auxiliary"] = auxiliary(output, batch["labels"])
+        return losses
 
     return step
 

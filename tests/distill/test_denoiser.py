@@ -186,3 +186,30 @@ def test_steps_are_drawn_uniformly_one_a_picture() -> None:
     assert t.max() == 999
     tenths = torch.bincount(t // 100, minlength=10)
     assert (tenths - n / 10).abs().max() < 5 * math.sqrt(n * 0.1 * 0.9)
+
+
+def test_the_noise_adapter_keeps_a_share_and_fills_up_with_noise() -> None:
+    torch.manual_seed(2)
+    denoiser = lively(FeatureDenoiser(4, 2, noise_adapter=True))
+    adapter = denoiser.adapt
+    assert adapter is not None
+    x = torch.randn(3, 4, 5, 6, dtype=torch.float64)
+    with torch.no_grad():
+        gamma = adapter.gamma(x)
+        assert gamma.shape == (3, 1, 1, 1)
+        for i in range(3):
+            pooled = adapter.features(x[i : i + 1])[0].mean((-2, -1))
+            odds = (adapter.share.weight[0] * pooled).sum() + adapter.share.bias[0]
+            assert gamma[i].item() == pytest.approx(1 / (1 + math.exp(-odds.item())), rel=1e-9)
+        torch.manual_seed(9)
+        found = denoiser.denoise(x)
+        torch.manual_seed(9)
+        noisy = gamma * x + (1 - gamma) * torch.randn_like(x)
+        denoiser.adapt = None
+        torch.testing.assert_close(found, denoiser.denoise(noisy))
+
+
+def test_without_an_adapter_nothing_is_added() -> None:
+    names = {name for name, _ in FeatureDenoiser(4).named_parameters()}
+    more = {name for name, _ in FeatureDenoiser(4, noise_adapter=True).named_parameters()}
+    assert {name.split(".")[0] for name in more - names} == {"adapt"}

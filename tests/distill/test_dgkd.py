@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dgkd_core.distill.dgkd import DGKD, PAIRS, class_maps
+from dgkd_core.choices import PAIRS
+from dgkd_core.distill.dgkd import DGKD, class_maps
 from dgkd_core.distill.dist import dist_loss
 from dgkd_core.models.network import Output
 
@@ -138,3 +139,59 @@ def test_half_precision_outputs_are_compared_in_float32() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         losses = dgkd(half, teacher, LABELS, SIZE)
     assert all(value.dtype == torch.float32 for value in losses.values())
+
+
+def test_without_denoisers_it_is_plain_dist() -> None:
+    dgkd = DGKD(3, 6, denoise=False)
+    assert not list(dgkd.parameters())
+    student, teacher = _output(1), _output(2)
+    losses = dgkd(student, teacher, LABELS, SIZE)
+    assert set(losses) == {f"kd_{pair}" for pair in PAIRS}
+    assert student.deep is not None
+    assert teacher.deep is not None
+    torch.testing.assert_close(losses["kd_deep"], dist_loss(student.deep, teacher.deep))
+    mine, theirs = (class_maps(output, LABELS, SIZE) for output in (student, teacher))
+    torch.testing.assert_close(losses["kd_map"], dist_loss(mine, theirs))
+
+
+@pytest.mark.parametrize("denoise", [True, False])
+def test_the_autoencoder_compares_wide_features_in_its_latent(denoise: bool) -> None:
+    torch.manual_seed(0)
+    dgkd = DGKD(3, 6, denoise=denoise, autoencoder=2).eval()
+    student, teacher = _output(1), _output(2)
+    losses = dgkd(student, teacher, LABELS, SIZE)
+    assert {name for name in losses if name.startswith("ae_")} == {"ae_deep", "ae_shallow"}
+    for pair in ("deep", "shallow"):
+        mine, theirs = getattr(student, pair), getattr(teacher, pair)
+        latent = dgkd.latents[pair]
+        code = latent.encode(theirs)
+        assert code.shape == (2, 2, *theirs.shape[2:])
+        rebuilt = latent.decode(code)
+        torch.testing.assert_close(losses[f"ae_{pair}"], (rebuilt - theirs).square().mean())
+        reduced = latent.student(mine)
+        if denoise:
+            assert dgkd.denoisers[pair].project[0].in_channels == 2
+            reduced = dgkd.denoisers[pair].denoise(reduced)
+        torch.testing.assert_close(losses[f"kd_{pair}"], dist_loss(reduced, code))
+
+
+def test_the_encoder_learns_from_reconstruction_alone() -> None:
+    torch.manual_seed(0)
+    dgkd = DGKD(3, 6, autoencoder=2, noise_adapter=True).train()
+    student = _output(1, grad=True)
+    losses = dgkd(student, _output(2), LABELS, SIZE)
+    sum(v for k, v in losses.items() if not k.startswith("ae_")).backward(retain_graph=True)
+    for latent in dgkd.latents.values():
+        assert all(
+            p.grad is None for p in [*latent.encode.parameters(), *latent.decode.parameters()]
+        )
+        assert latent.student.weight.grad.abs().max() > 0
+    assert student.deep is not None
+    assert student.deep.grad is not None
+    assert student.deep.grad.abs().max() > 0
+    for denoiser in dgkd.denoisers.values():
+        assert denoiser.adapt.share.weight.grad.abs().max() > 0
+    (losses["ae_deep"] + losses["ae_shallow"]).backward()
+    for latent in dgkd.latents.values():
+        assert latent.encode[0].weight.grad.abs().max() > 0
+        assert latent.decode.weight.grad.abs().max() > 0

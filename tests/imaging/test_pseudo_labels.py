@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dgkd_core.imaging.pamr import PAMR
-from dgkd_core.imaging.pseudo_labels import pseudo_label, sharpen
+from dgkd_core.imaging.pseudo_labels import pseudo_label, sharpen_by_pamr
 
 
 def _slow(maps: np.ndarray, labels: list[int], threshold: float, margin: float) -> np.ndarray:
@@ -60,7 +60,7 @@ def test_sharpen_is_pamr_on_maps_from_0_to_1(channels: int) -> None:
     guide = rng.random((6, 7, channels), dtype=np.float32)
     pamr = PAMR(2, (1, 2))
     before = maps.copy(), guide.copy()
-    out = sharpen(maps, guide, pamr)
+    out = sharpen_by_pamr(maps, guide, pamr)
     assert np.array_equal(maps, before[0])
     assert np.array_equal(guide, before[1])
     assert out.dtype == np.float32
@@ -79,4 +79,4 @@ def test_sharpen_is_pamr_on_maps_from_0_to_1(channels: int) -> None:
 def test_a_full_map_stays_full() -> None:
     maps = np.full((1, 5, 5), 255, np.uint8)
     guide = np.random.default_rng(2).random((5, 5, 3), dtype=np.float32)
-    np.testing.assert_allclose(sharpen(maps, guide, PAMR(3, (1,))), 1, atol=1e-5)
+    np.testing.assert_allclose(sharpen_by_pamr(maps, guide, PAMR(3, (1,))), 1, atol=1e-5)

@@ -223,3 +223,34 @@ def test_float64_runs_through() -> None:
     assert out.logits.dtype == torch.float32
     assert out.deep is not None
     assert out.deep.dtype == torch.float64
+
+
+@pytest.mark.parametrize("kind", [Network, Segmenter])
+def test_a_curve_in_front_learns_with_the_network(kind: type[Network] | type[Segmenter]) -> None:
+    torch.manual_seed(6)
+    plain = kind(_encoder(), 3, 16, "off", RATES).eval()
+    curved = kind(_encoder(), 3, 16, "off", RATES, curve=True).eval()
+    assert curved.curve is not None
+    missing, extra = curved.load_state_dict(plain.state_dict(), strict=False)
+    assert not extra
+    assert all(name.startswith("curve.") for name in missing)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            curved(IMAGE).logits, plain(IMAGE).logits, atol=1e-4, rtol=1e-4
+        )  # the identity at first
+    nn.init.normal_(curved.curve.predict[2].weight)
+    F.cross_entropy(curved.train()(IMAGE).logits, torch.randint(0, 4, (2, 10, 12))).backward()
+    for parameter in curved.curve.parameters():
+        assert parameter.grad is not None
+        assert bool(parameter.grad.isfinite().all())
+        assert parameter.grad.abs().max() > 0
+
+
+def test_detached_features_train_the_projections_alone() -> None:
+    network = _network("off").train()
+    out = network(IMAGE, detach_features=True)
+    assert out.deep is not None
+    assert out.shallow is not None
+    (out.deep.square().mean() + out.shallow.square().mean()).backward()
+    learns = {name for name, p in network.named_parameters() if p.grad is not None}
+    assert learns == {n for n, _ in network.named_parameters() if n.startswith("project_")}

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dgkd_core.distill.dgkd import DGKD, PAIRS
+from dgkd_core.choices import PAIRS
+from dgkd_core.distill.dgkd import DGKD
 from dgkd_core.imaging.pamr import PAMR
 from dgkd_core.models.network import Network, Segmenter
 from dgkd_core.models.registry import build_encoder

@@ -11,7 +11,7 @@ from dgkd_core.models.head import mask_loss, refine_to_pseudo
 from dgkd_core.models.network import Network, Output
 from dgkd_core.models.registry import build_encoder
 from dgkd_core.training.loop import Batch
-from dgkd_core.training.weak import freeze, teacher_step, weak_losses
+from dgkd_core.training.weak import AuxiliaryClassifier, freeze, teacher_step, weak_losses
 
 LABELS = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
 FAR = 10**6
@@ -116,3 +116,39 @@ def test_freeze_takes_a_module_out_of_training() -> None:
     assert freeze(module) is module
     assert not any(part.training for part in module.modules())
     assert not any(p.requires_grad for p in module.parameters())
+
+
+def test_the_auxiliary_classifier_trains_the_projections_and_nothing_else() -> None:
+    plain, helped, batch = _network(), _network(), _batch()
+    auxiliary = AuxiliaryClassifier(16, 2)
+    torch.manual_seed(3)
+    losses = teacher_step(plain, FAR, PAMR(1, (1,)))(batch, 0)
+    torch.stack(list(losses.values())).sum().backward()
+    torch.manual_seed(3)
+    more = teacher_step(helped, FAR, PAMR(1, (1,)), auxiliary)(batch, 0)
+    assert set(more) == {*losses, "auxiliary"}
+    torch.testing.assert_close(more["cls"], losses["cls"])
+    torch.stack(list(more.values())).sum().backward()
+    for (name, a), b in zip(plain.named_parameters(), helped.parameters(), strict=True):
+        assert b.grad is not None, name
+        if name.startswith("project_"):
+            assert bool(b.grad.isfinite().all()), name
+            if name.endswith("0.weight"):
+                assert b.grad.abs().max() > 0, name
+        else:
+            assert a.grad is not None, name
+            torch.testing.assert_close(b.grad, a.grad)
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in auxiliary.parameters())
+
+
+def test_the_auxiliary_loss_is_that_of_both_pooled_features() -> None:
+    torch.manual_seed(4)
+    auxiliary = AuxiliaryClassifier(3, 2)
+    deep, shallow = torch.rand(2, 3, 2, 2), torch.rand(2, 3, 4, 5)
+    output = Output(torch.zeros(1), torch.zeros(1), torch.zeros(1), deep, shallow)
+    expected = 0.0
+    for feature, layer in ((deep, auxiliary.deep), (shallow, auxiliary.shallow)):
+        pooled = torch.stack([feature[i, c].mean() for i in range(2) for c in range(3)])
+        scores = pooled.view(2, 3) @ layer.weight.T + layer.bias
+        expected += _soft_margin(scores)
+    assert auxiliary(output, LABELS).item() == pytest.approx(expected, rel=1e-5)

@@ -1,0 +1,47 @@
+"""A learned tone curve in front of a network: `exposure: curve` (METHOD §8)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+_QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
+_LUMA = (0.299, 0.587, 0.114)
+
+
+class ToneCurve(nn.Module):
+    """Each picture's own rising, piecewise linear curve from (0, 0) to (1, 1).
+
+    A two-layer network looks at the picture's luma quantiles and gives the rises of the pieces; its
+    last layer starts at zero, so the curve starts as the identity. It is trained with the network
+    behind it.
+
+    Args:
+        pieces: pieces of equal width.
+        hidden: units of the hidden layer.
+    """
+
+    def __init__(self, pieces: int = 8, hidden: int = 32) -> None:
+        super().__init__()
+        self.pieces = pieces
+        self.predict = nn.Sequential(
+            nn.Linear(len(_QUANTILES), hidden), nn.ReLU(), nn.Linear(hidden, pieces)
+        )
+        nn.init.zeros_(self.predict[2].weight)
+        nn.init.zeros_(self.predict[2].bias)
+
+    def rises(self, image: Tensor) -> Tensor:
+        """How much each piece rises, (N, pieces), positive, summing to one."""
+        luma = (image * image.new_tensor(_LUMA)[:, None, None]).sum(1).flatten(1)
+        # a sorted copy: torch.quantile has no deterministic or half-precision form everywhere
+        ranks = [round(q * (luma.shape[1] - 1)) for q in _QUANTILES]
+        return self.predict(luma.sort(1).values[:, ranks]).softmax(1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(N, 3, H, W) in [0, 1] to the same shape and range."""
+        rises = self.rises(image.detach()).to(image.dtype)
+        position = image * self.pieces
+        out = torch.zeros_like(image)
+        for k in range(self.pieces):
+            out = out + rises[:, k, None, None, None] * (position - k).clamp(0, 1)
+        return out

@@ -1,0 +1,90 @@
+"""The learned tone curve: each picture's own rising curve, the identity at the start."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dgkd_core.models.tone_curve import ToneCurve
+
+SIZES = [(1, 1), (1, 7), (9, 5), (16, 20)]
+
+
+def _bent(pieces: int = 8) -> ToneCurve:
+    torch.manual_seed(0)
+    curve = ToneCurve(pieces)
+    nn.init.normal_(curve.predict[2].weight, std=2.0)
+    return curve
+
+
+def _picture(height: int = 9, width: int = 5, seed: int = 1) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(2, 3, height, width, generator=generator) ** 2
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_it_starts_as_the_identity(size: tuple[int, int]) -> None:
+    image = _picture(*size)
+    torch.testing.assert_close(ToneCurve()(image), image, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("pieces", [1, 3, 8])
+@pytest.mark.parametrize("size", SIZES)
+def test_it_is_linear_interpolation_between_knots(size: tuple[int, int], pieces: int) -> None:
+    curve, image = _bent(pieces), _picture(*size)
+    image[0, 0, 0, 0], image[1, 0, 0, 0] = 0, 1
+    with torch.no_grad():
+        out, rises = curve(image), curve.rises(image)
+    knots = np.linspace(0, 1, pieces + 1)
+    for i in range(2):
+        heights = np.concatenate([[0], np.cumsum(rises[i].numpy())])
+        assert np.all(np.diff(heights) > 0)
+        expected = np.interp(image[i].numpy(), knots, heights)
+        np.testing.assert_allclose(out[i].numpy(), expected, atol=1e-5)
+    assert out[0, 0, 0, 0] == 0
+    assert out[1, 0, 0, 0].item() == pytest.approx(1, abs=1e-6)
+
+
+def test_the_curve_follows_the_lumas_quantiles() -> None:
+    curve, image = _bent(), torch.zeros(1, 3, 1, 101)
+    image[0, :, 0] = torch.linspace(0, 1, 101)[torch.randperm(101)]  # the order does not matter
+    quantiles = torch.tensor([[0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99]])
+    with torch.no_grad():
+        expected = curve.predict(quantiles).softmax(1)
+        torch.testing.assert_close(curve.rises(image), expected, atol=1e-5, rtol=1e-4)
+        green = image * torch.tensor([0.0, 1.0, 0.0])[:, None, None]
+        expected = curve.predict(0.587 * quantiles).softmax(1)
+        torch.testing.assert_close(curve.rises(green), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_pictures_do_not_see_each_other() -> None:
+    curve, image = _bent(), _picture()
+    with torch.no_grad():
+        together, alone = curve(image), curve(image[:1])
+    torch.testing.assert_close(together[:1], alone)
+    assert not torch.allclose(curve.rises(image)[0], curve.rises(image)[1])
+
+
+def test_gradients_of_its_parameters() -> None:
+    curve, image = _bent(3).double(), _picture(4, 3).double()
+    names = [name for name, _ in curve.named_parameters()]
+
+    def run(*values: Tensor) -> Tensor:
+        return torch.func.functional_call(curve, dict(zip(names, values, strict=True)), (image,))
+
+    values = tuple(p.detach().clone().requires_grad_() for p in curve.parameters())
+    assert torch.autograd.gradcheck(run, values)
+
+
+def test_it_can_learn_to_brighten() -> None:
+    curve, image = ToneCurve(), _picture() * 0.3
+    target = image.sqrt()
+    optimizer = torch.optim.Adam(curve.parameters(), 1e-2)
+    losses = []
+    for _ in range(200):
+        loss = (curve(image) - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] / 10

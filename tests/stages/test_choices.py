@@ -1,0 +1,117 @@
+"""Where class maps come from, and what sharpens them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dgkd_core.data.manifest import Entry, read_manifest
+from dgkd_core.data.pack import Pack
+from dgkd_core.data.pictures import decode_array, decode_depth, decode_mask
+from dgkd_core.data.samples import Store, whole_depths, whole_pictures
+from dgkd_core.evaluation.cams import class_maps
+from dgkd_core.evaluation.inference import infer
+from dgkd_core.imaging.dense_crf import DenseCRF
+from dgkd_core.imaging.exposure import expose
+from dgkd_core.imaging.pamr import PAMR
+from dgkd_core.imaging.pseudo_labels import pseudo_label, sharpen_by_crf, sharpen_by_pamr
+from dgkd_core.models.registry import load_model
+from dgkd_core.presets import apply_preset
+
+pytestmark = pytest.mark.slow
+CPU = torch.device("cpu")
+DARK, IMAGES = Path("artifacts/darken/dark.zip"), Path("artifacts/prepare/images.zip")
+DEPTH = Path("artifacts/depth/depth.zip")
+
+
+@pytest.fixture
+def trained(project: Path, run_stages: Callable[..., None]) -> Callable[..., None]:
+    """Everything up to the student, with depth that is the control's vertical gradient."""
+    apply_preset("tiny", ["depth.model=gradient"])
+    run_stages("prepare", "darken", "depth_model", "depth", "teacher", "distill")
+
+    def run(*values: str) -> None:
+        apply_preset("tiny", ["depth.model=gradient", *values])
+        run_stages("cam", "refine")
+
+    return run
+
+
+def _maps(id_: str) -> np.ndarray:
+    return decode_array(Pack(Path("artifacts/cam/train.zip")).read(f"{id_}.npy"), id_)
+
+
+def _expected(entry: Entry, source: str) -> np.ndarray:
+    masks, store = [], Store()
+    if source in ("student", "mean"):
+        student, spec = load_model("artifacts/student")
+        dark = whole_pictures([entry], store, DARK, spec.exposure, dark=True)
+        depth = whole_depths([entry], store, DEPTH)
+        masks.append(infer(student, dark, depth, [1.0], True)[0][0])
+    if source in ("teacher", "mean"):
+        teacher, _ = load_model("artifacts/teacher")
+        normal = whole_pictures([entry], store, IMAGES, "none", dark=False)
+        masks.append(infer(teacher, normal, None, [1.0], True)[0][0])
+    labels = read_manifest("artifacts/prepare").label_vector(entry)
+    return class_maps(sum(masks) / len(masks), labels)
+
+
+def _guide(entry: Entry, guide: str, depth: bool) -> np.ndarray:
+    store = Store()
+    if guide == "dark":
+        picture = expose(store.rgb(DARK, f"{entry.id}.png"), "gain")
+    else:
+        picture = store.rgb(IMAGES, entry.image).astype(np.float32) / 255
+    if not depth:
+        return picture
+    beside = decode_depth(Pack(DEPTH).read(f"{entry.id}.png"), entry.id)
+    return np.concatenate([picture, beside[..., None]], 2).astype(np.float32)
+
+
+def test_sources_of_class_maps_and_guides_of_refinement(trained: Callable[..., None]) -> None:
+    manifest = read_manifest("artifacts/prepare")
+    entry = next(e for e in manifest.split("train") if e.labels)
+    labels = manifest.label_vector(entry)
+    pamr, crf = PAMR(2, (1, 2)), DenseCRF(2)
+    seen = {}
+    for source, method, guide, depth in (
+        ("student", "pamr", "dark", False),
+        ("student", "pamr", "dark", True),
+        ("teacher", "pamr", "normal", False),
+        ("mean", "pamr", "normal", True),
+        ("mean", "crf", "normal", False),
+        ("mean", "none", "dark", False),
+    ):
+        trained(
+            f"cam.source={source}",
+            f"refine.method={method}",
+            f"refine.guide={guide}",
+            f"refine.depth={str(depth).lower()}",
+            "refine.threshold=0.5",
+        )
+        maps = _maps(entry.id)
+        difference = np.abs(maps.astype(int) - _expected(entry, source).astype(int))
+        assert difference.max() <= 1, source  # a batch of one may round otherwise
+        if method == "pamr":
+            sharp = sharpen_by_pamr(maps, _guide(entry, guide, depth), pamr)
+        elif method == "crf":
+            sharp = sharpen_by_crf(maps, _guide(entry, guide, depth), crf)
+        else:
+            sharp = maps.astype(np.float32) / 255
+        label = Pack(Path("artifacts/refine/train.zip")).read(f"{entry.id}.png")
+        expected = pseudo_label(sharp, labels, 0.5, 0.1)
+        assert np.array_equal(decode_mask(label, entry.id), expected), (source, method, guide)
+        seen[source, method, guide, depth] = maps.tobytes()
+    assert len(set(seen.values())) == 3, "three sources, three kinds of maps"
+
+
+def test_the_control_is_a_vertical_gradient(trained: Callable[..., None]) -> None:
+    pack = Pack(DEPTH)
+    for entry in read_manifest("artifacts/prepare").entries:
+        depth = decode_depth(pack.read(f"{entry.id}.png"), entry.id)
+        ramp = np.arange(entry.height)[:, None] / (entry.height - 1)
+        np.testing.assert_allclose(depth, np.repeat(ramp, entry.width, 1), atol=1e-4)

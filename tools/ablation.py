@@ -1,0 +1,208 @@
+"""Queue a list of experiments with DVC, and gather what they gave into one table.
+
+    python tools/ablation.py queue experiments/ablation.yaml [--rows NAME ...] [--seeds N ...]
+    dvc queue start -j 1
+    python tools/ablation.py table experiments/ablation.yaml --out docs/ablation
+
+An experiment is called ROW.VARIANT.sSEED. ``queue`` leaves out what is queued, what DVC already has
+and what stands in the table's CSV; ``table`` adds what has finished since to OUT.csv, and writes
+OUT.md with mean and spread over the seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dvc.api
+import pandas as pd
+from ruamel.yaml import YAML
+
+from dgkd_core.files import write_text
+
+ROOT = Path(__file__).resolve().parent.parent
+KEYS = ["row", "variant", "seed"]
+# column, its heading, the metrics file and the key in it
+FIGURES = [
+    ("teacher_normal", "teacher, normal", "evaluate", "teacher.normal"),
+    ("teacher_dark", "teacher, dark", "evaluate", "teacher.dark"),
+    ("student_dark", "student, dark", "evaluate", "student.dark"),
+    ("cam", "CAM", "cam", "val.miou"),
+    ("pseudo", "pseudo labels", "refine", "val.best_threshold_miou"),
+    ("segmenter_dark", "segmenter, dark", "evaluate", "segmenter.dark"),
+]
+COLUMNS = [*KEYS, *(column for column, *_ in FIGURES), "commit"]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One run of the chain: ``values`` are laid over params.yaml."""
+
+    row: str
+    variant: str
+    seed: int
+    values: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        return f"{self.row}.{self.variant}.s{self.seed}"
+
+    def command(self) -> list[str]:
+        """The DVC command that queues it."""
+        assignments = {"seed": self.seed, **self.values}
+        sets = [part for k, v in assignments.items() for part in ("-S", f"{k}={_word(v)}")]
+        return ["dvc", "exp", "run", "--queue", "--name", self.name, *sets]
+
+
+def _word(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, bool | type(None) | list) else str(value)
+
+
+def _run(*words: str) -> str:
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"ablation: {' '.join(words[:4])} failed: {done.stderr.strip()[-300:]}")
+    return done.stdout
+
+
+def read_plan(path: Path) -> dict[str, Any]:
+    """The YAML of an ablation: seeds, variants and rows."""
+    try:
+        plan = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        sys.exit(f"ablation: {path}: {error.strerror}")
+    for key in ("seeds", "variants", "rows"):
+        if not isinstance(plan, dict) or not plan.get(key):
+            sys.exit(f"ablation: {path}: {key}: missing, expected seeds, variants and rows")
+    for row in plan["rows"]:
+        unknown = set(row.get("variants", [])) - set(plan["variants"])
+        if unknown:
+            sys.exit(f"ablation: {path}: {row['name']}: no variant {', '.join(sorted(unknown))}")
+    return plan
+
+
+def experiments(plan: Mapping[str, Any]) -> Iterator[Experiment]:
+    """All runs of a plan: seed by seed, so that the first figures of every row come early."""
+    for seed in plan["seeds"]:
+        for row in plan["rows"]:
+            for variant in row.get("variants", plan["variants"]):
+                values = {**plan["variants"][variant], **row["set"]}
+                yield Experiment(row["name"], variant, seed, values)
+
+
+def recorded(csv: Path) -> pd.DataFrame:
+    """The table's rows so far."""
+    if csv.is_file():
+        return pd.read_csv(csv, dtype={"commit": str})
+    return pd.DataFrame(columns=COLUMNS)
+
+
+def finished() -> dict[str, str]:
+    """DVC's experiments: name to the commit that they started from.
+
+    DVC keeps them as refs/exps/XX/YYYY/NAME, where XXYYYY is that commit.
+    """
+    lines = _run("git", "for-each-ref", "--format=%(refname)", "refs/exps").split()
+    parts = [line.split("/", 4)[2:] for line in lines if line.count("/") == 4]
+    return {name: (first + rest)[:7] for first, rest, name in parts if len(first) == 2}
+
+
+def queue(plan: Mapping[str, Any], rows: Sequence[str], seeds: Sequence[int], csv: Path) -> None:
+    """Queue what is neither done nor waiting."""
+    waiting = {
+        word for line in _run("dvc", "queue", "status").splitlines() for word in line.split()
+    }
+    known = waiting | set(finished())
+    done = {(r.row, r.variant, int(r.seed)) for r in recorded(csv).itertuples()}
+    for experiment in experiments(plan):
+        wanted = (not rows or experiment.row in rows) and (not seeds or experiment.seed in seeds)
+        key = experiment.row, experiment.variant, experiment.seed
+        if wanted and key not in done and experiment.name not in known:
+            _run(*experiment.command())
+            print(f"queued {experiment.name}", flush=True)
+
+
+def _figures(name: str) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for column, _, file, key in FIGURES:
+        values: Any = dvc.api.metrics_show(f"metrics/{file}.json", repo=str(ROOT), rev=name)
+        for part in key.split("."):
+            values = values[part]
+        found[column] = float(values)
+    return found
+
+
+def gather(plan: Mapping[str, Any], csv: Path) -> pd.DataFrame:
+    """The recorded runs and those that have finished since, in the plan's order."""
+    commits = finished()
+    rows = {tuple(row[key] for key in KEYS): row for row in recorded(csv).to_dict("records")}
+    for experiment in experiments(plan):
+        key = experiment.row, experiment.variant, experiment.seed
+        if experiment.name in commits:
+            figures = {**_figures(experiment.name), "commit": commits[experiment.name]}
+            rows[key] = {**dict(zip(KEYS, key, strict=True)), **figures}
+    order = [(e.row, e.variant, e.seed) for e in experiments(plan)]
+    return pd.DataFrame([rows[key] for key in order if key in rows], columns=COLUMNS)
+
+
+def _spread(values: pd.Series) -> str:
+    mean = f"{values.mean():.1f}"
+    return mean if len(values) == 1 else f"{mean} ± {values.std():.1f}"
+
+
+def markdown(plan: Mapping[str, Any], table: pd.DataFrame, note: str) -> str:
+    """Mean ± standard deviation over the seeds, a table a variant."""
+    headings = ["", "seeds", *(heading for _, heading, *_ in FIGURES)]
+    lines = [f"# {plan.get('title', 'Ablation')}", "", note, ""]
+    for variant in plan["variants"]:
+        lines += [f"## {variant}", "", f"| {' | '.join(headings)} |"]
+        lines += ["|---|" + "---:|" * (len(headings) - 1)]
+        for row in plan["rows"]:
+            runs = table[(table["row"] == row["name"]) & (table["variant"] == variant)]
+            if len(runs):
+                cells = [_spread(runs[column]) for column, *_ in FIGURES]
+                lines.append(f"| {row['title']} | {len(runs)} | {' | '.join(cells)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def write_table(plan: Mapping[str, Any], out: Path) -> None:
+    """OUT.csv and OUT.md from what is recorded and what has finished."""
+    table = gather(plan, out.with_suffix(".csv"))
+    if table.empty:
+        sys.exit("ablation: no experiment of this plan has finished yet")
+    text = table.to_csv(index=False, float_format="%.2f", lineterminator="\n")
+    write_text(out.with_suffix(".csv"), text)
+    note = (
+        f"mIoU in percent on val, mean ± standard deviation over seeds, {len(table)} runs. "
+        f"Made by `tools/ablation.py table`; the runs, with the commits they ran at, are in "
+        f"[{out.stem}.csv]({out.stem}.csv). {plan.get('note', '')}"
+    ).strip()
+    write_text(out.with_suffix(".md"), markdown(plan, table, note))
+    print(f"{out.with_suffix('.md')}: {len(table)} runs")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser("ablation", description=__doc__.splitlines()[0])
+    parser.add_argument("do", choices=["queue", "table"])
+    parser.add_argument("plan", type=Path, help="such as experiments/ablation.yaml")
+    parser.add_argument("--out", type=Path, help="docs/NAME of the plan by default")
+    parser.add_argument("--rows", nargs="+", default=[], help="queue these rows only")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[], help="queue these seeds only")
+    args = parser.parse_args(argv)
+    plan = read_plan(args.plan)
+    out = args.out or ROOT / "docs" / args.plan.stem
+    if args.do == "queue":
+        queue(plan, args.rows, args.seeds, out.with_suffix(".csv"))
+    else:
+        write_table(plan, out)
+
+
+if __name__ == "__main__":
+    main()
