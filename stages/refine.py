@@ -4,7 +4,7 @@ The background threshold is the best of a sweep over the refined maps of val (`t
 the given number; no training mask is read.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import _start  # noqa: F401
@@ -46,22 +46,27 @@ class Guides:
         return guide
 
 
+def sharpener(params: Params) -> Callable[[np.ndarray, np.ndarray], np.ndarray] | None:
+    """What takes class maps and a guide to sharper maps; None for `method: none`."""
+    section = params.refine
+    if section.method == "pamr":
+        pamr = PAMR(section.iterations, section.dilations)
+        return lambda maps, guide: sharpen_by_pamr(maps, guide, pamr)
+    if section.method == "crf":
+        crf = DenseCRF(section.iterations)
+        return lambda maps, guide: sharpen_by_crf(maps, guide, crf)
+    return None
+
+
 def sharp_maps(
     split: str, manifest: Manifest, params: Params
 ) -> Iterator[tuple[Entry, np.ndarray, np.ndarray]]:
     """Each picture of a split with its labels (C,) and its refined class maps (K, H, W)."""
     cams = Pack(Path(ARTIFACTS, "cam", f"{split}.zip"))
-    section, guides = params.refine, Guides(params)
-    pamr = PAMR(section.iterations, section.dilations)
-    crf = DenseCRF(section.iterations)
+    guides, sharpen = Guides(params), sharpener(params)
     for entry in Progress(manifest.split(split), f"refine, {split}", lines=4):
         maps = decode_array(cams.read(f"{entry.id}.npy"), f"{entry.id}.npy")
-        if section.method == "pamr":
-            sharp = sharpen_by_pamr(maps, guides(entry), pamr)
-        elif section.method == "crf":
-            sharp = sharpen_by_crf(maps, guides(entry), crf)
-        else:
-            sharp = maps.astype(np.float32) / 255
+        sharp = sharpen(maps, guides(entry)) if sharpen else maps.astype(np.float32) / 255
         yield entry, manifest.label_vector(entry), sharp
 
 

@@ -24,11 +24,10 @@ class ToneCurve(nn.Module):
     def __init__(self, pieces: int = 8, hidden: int = 32) -> None:
         super().__init__()
         self.pieces = pieces
-        self.predict = nn.Sequential(
-            nn.Linear(len(_QUANTILES), hidden), nn.ReLU(), nn.Linear(hidden, pieces)
-        )
-        nn.init.zeros_(self.predict[2].weight)
-        nn.init.zeros_(self.predict[2].bias)
+        last = nn.Linear(hidden, pieces)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.predict = nn.Sequential(nn.Linear(len(_QUANTILES), hidden), nn.ReLU(), last)
 
     def rises(self, image: Tensor) -> Tensor:
         """How much each piece rises, (N, pieces), positive, summing to one."""
