@@ -131,8 +131,23 @@ def preset_names(folder: Path) -> list[str]:
     return sorted(path.stem for path in (folder / "presets").glob("*.yaml"))
 
 
+def _overlays(name: str, folder: Path, seen: tuple[str, ...] = ()) -> list[CommentedMap]:
+    """A preset's values, those of the preset that it names as its ``base`` first."""
+    path = folder / "presets" / f"{name}.yaml"
+    if name not in preset_names(folder):
+        known = ", ".join(preset_names(folder)) or "none"
+        raise InputError(f"preset {name!r}: no {path}; there are: {known}")
+    if name in seen:
+        raise InputError(f"{path}: base: {name} is based on itself")
+    values = _read(path)
+    base = values.pop("base", None)
+    return [*(_overlays(str(base), folder, (*seen, name)) if base is not None else []), values]
+
+
 def apply_preset(name: str, assignments: Sequence[str], folder: str | Path = ".") -> list[str]:
     """Lay presets/NAME.yaml and then ``key=value`` assignments over params.yaml.
+
+    A preset may name another one that is laid first: ``base: NAME``.
 
     The file is written only when the result is valid. Weights files and depth folders are pinned by
     their SHA-256.
@@ -145,12 +160,9 @@ def apply_preset(name: str, assignments: Sequence[str], folder: str | Path = "."
     """
     folder = Path(folder)
     path = folder / "params.yaml"
-    overlay_path = folder / "presets" / f"{name}.yaml"
-    if name not in preset_names(folder):
-        known = ", ".join(preset_names(folder)) or "none"
-        raise InputError(f"preset {name!r}: no {overlay_path}; there are: {known}")
     params = _read(path)
-    _lay_over(params, _read(overlay_path))
+    for overlay in _overlays(name, folder):
+        _lay_over(params, overlay)
     for text in assignments:
         _lay_over(params, _assignment(text))
     checked: Params = validate(_plain(params))

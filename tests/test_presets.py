@@ -12,6 +12,7 @@ from dgkd_core.errors import InputError
 from dgkd_core.files import sha256
 from dgkd_core.params import load_params
 from dgkd_core.presets import apply_preset, preset_names
+from dgkd_core.training.loop import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -35,7 +36,12 @@ def _comments(text: str) -> list[str]:
 
 
 def test_every_preset_of_the_project_gives_valid_params(project: Path) -> None:
-    assert {"scenes", "voc12-animals"} <= set(preset_names(project))
+    paper = {"voc12", "lis", "voc2lis"}
+    assert paper | {"scenes", "voc12-animals"} <= set(preset_names(project))
+    with pytest.raises(InputError, match=r"weights/wide_resnet38\.safetensors is not a file"):
+        apply_preset("voc12", [], project)
+    (project / "weights").mkdir()
+    (project / "weights" / "wide_resnet38.safetensors").write_bytes(b"weights")
     for name in preset_names(project):
         apply_preset(name, [], project)
         load_params(project / "params.yaml")
@@ -132,6 +138,55 @@ def test_a_preset_with_an_unknown_key_or_no_mapping(project: Path) -> None:
     with pytest.raises(InputError, match=r"odd\.yaml: not readable as YAML \(line 2: found dup"):
         apply_preset("odd", [], project)
     assert (project / "params.yaml").read_bytes() == before
+
+
+def test_a_base_is_laid_first(project: Path) -> None:
+    (project / "presets" / "low.yaml").write_text("seed: 3\ndistill: {lambda: 0.5}\n")
+    (project / "presets" / "high.yaml").write_text("base: low\ndistill: {lambda: 0.25}\n")
+    apply_preset("high", [], project)
+    params = load_params(project / "params.yaml")
+    assert (params.seed, params.distill.weight) == (3, 0.25)
+    (project / "presets" / "low.yaml").write_text("base: high\n")
+    with pytest.raises(InputError, match=r"high\.yaml: base: high is based on itself"):
+        apply_preset("high", [], project)
+    (project / "presets" / "low.yaml").write_text("base: nowhere\n")
+    with pytest.raises(InputError, match=r"preset 'nowhere': no "):
+        apply_preset("high", [], project)
+
+
+def test_the_papers_settings_differ_where_the_data_does(project: Path) -> None:
+    """METHOD §6 and §7: 24 epochs of each training set, mask loss from the fifth on."""
+    weights = project / "weights.safetensors"
+    weights.write_bytes(b"weights")
+    for name, pictures, scales in (
+        ("voc12", 10582, (1.0, 0.5, 0.75)),
+        ("lis", 1561, (1.0, 0.5)),
+        ("voc2lis", 4110, (1.0, 0.5)),
+    ):
+        apply_preset(name, [f"model.weights={weights}"], project)
+        params = load_params(project / "params.yaml")
+        assert params.teacher.iterations == round(24 * pictures / 16)
+        assert params.teacher.mask_warmup == round(5 * pictures / 16)
+        assert tuple(params.evaluate.scales) == scales
+        student = params.distill
+        assert (student.iterations, student.mask_warmup, student.batch) == (40000, 8000, 6)
+        assert (params.model.dgf2, params.model.exposure, student.init) == (
+            *("paper", "none", "weights"),
+        )
+        recipe = Recipe.of(student)
+        for t in (0, 1, 20000, 39999):
+            expected = 1e-4 + (5e-3 - 1e-4) * (1 - t / 40000) ** 0.9
+            assert recipe.lr * recipe.factor(t) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("before", ["voc12", "lis", "voc12-animals"])
+def test_what_was_there_before_a_whole_preset_does_not_matter(project: Path, before: str) -> None:
+    values = ["model.weights=null"]
+    apply_preset("voc12-animals", values, project)
+    expected = (project / "params.yaml").read_bytes()
+    apply_preset(before, [*values, "seed=4"], project)
+    apply_preset("voc12-animals", values, project)
+    assert _values(project / "params.yaml") == YAML(typ="safe", pure=True).load(expected)
 
 
 def test_no_params_file(project: Path) -> None:
