@@ -72,9 +72,9 @@ def distill(params: Params) -> None:
         scale=section.scale,
         long_side=section.long_side,
     )
-    if not guided:
-        freeze(student.project_deep)
-        freeze(student.project_shallow)
+    for pair, projection in (("deep", student.project_deep), ("shallow", student.project_shallow)):
+        if dgkd is None or pair not in dgkd.pairs:
+            freeze(projection)
     pamr = PAMR(dilations=params.model.pamr_dilations)
     curve = train(
         "distill",

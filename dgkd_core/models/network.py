@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -31,13 +32,13 @@ class Output:
     Attributes:
         logits: (N, C+1, h, w), background first, at the shallow tap's size.
         masks: (N, C+1, h, w), softmax of the logits.
-        scores: (N, C) class scores; sigmoid gives a probability.
+        scores: (N, C) class scores; sigmoid gives a probability. None when not asked for.
         deep, shallow: (N, width, …) projected features for distillation; None when not asked for.
     """
 
     logits: Tensor
     masks: Tensor
-    scores: Tensor
+    scores: Tensor | None
     deep: Tensor | None = None
     shallow: Tensor | None = None
 
@@ -111,28 +112,32 @@ class Network(_Fused):
         self,
         image: Tensor,
         depth: Tensor | None = None,
-        features: bool = True,
+        features: bool | Collection[str] = True,
         detach_features: bool = False,
+        scores: bool = True,
     ) -> Output:
         """Run on pictures.
 
         Args:
             image: (N, 3, H, W) RGB in [0, 1]; ImageNet normalisation happens inside.
             depth: (N, 1, H, W) in [0, 1], near = 1; needed where the network fuses depth.
-            features: also compute the projected features for distillation.
+            features: which projected features to compute for distillation: ``deep``, ``shallow``,
+                all (True) or none (False).
             detach_features: let their gradient reach the projections only, not the backbone.
+            scores: also compute the class scores.
         """
         shallow, deep = self.taps(image, depth)
         shallow = self.align(shallow)
         logits = self.head(shallow, deep).float()
         if detach_features:
             shallow, deep = shallow.detach(), deep.detach()
+        wanted = ("deep", "shallow") if features is True else features or ()
         return Output(
             logits,
             logits.softmax(1),
-            class_scores(logits),
-            self.project_deep(deep) if features else None,
-            self.project_shallow(shallow) if features else None,
+            class_scores(logits) if scores else None,
+            self.project_deep(deep) if "deep" in wanted else None,
+            self.project_shallow(shallow) if "shallow" in wanted else None,
         )
 
 

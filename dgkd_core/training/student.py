@@ -24,13 +24,15 @@ def student_step(
     ``weight`` is λ; at 0 (``teacher`` and ``dgkd`` None) this is the student without distillation.
     """
 
+    features = dgkd.pairs if dgkd is not None else ()
+
     def step(batch: Batch, i: int) -> Losses:
         dark = batch["dark"]
-        output = student(dark, batch.get("depth"), features=dgkd is not None)
+        output = student(dark, batch.get("depth"), features=features)
         losses = weak_losses(output, dark, batch, pamr if i >= mask_warmup else None)
         if teacher is not None and dgkd is not None:
             with torch.no_grad():
-                target = teacher(batch["normal"])
+                target = teacher(batch["normal"], features=features, scores=False)
             pairs = dgkd(output, target, batch["labels"], dark.shape[-2:])
             for name, value in pairs.items():
                 losses[name] = weight * value if name.startswith("kd_") else value

@@ -18,6 +18,8 @@ def weak_losses(output: Output, image: Tensor, batch: Batch, pamr: PAMR | None) 
         image: (N, 3, H, W) the picture that guides PAMR, in [0, 1].
     """
     labels = batch["labels"]
+    if output.scores is None:
+        raise ValueError("expected an output with class scores")
     losses = {"cls": F.multilabel_soft_margin_loss(output.scores, labels)}
     if pamr is not None:
         pseudo = refine_to_pseudo(output.masks.detach(), image, labels, pamr, batch["valid"])

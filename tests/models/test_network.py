@@ -254,3 +254,25 @@ def test_detached_features_train_the_projections_alone() -> None:
     (out.deep.square().mean() + out.shallow.square().mean()).backward()
     learns = {name for name, p in network.named_parameters() if p.grad is not None}
     assert learns == {n for n, _ in network.named_parameters() if n.startswith("project_")}
+
+
+@pytest.mark.parametrize(
+    ("features", "there"),
+    [(True, {"deep", "shallow"}), (False, set()), (("map", "deep"), {"deep"}), ((), set())],
+)
+def test_only_what_is_asked_for_is_computed(
+    features: bool | tuple[str, ...], there: set[str]
+) -> None:
+    network = _network("off").eval()
+    seen = []
+    for name in ("deep", "shallow"):
+        getattr(network, f"project_{name}").register_forward_hook(lambda *_, n=name: seen.append(n))
+    with torch.no_grad():
+        out = network(IMAGE, features=features, scores=False)
+        full = network(IMAGE)
+    assert out.scores is None
+    assert {name for name in ("deep", "shallow") if getattr(out, name) is not None} == there
+    assert seen == [*sorted(there), "deep", "shallow"]
+    assert torch.equal(out.masks, full.masks)
+    for name in there:
+        assert torch.equal(getattr(out, name), getattr(full, name))

@@ -184,3 +184,16 @@ def test_a_batch_without_decided_pixels_gives_zero() -> None:
     loss.backward()
     assert loss.item() == 0
     assert all(bool(p.grad.isfinite().all()) for p in segmenter.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("pairs", [("map",), ("deep",), ("map", "shallow")])
+def test_the_teacher_computes_what_is_compared_and_nothing_else(pairs: tuple[str, ...]) -> None:
+    teacher, student = freeze(_network(seed=3)), _network()
+    assert isinstance(teacher, Network)
+    dgkd, given = DGKD(2, 16, pairs), []
+    teacher.register_forward_hook(lambda module, inputs, output: given.append(output))
+    student_step(student, teacher, dgkd, 1.0, FAR, PAMR(1, (1,)))(_batch(), 0)
+    (output,) = given
+    assert output.scores is None
+    assert (output.deep is not None) == ("deep" in pairs)
+    assert (output.shallow is not None) == ("shallow" in pairs)
