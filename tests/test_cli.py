@@ -28,7 +28,18 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"dgkd {__version__}\n"
 
 
-@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["preset"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["nonsense"],
+        ["preset"],
+        ["convert"],
+        ["convert", "nonsense"],
+        ["convert", "mxnet", "a"],
+        ["convert", "authors", "a.pth", "out", "--role", "pupil"],
+    ],
+)
 def test_wrong_usage_is_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         cli.main(arguments)
@@ -42,6 +53,27 @@ def test_what_was_laid_over_is_printed(
     monkeypatch.setattr(cli, "apply_preset", lambda name, values: ["a note"])
     cli.main(["preset", "scenes", "seed=1"])
     assert capsys.readouterr().out == "dgkd: a note\nparams.yaml: preset scenes, seed=1\n"
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    code = (
+        "import sys, dgkd_core.cli as c; c._parser().format_help(); print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+def test_convert_mxnet_prints_what_was_done(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dgkd_core.convert import mxnet
+
+    def convert(source: Path, out: Path) -> list[str]:
+        return [f"from {source}", f"to {out}"]
+
+    monkeypatch.setattr(mxnet, "convert_mxnet", convert)
+    cli.main(["convert", "mxnet", "a.params", "a.safetensors"])
+    assert capsys.readouterr().out == "from a.params\nto a.safetensors\n"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,145 @@
+"""Other people's checkpoints: read without running code, unwrapped, and fitted to our tensors."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dgkd_core.errors import InputError
+from dgkd_core.models.registry import read_tensors
+
+Source = Mapping[str, Any] | str | Path
+"""A state dict, bare or wrapped, or the path of one."""
+
+_WRAPPERS = ("model", "state_dict")
+
+
+def _read(path: Path) -> Any:
+    """The content of a weights file; never runs code from it.
+
+    Raises:
+        InputError: the file is missing, damaged or holds more than tensors and plain containers.
+    """
+    if path.suffix == ".safetensors":
+        return read_tensors(path)
+    try:
+        with warnings.catch_warnings(action="ignore"):  # on odd pickles: the error says it all
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file, expected a checkpoint") from error
+    except Exception as error:  # a damaged pickle can fail in any way
+        code = re.search(r"GLOBAL (\S+)", str(error))
+        if code is not None:
+            raise InputError(
+                f"{path}: holds {code[1][:80]!r} beside tensors, refused and not run; expected a "
+                f"state dict of tensors alone"
+            ) from error
+        raise InputError(
+            f"{path}: not a readable PyTorch checkpoint ({type(error).__name__}), expected a state "
+            f"dict of tensors"
+        ) from error
+
+
+def read_state(source: Source) -> tuple[str, dict[str, Tensor], tuple[str, ...]]:
+    """A checkpoint's tensors.
+
+    Returns:
+        what to call the source in a message; its tensors by name, ``module.`` taken off; the
+        entries beside a wrapped state dict.
+
+    Raises:
+        InputError: the source is unreadable or holds no state dict of tensors with plain names.
+    """
+    where = str(source) if isinstance(source, (str, Path)) else "state dict"
+    held = _read(Path(source)) if isinstance(source, (str, Path)) else source
+    beside: list[str] = []
+    for _ in _WRAPPERS:
+        inner = [k for k in _WRAPPERS if isinstance(held, Mapping) and _is_mapping(held.get(k))]
+        if inner:
+            beside += [repr(key)[:80].strip("'") for key in held if key != inner[0]]
+            held = held[inner[0]]
+    if not isinstance(held, Mapping):
+        raise InputError(
+            f"{where}: is of type {type(held).__name__}, expected a state dict of tensors"
+        )
+    tensors: dict[str, Tensor] = {}
+    for key, value in held.items():
+        if not isinstance(key, str) or not key.isprintable() or not isinstance(value, Tensor):
+            raise InputError(
+                f"{where}: {key!r} is of type {type(value).__name__}, expected a state dict of "
+                f"tensors, bare or under {' or '.join(_WRAPPERS)}"
+            )
+        name = key.removeprefix("module.")
+        if name in tensors:
+            raise InputError(f"{where}: holds {name!r} twice, with and without 'module.'")
+        tensors[name] = value
+    return where, tensors, tuple(beside)
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, Mapping)
+
+
+def some(names: Sequence[str]) -> str:
+    """The first three names, and how many more there are."""
+    shown = ", ".join(repr(name) for name in names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
+
+
+def shape_text(shape: Iterable[int]) -> str:
+    """(20, 256, 1, 1), say."""
+    return f"({', '.join(str(n) for n in shape)})"
+
+
+def fitting(
+    wanted: Mapping[str, Tensor],
+    rename: Callable[[str], str],
+    tensors: Mapping[str, Tensor],
+    where: str,
+    what: str,
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Copies of the tensors that ``wanted`` (ours, for shapes and types) asks for.
+
+    Batch counters may be missing, as in old checkpoints; they become 0.
+
+    Returns:
+        our names to copies of ``wanted``'s types; the authors' names that were read.
+
+    Raises:
+        InputError: a tensor is missing, has another shape, is no plain number or is not finite.
+    """
+    names = {key: rename(key) for key in wanted}
+    counters = {key for key in wanted if key.endswith(".num_batches_tracked")}
+    missing = [n for key, n in names.items() if n not in tensors and key not in counters]
+    if missing:
+        raise InputError(
+            f"{where}: lacks {len(missing)} of the {len(names)} tensors of {what}: {some(missing)}"
+        )
+    for key, name in names.items():
+        if name in tensors and tensors[name].shape != wanted[key].shape:
+            raise InputError(
+                f"{where}: {name!r} is {shape_text(tensors[name].shape)}, "
+                f"expected {shape_text(wanted[key].shape)}"
+            )
+    state: dict[str, Tensor] = {}
+    for key, name in names.items():
+        kind = wanted[key].dtype
+        if name not in tensors:
+            state[key] = torch.zeros((), dtype=kind, device="cpu")
+            continue
+        value = tensors[name].detach()
+        alike = value.dtype == kind or (value.is_floating_point() and kind.is_floating_point)
+        if not alike or value.layout != torch.strided or value.is_meta:
+            found = f"{value.dtype}, {value.layout}, on {value.device}"
+            raise InputError(f"{where}: {name!r} is {found}; expected a dense tensor of {kind}")
+        value = value.to("cpu", kind, copy=True, memory_format=torch.contiguous_format)
+        if not value.isfinite().all():
+            raise InputError(f"{where}: {name!r} holds values that are not finite numbers")
+        state[key] = value
+    return state, tuple(name for name in names.values() if name in tensors)
