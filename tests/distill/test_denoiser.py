@@ -213,3 +213,50 @@ def test_without_an_adapter_nothing_is_added() -> None:
     names = {name for name, _ in FeatureDenoiser(4).named_parameters()}
     more = {name for name, _ in FeatureDenoiser(4, noise_adapter=True).named_parameters()}
     assert {name.split(".")[0] for name in more - names} == {"adapt"}
+
+
+@pytest.mark.parametrize("steps", [1, 3, 5])
+def test_gradients_through_ddim(steps: int) -> None:
+    """Of the refined features by the student's and by every parameter of the denoiser."""
+    denoiser = _denoiser(2, steps)
+    names = [name for name, _ in denoiser.named_parameters() if name != "predict.time.weight"]
+    values = [denoiser.get_parameter(name).detach().clone().requires_grad_() for name in names]
+    x = torch.randn(1, 2, 2, 3, dtype=torch.float64, requires_grad=True)
+
+    class Refine(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.denoiser = denoiser
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.denoiser.denoise(x)
+
+    refine = Refine()
+
+    def run(x: Tensor, *values: Tensor) -> Tensor:
+        given = {f"denoiser.{name}": value for name, value in zip(names, values, strict=True)}
+        return torch.func.functional_call(refine, given, (x,))
+
+    assert torch.autograd.gradcheck(run, (x, *values))
+
+
+def test_gradients_of_the_diffusion_loss() -> None:
+    denoiser = _denoiser(2)
+    x = torch.randn(2, 2, 2, 3, dtype=torch.float64)
+    names = [name for name, _ in denoiser.predict.named_parameters() if name != "time.weight"]
+    values = [
+        denoiser.predict.get_parameter(name).detach().clone().requires_grad_() for name in names
+    ]
+
+    def run(*values: Tensor) -> Tensor:
+        torch.manual_seed(4)  # the same steps and noise at every call
+        noise, t = torch.randn_like(x), torch.randint(0, 1000, (2,))
+        bars = torch.tensor(_alpha_bar(), dtype=torch.float64)[t].view(-1, 1, 1, 1)
+        noisy = bars.sqrt() * x + (1 - bars).sqrt() * noise
+        given = dict(zip(names, values, strict=True))
+        out = torch.func.functional_call(denoiser.predict, given, (noisy, t))
+        return (out - noise).square().mean()
+
+    torch.manual_seed(4)
+    torch.testing.assert_close(denoiser.diffusion_loss(x), run(*values))
+    assert torch.autograd.gradcheck(run, tuple(values))

@@ -1,0 +1,287 @@
+"""The dense CRF against mean-field inference over all pairs of pixels, in float64."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dgkd_core.imaging.dense_crf import DenseCRF
+
+SIZE = (24, 31)
+
+
+def _slow_kernel(features: Tensor) -> Tensor:
+    """(N, N) symmetrically normalised Gaussian of features (N, D)."""
+    kernel = torch.exp(-(features[:, None] - features).square().sum(2) / 2)
+    total = kernel.sum(1)
+    return kernel / (total[:, None] * total).sqrt()
+
+
+def _slow_kernels(image: Tensor, crf: DenseCRF) -> tuple[Tensor, Tensor]:
+    _, height, width = image.shape
+    place = torch.cartesian_prod(torch.arange(height), torch.arange(width)).double()
+    place = place.view(-1, 2)
+    colour = 255 * image.double().flatten(1).T
+    both = torch.cat([place / crf.bilateral_position, colour / crf.bilateral_colour], 1)
+    return _slow_kernel(place / crf.position), _slow_kernel(both)
+
+
+def _slow(image: Tensor, probabilities: Tensor, crf: DenseCRF) -> Tensor:
+    gaussian, bilateral = _slow_kernels(image, crf)
+    kernel = crf.position_weight * gaussian + crf.bilateral_weight * bilateral
+    p = probabilities.double().flatten(1)
+    q = p
+    for _ in range(crf.iterations):
+        q = p * torch.exp(q @ kernel)
+        q = q / q.sum(0)
+    return q.view(probabilities.shape)
+
+
+def _classes(classes: int, size: tuple[int, int], seed: int) -> Tensor:
+    """Smooth class probabilities (classes, H, W), like a CAM's."""
+    noise = torch.randn(1, classes, 5, 6, generator=torch.Generator().manual_seed(seed))
+    return (2 * F.interpolate(noise, size, mode="bicubic")[0]).softmax(0)
+
+
+def _picture(kind: str, size: tuple[int, int] = SIZE) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    if kind == "flat":
+        return torch.full((3, *size), 0.4)
+    if kind == "random":
+        return torch.rand(3, *size, generator=generator)
+    if kind == "two tones":
+        image = torch.full((3, *size), 0.3)
+        image[:, :, size[1] // 2 :] = torch.tensor([0.6, 0.5, 0.35])[:, None, None]
+        return image
+    if kind == "two noisy tones":
+        noise = 0.03 * torch.randn(3, *size, generator=generator)
+        return (_picture("two tones", size) + noise).clamp(0, 1)
+    colours = torch.rand(1, 3, 4, 5, generator=generator)
+    smooth = F.interpolate(colours, size, mode="bicubic")[0].clamp(0, 1)
+    if kind == "dark, brightened":  # sixteen levels left, and noise of one of them
+        return (15 * smooth + torch.randn(smooth.shape, generator=generator)).round().clamp(
+            0, 15
+        ) / 15
+    if kind == "grey":
+        return smooth.mean(0, keepdim=True).expand(3, -1, -1)
+    return smooth
+
+
+KINDS = ("smooth", "grey", "flat", "two tones", "two noisy tones", "random", "dark, brightened")
+SIGMAS = ((80.0, 13.0), (20.0, 13.0), (8.0, 30.0), (80.0, 60.0))
+
+
+@pytest.mark.parametrize("size", [SIZE, (1, 40), (37, 1), (1, 1)])
+@pytest.mark.parametrize("sigma", [0.7, 3.0, 20.0])
+@pytest.mark.parametrize("iterations", [1, 10])
+def test_gaussian_term_is_exact(size: tuple[int, int], sigma: float, iterations: int) -> None:
+    crf = DenseCRF(iterations, position=sigma, bilateral_weight=0)
+    image, p = _picture("random", size), _classes(3, size, 1)
+    out = crf(image, p)
+    assert out.dtype == torch.float32
+    assert out.shape == p.shape
+    assert (out - _slow(image, p, crf)).abs().max() < 1e-5
+
+
+def test_two_pixels_by_hand() -> None:
+    """K = [[1, k], [k, 1]] with rows that sum to 1 + k, the pixel itself included."""
+    p = torch.tensor([[0.9, 0.4], [0.1, 0.6]])
+    k = math.exp(-1 / (2 * 2**2))
+    odds = [
+        p[0, i]
+        / p[1, i]
+        * math.exp(5 / (1 + k) * (p[0, i] - p[1, i] + k * (p[0, 1 - i] - p[1, 1 - i])))
+        for i in (0, 1)
+    ]
+    expected = torch.tensor([odd / (1 + odd) for odd in odds])
+    crf = DenseCRF(1, position=2, position_weight=5, bilateral_weight=0)
+    out = crf(torch.zeros(3, 1, 2), p[:, None])
+    torch.testing.assert_close(out[0, 0], expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("sigmas", SIGMAS)
+def test_bilateral_filter_is_near_the_exact_one(kind: str, sigmas: tuple[float, float]) -> None:
+    """One step with the bilateral kernel alone gives log out = log p + K̃p, up to a constant of the
+    pixel. Between nodes half a standard deviation apart a multilinear weight is off by at most
+    3 % an axis, and the normalisation takes most of that back: 1.5 % in the root mean square."""
+    crf = DenseCRF(1, 3, 0, *sigmas, bilateral_weight=1)
+    image, p = _picture(kind), _classes(3, SIZE, 1)
+    message = crf(image, p).log() - p.log()
+    expected = (p.double().flatten(1) @ _slow_kernels(image, crf)[1]).view(p.shape)
+    error = (message - message.mean(0)) - (expected - expected.mean(0))
+    assert error.norm() < 0.015 * expected.norm()
+    assert error.abs().max() < 0.04 * expected.max()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("sigmas", SIGMAS)
+def test_mild_weights_are_near_the_exact_answer_everywhere(
+    kind: str, sigmas: tuple[float, float]
+) -> None:
+    """A softmax at least halves a change, and K̃ has norm one: with weights that add up to
+    1.5 an iteration is a contraction, and no error of the kernel grows beyond four times."""
+    crf = DenseCRF(10, 3, 0.5, *sigmas, bilateral_weight=1)
+    image, p = _picture(kind), _classes(3, SIZE, 2)
+    assert (crf(image, p) - _slow(image, p, crf)).abs().max() < 0.01
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("sigmas", SIGMAS)
+@pytest.mark.parametrize("classes", [2, 4])
+def test_mean_field_is_near_the_exact_one(
+    kind: str, sigmas: tuple[float, float], classes: int
+) -> None:
+    """With the published weights a pixel can fall to either of two classes, and ten iterations make
+    much of little where they are nearly tied: few pixels may differ, and hardly any of those that
+    the exact answer is sure of. Where the picture decides, none."""
+    crf = DenseCRF(bilateral_position=sigmas[0], bilateral_colour=sigmas[1])
+    image, p = _picture(kind), _classes(classes, SIZE, 2)
+    out, expected = crf(image, p), _slow(image, p, crf)
+    difference = (out - expected).abs().amax(0)
+    best = expected.topk(2, 0).values
+    sure = best[0] - best[1] > 0.1
+    agree = out.argmax(0) == expected.argmax(0)
+    assert sure.float().mean() > 0.95
+    assert agree[sure].float().mean() > 0.99
+    assert difference.mean() < 0.01
+    assert (difference > 0.05).float().mean() < 0.08
+    if kind in ("flat", "two tones", "two noisy tones"):
+        assert difference.max() < 0.06
+
+
+def test_a_mask_snaps_to_the_edge() -> None:
+    image = _picture("two noisy tones")
+    edge = SIZE[1] // 2
+    columns = torch.arange(SIZE[1]).float()
+    right = torch.sigmoid((columns - edge - 3.5) / 3).expand(SIZE)  # blurred, and four pixels off
+    p = torch.stack([1 - right, right])
+    assert (p.argmax(0)[:, edge : edge + 3] == 0).all()
+    out = DenseCRF()(image, p)
+    assert (out[0, :, :edge] > 0.95).all()
+    assert (out[1, :, edge:] > 0.95).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_probabilities_stay_probabilities(kind: str) -> None:
+    p = torch.zeros(3, *SIZE)
+    p[0], p[1, :, :10] = 1, 1
+    p[0, :, :10] = 0
+    for probabilities in (p, _classes(3, SIZE, 3), torch.full((3, *SIZE), 1 / 3)):
+        out = DenseCRF()(_picture(kind), probabilities)
+        assert out.isfinite().all()
+        assert out.min() >= 0
+        assert out.max() <= 1
+        torch.testing.assert_close(out.sum(0), torch.ones(SIZE))
+
+
+def test_one_class_stays_certain() -> None:
+    assert torch.equal(DenseCRF()(_picture("smooth"), torch.ones(1, *SIZE)), torch.ones(1, *SIZE))
+
+
+def test_a_flat_picture_leaves_position_alone() -> None:
+    """Without colour the bilateral kernel is a Gaussian of position."""
+    p = _classes(3, SIZE, 4)
+    bilateral = DenseCRF(position_weight=0, bilateral_position=9)(_picture("flat"), p)
+    gaussian = DenseCRF(position=9, position_weight=10, bilateral_weight=0)(_picture("flat"), p)
+    assert (bilateral - gaussian).abs().max() < 0.02
+
+
+@pytest.mark.parametrize("size", [(1, 40), (37, 1), (1, 1), (2, 2)])
+def test_thin_pictures(size: tuple[int, int]) -> None:
+    crf = DenseCRF(bilateral_position=10)
+    image, p = _picture("smooth", size), _classes(3, size, 5)
+    assert (crf(image, p) - _slow(image, p, crf)).abs().max() < 0.05
+
+
+def test_zero_weights_return_the_input() -> None:
+    p = _classes(3, SIZE, 6)
+    out = DenseCRF(position_weight=0, bilateral_weight=0)(_picture("random"), p)
+    torch.testing.assert_close(out, p)
+
+
+def test_the_order_of_classes_and_of_colours_does_not_matter() -> None:
+    image, p, crf = _picture("smooth"), _classes(4, SIZE, 7), DenseCRF(3)
+    out, order = crf(image, p), [2, 0, 3, 1]
+    torch.testing.assert_close(crf(image, p[order]), out[order], rtol=0, atol=1e-5)
+    torch.testing.assert_close(crf(image[[2, 0, 1]], p), out, rtol=0, atol=0.02)
+
+
+def test_the_same_bytes_each_run_and_inputs_left_alone() -> None:
+    image, p = _picture("dark, brightened"), _classes(3, SIZE, 8).requires_grad_()
+    before = image.clone(), p.detach().clone()
+    crf = DenseCRF()
+    out = crf(image, p)
+    assert torch.equal(out, crf(image, p))
+    assert torch.equal(out, DenseCRF()(image.clone(), p.detach().clone()))
+    assert torch.equal(image, before[0])
+    assert torch.equal(p.detach(), before[1])
+    assert not out.requires_grad
+
+
+def test_defaults_are_the_published_ones() -> None:
+    crf = DenseCRF()
+    assert crf.iterations == 10
+    assert (crf.position, crf.position_weight) == (3, 3)
+    assert (crf.bilateral_position, crf.bilateral_colour, crf.bilateral_weight) == (80, 13, 10)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"iterations": 0},
+        {"position": 0},
+        {"bilateral_position": -1},
+        {"bilateral_colour": math.nan},
+        {"position_weight": -0.1},
+        {"bilateral_weight": math.inf},
+    ],
+)
+def test_crf_refuses_parameters_out_of_range(arguments: dict) -> None:
+    with pytest.raises(ValueError, match="DenseCRF takes"):
+        DenseCRF(**arguments)
+
+
+HALF = torch.full((2, 4, 5), 0.5)
+GREY = torch.full((3, 4, 5), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("image", "probabilities", "message"),
+    [
+        (GREY[:2], HALF, r"image must be \(3, H, W\)"),
+        (GREY[None], HALF, r"image must be \(3, H, W\)"),
+        (GREY[:, :0], HALF[:, :0], r"image must be \(3, H, W\)"),
+        (GREY, HALF[0], "probabilities must be"),
+        (GREY, HALF[:0], "probabilities must be"),
+        (GREY, HALF[:, 1:], "probabilities must be"),
+        (GREY.int(), HALF, "must be float"),
+        (GREY, torch.ones(1, 4, 5, dtype=torch.int64), "must be float"),
+        (GREY * 255, HALF, r"image must be in \[0, 1\]"),
+        (GREY * math.nan, HALF, r"image must be in \[0, 1\]"),
+        (GREY, HALF * 0.9, "sum to one"),
+        (GREY, HALF * math.nan, "sum to one"),
+        (GREY, torch.stack([GREY[0] + 1, GREY[0] - 1]), "sum to one"),
+    ],
+)
+def test_crf_refuses_inputs_that_disagree(
+    image: Tensor, probabilities: Tensor, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        DenseCRF()(image, probabilities)
+    assert "got" in str(error.value)
+
+
+def test_crf_refuses_a_grid_that_would_not_fit() -> None:
+    crf = DenseCRF(bilateral_position=2, bilateral_colour=1)
+    with pytest.raises(ValueError, match="larger"):
+        crf(_picture("random"), _classes(2, SIZE, 9))
+
+
+def test_the_grid_follows_the_colours_of_the_picture() -> None:
+    """A grid over the cube of colours would not fit; one along the greys does."""
+    image = torch.linspace(0, 1, 40).expand(3, 6, 40)
+    crf, p = DenseCRF(bilateral_colour=1), _classes(2, (6, 40), 9)
+    assert (crf(image, p) - _slow(image, p, crf)).abs().max() < 0.05
