@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import dvc.api
 import pandas as pd
 from ruamel.yaml import YAML
 
@@ -104,13 +103,10 @@ def recorded(csv: Path) -> pd.DataFrame:
 
 
 def finished() -> dict[str, str]:
-    """DVC's experiments: name to the commit that they started from.
-
-    DVC keeps them as refs/exps/XX/YYYY/NAME, where XXYYYY is that commit.
-    """
+    """DVC keeps an experiment as refs/exps/XX/YYYY/NAME, XXYYYY the commit it began at; by name."""
     lines = _run("git", "for-each-ref", "--format=%(refname)", "refs/exps").split()
-    parts = [line.split("/", 4)[2:] for line in lines if line.count("/") == 4]
-    return {name: (first + rest)[:7] for first, rest, name in parts if len(first) == 2}
+    parts = {line: line.split("/") for line in lines}
+    return {p[4]: line for line, p in parts.items() if len(p) == 5 and len(p[2]) == 2}
 
 
 def queue(plan: Mapping[str, Any], rows: Sequence[str], seeds: Sequence[int], csv: Path) -> None:
@@ -128,10 +124,11 @@ def queue(plan: Mapping[str, Any], rows: Sequence[str], seeds: Sequence[int], cs
             print(f"queued {experiment.name}", flush=True)
 
 
-def _figures(name: str) -> dict[str, float]:
-    found: dict[str, float] = {}
+def _figures(ref: str) -> dict[str, Any]:
+    _, _, first, rest, _ = ref.split("/")
+    found: dict[str, Any] = {"commit": (first + rest)[:7]}
     for column, _, file, key in FIGURES:
-        values: Any = dvc.api.metrics_show(f"metrics/{file}.json", repo=str(ROOT), rev=name)
+        values: Any = json.loads(_run("git", "show", f"{ref}:metrics/{file}.json"))
         for part in key.split("."):
             values = values[part]
         found[column] = float(values)
@@ -140,13 +137,12 @@ def _figures(name: str) -> dict[str, float]:
 
 def gather(plan: Mapping[str, Any], csv: Path) -> pd.DataFrame:
     """The recorded runs and those that have finished since, in the plan's order."""
-    commits = finished()
+    refs = finished()
     rows = {tuple(row[key] for key in KEYS): row for row in recorded(csv).to_dict("records")}
     for experiment in experiments(plan):
         key = experiment.row, experiment.variant, experiment.seed
-        if experiment.name in commits:
-            figures = {**_figures(experiment.name), "commit": commits[experiment.name]}
-            rows[key] = {**dict(zip(KEYS, key, strict=True)), **figures}
+        if experiment.name in refs:
+            rows[key] = {**dict(zip(KEYS, key, strict=True)), **_figures(refs[experiment.name])}
     order = [(e.row, e.variant, e.seed) for e in experiments(plan)]
     return pd.DataFrame([rows[key] for key in order if key in rows], columns=COLUMNS)
 

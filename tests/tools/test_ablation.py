@@ -1,0 +1,182 @@
+"""The ablation's plan, its queue and its table, in a repository with experiments made by hand."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from support import environment
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tools"))
+
+import ablation  # noqa: E402
+
+PLAN = """
+title: Two rows
+seeds: [0, 1]
+variants:
+  none: {model.exposure: none}
+  gain: {model.exposure: gain}
+rows:
+  - name: alone
+    title: student alone
+    set: {distill.lambda: 0, model.dgf2: "off"}
+  - name: deep
+    title: deep pair only
+    variants: [gain]
+    set: {distill.pairs: [deep], refine.depth: true, data.scenes.train: 4}
+"""
+
+
+@pytest.fixture
+def plan_file(tmp_path: Path) -> Path:
+    path = tmp_path / "plan.yaml"
+    path.write_text(PLAN)
+    return path
+
+
+def test_runs_of_a_plan_seed_by_seed(plan_file: Path) -> None:
+    runs = list(ablation.experiments(ablation.read_plan(plan_file)))
+    assert [run.name for run in runs] == [
+        *("alone.none.s0", "alone.gain.s0", "deep.gain.s0"),
+        *("alone.none.s1", "alone.gain.s1", "deep.gain.s1"),
+    ]
+    assert runs[1].command() == [
+        *("dvc", "exp", "run", "--queue", "--name", "alone.gain.s0"),
+        *("-S", "seed=0", "-S", "model.exposure=gain"),
+        *("-S", "distill.lambda=0", "-S", "model.dgf2=off"),
+    ]
+    assert runs[2].command()[-6:] == [
+        *("-S", 'distill.pairs=["deep"]', "-S", "refine.depth=true"),
+        *("-S", "data.scenes.train=4"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("seeds: [0]\nvariants: {a: {}}\n", "rows: missing"),
+        ("- 1\n", "seeds: missing"),
+        (PLAN.replace("[gain]", "[gian]"), "deep: no variant gian"),
+    ],
+)
+def test_a_plan_that_does_not_fit(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "plan.yaml"
+    path.write_text(text)
+    with pytest.raises(SystemExit, match=said):
+        ablation.read_plan(path)
+    with pytest.raises(SystemExit, match="No such file"):
+        ablation.read_plan(tmp_path / "none.yaml")
+
+
+def _remove(name: str) -> None:
+    subprocess.run(["dvc", "exp", "remove", "-q", name], cwd=ablation.ROOT, check=True)
+
+
+@pytest.fixture
+def finish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, float], str]:
+    """A repository; ``finish(name, value)`` leaves an experiment there as DVC does."""
+    root = tmp_path / "repository"
+    root.mkdir()
+    monkeypatch.setattr(ablation, "ROOT", root)
+    monkeypatch.setenv("PATH", environment()["PATH"])
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=root, check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    for command in ("init -q -b main", "config user.name t", "config user.email t@example.invalid"):
+        git(*command.split())
+    subprocess.run(["dvc", "init", "-q"], cwd=root, check=True, env=environment())
+    git("add", "-A")
+    git("commit", "-q", "-m", "start")
+    base = git("rev-parse", "HEAD")
+
+    def finish(name: str, value: float) -> str:
+        networks = {
+            "teacher": {"normal": value, "dark": value + 1},
+            "student": {"dark": value + 2},
+            "segmenter": {"dark": value + 5},
+        }
+        files = {
+            "evaluate": networks,
+            "cam": {"val": {"miou": value + 3}},
+            "refine": {"val": {"best_threshold_miou": value + 4}},
+        }
+        (root / "metrics").mkdir(exist_ok=True)
+        for file, values in files.items():
+            (root / f"metrics/{file}.json").write_text(json.dumps(values))
+        git("add", "-A")
+        git("commit", "-q", "-m", name)
+        git("update-ref", f"refs/exps/{base[:2]}/{base[2:]}/{name}", "HEAD")
+        git("reset", "-q", "--hard", base)
+        return base[:7]
+
+    return finish
+
+
+def test_the_table_gathers_what_has_finished(
+    plan_file: Path, tmp_path: Path, finish: Callable[[str, float], str]
+) -> None:
+    plan, out = ablation.read_plan(plan_file), tmp_path / "docs" / "ablation"
+    with pytest.raises(SystemExit, match="has finished yet"):
+        ablation.write_table(plan, out)
+    commit = finish("deep.gain.s0", 10)
+    finish("deep.gain.s1", 20)
+    finish("alone.gain.s1", 30.25)
+    finish("of-somebody-else", 1)
+    ablation.write_table(plan, out)
+    table = pd.read_csv(out.with_suffix(".csv"))
+    assert table["row"].tolist() == ["deep", "alone", "deep"], "the plan's order"
+    assert table.loc[0].tolist() == ["deep", "gain", 0, 10, 11, 12, 13, 14, 15, commit]
+    text = out.with_suffix(".md").read_text()
+    assert text.startswith("# Two rows\n")
+    assert "| student alone | 1 | 30.2 | 31.2 | 32.2 | 33.2 | 34.2 | 35.2 |" in text
+    assert "| deep pair only | 2 | 15.0 ± 7.1 | 16.0 ± 7.1 | 17.0 ± 7.1 |" in text
+
+    # runs that are recorded and gone stay; one that ran again is replaced
+    finish("alone.none.s0", 5)
+    finish("deep.gain.s1", 40)
+    _remove("deep.gain.s0")
+    ablation.write_table(plan, out)
+    table = pd.read_csv(out.with_suffix(".csv"))
+    assert table["segmenter_dark"].tolist() == [10, 15, 35.25, 45]
+    before = out.with_suffix(".csv").read_bytes()
+    ablation.write_table(plan, out)
+    assert out.with_suffix(".csv").read_bytes() == before
+
+
+def test_the_queue_leaves_out_what_is_done(
+    plan_file: Path,
+    tmp_path: Path,
+    finish: Callable[[str, float], str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    plan, csv = ablation.read_plan(plan_file), tmp_path / "ablation.csv"
+    finish("alone.gain.s0", 1)
+    ablation.write_table(plan, tmp_path / "ablation")
+    _remove("alone.gain.s0")
+    finish("alone.none.s0", 2)
+    real, queued = ablation._run, []
+    capsys.readouterr()
+
+    def run(*words: str) -> str:
+        if words[:3] == ("dvc", "exp", "run"):
+            queued.append(words[5])
+            return ""
+        return real(*words)
+
+    monkeypatch.setattr(ablation, "_run", run)
+    ablation.queue(plan, ["alone"], [], csv)
+    assert queued == ["alone.none.s1", "alone.gain.s1"]
+    assert capsys.readouterr().out == "queued alone.none.s1\nqueued alone.gain.s1\n"
+    queued.clear()
+    ablation.queue(plan, [], [0], csv)
+    assert queued == ["deep.gain.s0"]
