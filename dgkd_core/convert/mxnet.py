@@ -9,7 +9,7 @@ and ``TShape`` in include/mxnet/tuple.h write and read; all numbers are little e
 ======== ============ ============ ============================= ==========================
 version  first word   storage type shape                         without a value
 ======== ============ ============ ============================= ==========================
-to 2016  (none)                    uint32 count, uint32 each     no dimension
+first    (none)                    uint32 count, uint32 each     no dimension
 V1       0xf993fac8                uint32 count, int64 each      no dimension
 V2       0xf993fac9   yes          uint32 count, int64 each      no dimension
 V3       0xf993faca   yes          int32 count, int64 each       count or a dimension is -1
