@@ -9,7 +9,7 @@ Processing with the Bilateral Grid, SIGGRAPH 2007) in place of the paper's permu
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -17,25 +17,20 @@ from torch import Tensor
 
 _CELL = 0.5  # largest grid spacing, in standard deviations of the kernel
 _REACH = 5.0  # a Gaussian is cut here, at 4e-6: products of longer tails would be denormal and slow
-_MOST_CELLS = 2**26  # 256 MB a buffer
+_MOST_CELLS = 2**26  # 256 MB a buffer, and three of them at a time
+
+Kernel = Callable[[Tensor], Tensor]
+
+
+def _range(size: int) -> Tensor:
+    return torch.arange(size, dtype=torch.float64)
 
 
 def _gaussian(size: int, spacing: float, variance: float = 1.0) -> Tensor:
     """(size, size) float32: exp(-d² / 2·variance) between the nodes of one axis, zero far away."""
-    nodes = torch.arange(size, dtype=torch.float64) * spacing
-    distance = (nodes[:, None] - nodes).abs()
+    distance = (_range(size)[:, None] - _range(size)).abs() * spacing
     kernel = torch.exp(distance.square() / (-2 * variance))
     return kernel.masked_fill(distance > _REACH * math.sqrt(variance), 0).float()
-
-
-class _Gaussian:
-    """Sums of (H, W) with weights exp(-|p - q|² / 2 sigma²) over all pixels q, exactly."""
-
-    def __init__(self, height: int, width: int, sigma: float) -> None:
-        self.rows, self.columns = _gaussian(height, 1 / sigma), _gaussian(width, 1 / sigma)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.rows @ x @ self.columns
 
 
 class _Grid:
@@ -51,19 +46,24 @@ class _Grid:
     """
 
     def __init__(self, features: Tensor) -> None:
-        self.shape, blurs, sizes = features.shape[1:], [], []
+        self.shape, self.blurs, sizes = features.shape[1:], [], _sizes(features)
+        self.cells = math.prod(sizes)
+        if self.cells > _MOST_CELLS:
+            raise ValueError(
+                f"the bilateral grid of the dense CRF may hold {_MOST_CELLS} cells, got "
+                f"{self.cells}: make the standard deviations larger or the picture smaller"
+            )
         self.nodes = torch.zeros(self.shape.numel(), 1, dtype=torch.int64)
         weights = torch.ones(self.shape.numel(), 1, dtype=torch.float64)
-        for axis, size in zip(features.flatten(1), _sizes(features), strict=True):
-            span = float(axis.max() - axis.min())
-            spacing = span / (size - 1) or _CELL
-            place = (axis - axis.min())[:, None] / spacing
+        for axis, size in zip(features.flatten(1), sizes, strict=True):
+            place = (axis - axis.min())[:, None]
+            spacing = float(place.max()) / (size - 1) or _CELL
+            place = place / spacing
             lower = place.long().clamp(max=size - 2)
             self.nodes = torch.cat([self.nodes * size + lower, self.nodes * size + lower + 1], 1)
             weights = torch.cat([weights * (1 - place + lower), weights * (place - lower)], 1)
-            blurs.append(_gaussian(size, spacing, 1 - spacing**2 / 3))
-            sizes.append(size)
-        self.weights, self.cells, self.blurs = weights.float(), math.prod(sizes), blurs
+            self.blurs.append(_gaussian(size, spacing, 1 - spacing**2 / 3))
+        self.weights = weights.float()
 
     def __call__(self, x: Tensor) -> Tensor:
         spread = (x.reshape(-1, 1) * self.weights).flatten()
@@ -76,9 +76,8 @@ class _Grid:
             else:
                 grid = grid.view(left, len(blur)) @ blur
             left *= len(blur)
-        read = F.embedding_bag(
-            self.nodes, grid.view(-1, 1), per_sample_weights=self.weights, mode="sum"
-        )
+        table = grid.view(-1, 1)
+        read = F.embedding_bag(self.nodes, table, per_sample_weights=self.weights, mode="sum")
         return read.view(self.shape)
 
 
@@ -100,7 +99,7 @@ def _colour_axes(colours: Tensor) -> Tensor:
     return min((colours, turned), key=lambda c: math.prod(_sizes(c)))
 
 
-def _symmetric(kernel: Callable[[Tensor], Tensor], ones: Tensor) -> Callable[[Tensor], Tensor]:
+def _symmetric(kernel: Kernel, ones: Tensor) -> Kernel:
     """D^-½ K D^-½, D the diagonal of the row sums of K, for (C, H, W), one channel at a time."""
     scale = kernel(ones).clamp(min=1e-20).rsqrt()
     return lambda x: torch.stack([scale * kernel(scale * channel) for channel in x])
@@ -118,10 +117,9 @@ class DenseCRF:
     As in the authors' implementation the sum includes q = p, and the kernels are normalised
     symmetrically: K̃ = D^-½ K D^-½, where D is the diagonal of the row sums of K.
 
-    K_1 is exact (cut at five standard deviations). K_2 is approximate: on natural pictures the
-    filtered values are within about 1 % of the exact ones in the root mean square. Where classes
-    are nearly tied ten iterations can make more of that. The grid grows as the inverse product of
-    the standard deviations. The same input gives the same bytes.
+    K_1 is exact (cut at five standard deviations). K_2 is approximate: on natural pictures sums
+    are within 1 % of the exact ones in the root mean square, of which ten iterations can make more
+    where classes are nearly tied. Runs on the CPU; the same input gives the same bytes.
 
     Args:
         iterations: how many times all pixels are updated.
@@ -154,32 +152,18 @@ class DenseCRF:
         self.bilateral_position = bilateral_position
         self.bilateral_colour, self.bilateral_weight = bilateral_colour, bilateral_weight
 
-    def features(self, image: Tensor) -> Tensor:
-        """(5, H, W) float64: y, x and three colours in standard deviations of K_2."""
-        _, height, width = image.shape
-        rows = torch.arange(height, dtype=torch.float64).view(-1, 1).expand(height, width)
-        columns = torch.arange(width, dtype=torch.float64).expand(height, width)
-        colours = _colour_axes(image.double() * (255 / self.bilateral_colour))
-        place = torch.stack([rows, columns]) / self.bilateral_position
-        features = torch.cat([place, colours])
-        cells = math.prod(_sizes(features))
-        if cells > _MOST_CELLS:
-            raise ValueError(
-                f"standard deviations of {self.bilateral_position} pixels and "
-                f"{self.bilateral_colour} levels need a grid of {cells} cells for a picture of "
-                f"{height} x {width}; at most {_MOST_CELLS} are allowed, so make them larger"
-            )
-        return features
-
-    def _kernels(self, image: Tensor) -> Sequence[tuple[float, Callable[[Tensor], Tensor]]]:
-        """The kernels with weights above zero, normalised."""
-        kernels: list[tuple[float, Callable[[Tensor], Tensor]]] = []
-        ones = torch.ones(image.shape[1:])
+    def kernels(self, image: Tensor) -> list[tuple[float, Kernel]]:
+        """Weight and K̃ of each kernel with a weight above zero, for (C, H, W)."""
+        kernels: list[tuple[float, Kernel]] = []
+        height, width = image.shape[1:]
+        ones = torch.ones(height, width)
         if self.position_weight > 0:
-            gaussian = _Gaussian(*ones.shape, self.position)
-            kernels.append((self.position_weight, _symmetric(gaussian, ones)))
+            rows, columns = (_gaussian(n, 1 / self.position) for n in (height, width))
+            kernels.append((self.position_weight, _symmetric(lambda x: rows @ x @ columns, ones)))
         if self.bilateral_weight > 0:
-            grid = _Grid(self.features(image))
+            place = torch.stack(torch.meshgrid(_range(height), _range(width), indexing="ij"))
+            colours = _colour_axes(image.double() * (255 / self.bilateral_colour))
+            grid = _Grid(torch.cat([place / self.bilateral_position, colours]))
             kernels.append((self.bilateral_weight, _symmetric(grid, ones)))
         return kernels
 
@@ -199,7 +183,7 @@ class DenseCRF:
         """
         _check(image, probabilities)
         log_p = probabilities.float().clamp(min=1e-8).log()
-        kernels = self._kernels(image)
+        kernels = self.kernels(image)
         q = log_p.softmax(0)
         for _ in range(self.iterations):
             energy = log_p.clone()
@@ -212,7 +196,8 @@ class DenseCRF:
 def _check(image: Tensor, probabilities: Tensor) -> None:
     if image.ndim != 3 or len(image) != 3 or image.numel() == 0:
         raise ValueError(f"image must be (3, H, W), got {tuple(image.shape)}")
-    if probabilities.ndim != 3 or probabilities.shape[1:] != image.shape[1:]:
+    same = probabilities.ndim == 3 and probabilities.shape[1:] == image.shape[1:]
+    if not same or probabilities.numel() == 0:
         raise ValueError(
             f"probabilities must be (K + 1, H, W) with the picture's H and W "
             f"{tuple(image.shape[1:])}, got {tuple(probabilities.shape)}"
@@ -224,7 +209,7 @@ def _check(image: Tensor, probabilities: Tensor) -> None:
     if not (image.min() >= -1e-3 and image.max() <= 1 + 1e-3):
         low, high = float(image.min()), float(image.max())
         raise ValueError(f"image must be in [0, 1], got values from {low} to {high}")
-    sums = probabilities.sum(0)
+    sums = probabilities.float().sum(0)
     if not (probabilities.min() >= 0 and (sums - 1).abs().max() <= 1e-3):
         raise ValueError(
             f"probabilities must be from zero and sum to one over the classes, got values from "
