@@ -291,8 +291,12 @@ class Evaluate(_Section):
 
     scales: list[Scale] = Field(min_length=1, description="picture sizes that are averaged")
     flip: bool = Field(description="average with the mirrored picture")
-    drop: Fraction = Field(description="classes whose best score stays below are dropped")
-    background_power: Positive = Field(description="exponent on the background probability")
+    drop: Fraction = Field(
+        description="teacher and student: classes whose best score stays below are dropped"
+    )
+    background_power: Positive = Field(
+        description="teacher and student: exponent on the background probability"
+    )
     sheet: Count = Field(description="pictures on the figure sheet")
     batch: Count = Field(description="pictures a forward pass")
 

@@ -3,6 +3,7 @@
 Only this stage reads masks of training pictures, and it makes nothing that is trained on.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import _start  # noqa: F401
@@ -30,11 +31,13 @@ DEPTH, TRUTH = ROOT / "depth/depth.zip", ROOT / "prepare/masks_val.zip"
 
 
 def score_networks(manifest: Manifest, params: Params, store: Store) -> dict[str, Result]:
-    """Every network on normal and on dark val; the teacher also on brightened dark pictures."""
+    """Every network on normal and on dark val; the teacher also on brightened dark pictures.
+
+    Dropped classes and the background's power belong to the weakly-supervised networks (METHOD §7).
+    """
     section, where = params.evaluate, start(params.seed, "evaluate")
-    protocol = Protocol(
-        tuple(section.scales), section.flip, section.drop, section.background_power, section.batch
-    )
+    plain = Protocol(tuple(section.scales), section.flip, 0, 1, section.batch)
+    weak = replace(plain, drop=section.drop, background_power=section.background_power)
     results = {}
     for name in ("teacher", "student", "segmenter"):
         model, spec = load_model(ROOT / name, where)
@@ -46,6 +49,7 @@ def score_networks(manifest: Manifest, params: Params, store: Store) -> dict[str
             views["dark_exposed"] = View(store, DARK, None, True, params.model.exposure)
         for kind, view in views.items():
             label = f"evaluate, {name} on {kind.replace('_', ' ')}"
+            protocol = plain if name == "segmenter" else weak
             results[f"{name}.{kind}"] = score(model, manifest, TRUTH, view, protocol, where, label)
     return results
 

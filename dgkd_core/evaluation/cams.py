@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dgkd_core.evaluation.scores import Confusion
 
-THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(1, 20))
+THRESHOLDS = (0.01, 0.02, 0.03, *(round(0.05 * i, 2) for i in range(1, 20)))
 
 
 def class_maps(masks: Tensor, labels: np.ndarray) -> np.ndarray:
