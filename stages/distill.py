@@ -6,31 +6,27 @@
 from pathlib import Path
 
 import _start  # noqa: F401
+from _train import train_and_score
 
 from dgkd_core.data.manifest import read_manifest
-from dgkd_core.data.samples import Crops, Inputs, Store, training_batches
+from dgkd_core.data.samples import Crops, Inputs, Store
 from dgkd_core.device import start
 from dgkd_core.distill.dgkd import DGKD
-from dgkd_core.evaluation.inference import Protocol, dark_view, score
-from dgkd_core.files import write_metrics
+from dgkd_core.evaluation.inference import dark_view
 from dgkd_core.imaging.pamr import PAMR
 from dgkd_core.models.network import Network
-from dgkd_core.models.registry import Spec, build, first_weights, inherit, load_model, save_model
+from dgkd_core.models.registry import Spec, build, first_weights, inherit, load_model
 from dgkd_core.params import Params
 from dgkd_core.stage import ARTIFACTS, run
-from dgkd_core.training.loop import Recipe, train, write_curve
 from dgkd_core.training.student import student_step
 from dgkd_core.training.weak import freeze
 
 
 def distill(params: Params) -> None:
-    source, where, section = (
-        Path(ARTIFACTS, "prepare"),
-        start(params.seed, "distill"),
-        params.distill,
-    )
+    where, section = start(params.seed, "distill"), params.distill
+    images = Path(ARTIFACTS, "prepare", "images.zip")
     dark, depth = Path(ARTIFACTS, "darken", "dark.zip"), Path(ARTIFACTS, "depth", "depth.zip")
-    manifest = read_manifest(source)
+    manifest = read_manifest(images.parent)
     teacher, _ = load_model(Path(ARTIFACTS, "teacher"), where)
     freeze(teacher)
     spec = Spec.of(
@@ -46,9 +42,8 @@ def distill(params: Params) -> None:
         inherit(student, teacher)
     else:
         first_weights(student, spec, params.model)
-    guided = section.weight > 0 and bool(section.pairs)
     dgkd = None
-    if guided:
+    if section.weight > 0 and section.pairs:
         dgkd = DGKD(
             len(manifest.classes),
             spec.width,
@@ -59,10 +54,13 @@ def distill(params: Params) -> None:
             noise_adapter=section.noise_adapter,
             autoencoder=section.autoencoder,
         )
+    for pair, projection in (("deep", student.project_deep), ("shallow", student.project_shallow)):
+        if dgkd is None or pair not in dgkd.pairs:
+            freeze(projection)
     crops = Crops(
         manifest,
         Inputs(
-            normal=source / "images.zip" if guided else None,
+            normal=images if dgkd is not None else None,
             dark=dark,
             depth=depth if student.uses_depth else None,
             exposure=spec.exposure,
@@ -72,29 +70,20 @@ def distill(params: Params) -> None:
         scale=section.scale,
         long_side=section.long_side,
     )
-    for pair, projection in (("deep", student.project_deep), ("shallow", student.project_shallow)):
-        if dgkd is None or pair not in dgkd.pairs:
-            freeze(projection)
     pamr = PAMR(dilations=params.model.pamr_dilations)
-    curve = train(
+    guide = teacher if dgkd is not None else None
+    train_and_score(
         "distill",
-        student_step(
-            student, teacher if guided else None, dgkd, section.weight, section.mask_warmup, pamr
-        ),
-        training_batches(crops, section.batch, section.iterations, where),
-        [student, dgkd] if dgkd is not None else [student],
-        Recipe.of(section),
+        "student",
+        student,
+        spec,
+        student_step(student, guide, dgkd, section.weight, section.mask_warmup, pamr),
+        crops,
+        section,
+        dark_view(Store(), dark, depth, spec),
         where,
-        pretrained=[student.encoder] if spec.frozen else [],
+        beside=[dgkd] if dgkd is not None else [],
     )
-    save_model(Path(ARTIFACTS, "student"), student, spec)
-    write_curve("metrics/curves/distill.csv", curve)
-    view = dark_view(Store(), dark, depth, spec)
-    result = score(
-        student, manifest, source / "masks_val.zip", view, Protocol(), where, "distill, val"
-    )
-    write_metrics("metrics/distill.json", {"val": result.metrics(manifest.classes)})
-    print(f"distill: student's mIoU {result.confusion.miou():.2f} on dark val")
 
 
 if __name__ == "__main__":

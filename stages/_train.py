@@ -1,0 +1,55 @@
+"""What the three training stages share: train, save, score on val."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dgkd_core.data.samples import Crops, training_batches
+from dgkd_core.evaluation.inference import Protocol, View, score
+from dgkd_core.files import write_metrics
+from dgkd_core.models.network import Network, Segmenter
+from dgkd_core.models.registry import Spec, save_model
+from dgkd_core.stage import ARTIFACTS
+from dgkd_core.training.loop import Recipe, Step, train, write_curve
+
+
+def train_and_score(
+    stage: str,
+    folder: str,
+    model: Network | Segmenter,
+    spec: Spec,
+    step: Step,
+    crops: Crops,
+    section: Any,
+    view: View,
+    where: torch.device,
+    beside: Sequence[nn.Module] = (),
+) -> None:
+    """Train a network by its section of params.yaml, save it and score it on val.
+
+    Args:
+        stage: names the curve, the metrics and the lines that are printed.
+        folder: where the model goes, below artifacts/.
+        view: the val pictures that it is scored on.
+        beside: modules that are trained with it and not kept.
+    """
+    manifest = crops.manifest
+    curve = train(
+        stage,
+        step,
+        training_batches(crops, section.batch, section.iterations, where),
+        [model, *beside],
+        Recipe.of(section),
+        where,
+        pretrained=[model.encoder] if spec.frozen else [],
+    )
+    save_model(Path(ARTIFACTS, folder), model, spec)
+    write_curve(f"metrics/curves/{stage}.csv", curve)
+    truth = Path(ARTIFACTS, "prepare", "masks_val.zip")
+    result = score(model, manifest, truth, view, Protocol(), where, f"{stage}, val")
+    write_metrics(f"metrics/{stage}.json", {"val": result.metrics(manifest.classes)})
+    light = "dark" if view.dark else "normal"
+    print(f"{stage}: the {folder}'s mIoU is {result.confusion.miou():.2f} on {light} val")
