@@ -26,6 +26,7 @@ def train_and_score(
     section: Any,
     view: View,
     where: torch.device,
+    pretrained: Sequence[nn.Parameter],
     beside: Sequence[nn.Module] = (),
 ) -> None:
     """Train a network by its section of params.yaml, save it and score it on val.
@@ -34,6 +35,7 @@ def train_and_score(
         stage: names the curve, the metrics and the lines that are printed.
         folder: where the model goes, below artifacts/.
         view: the val pictures that it is scored on.
+        pretrained: parameters that have weights already; all others are new layers.
         beside: modules that are trained with it and not kept.
     """
     manifest = crops.manifest
@@ -44,7 +46,7 @@ def train_and_score(
         [model, *beside],
         Recipe.of(section),
         where,
-        pretrained=[model.encoder] if spec.frozen else [],
+        pretrained,
     )
     save_model(Path(ARTIFACTS, folder), model, spec)
     write_curve(f"metrics/curves/{stage}.csv", curve)

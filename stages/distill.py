@@ -39,9 +39,9 @@ def distill(params: Params) -> None:
     student = build(spec)
     assert isinstance(student, Network)
     if section.init == "teacher":
-        inherit(student, teacher)
+        pretrained = inherit(student, teacher)
     else:
-        first_weights(student, spec, params.model)
+        pretrained = first_weights(student, spec, params.model)
     dgkd = None
     if section.weight > 0 and section.pairs:
         dgkd = DGKD(
@@ -82,6 +82,7 @@ def distill(params: Params) -> None:
         section,
         dark_view(Store(), dark, depth, spec),
         where,
+        pretrained,
         beside=[dgkd] if dgkd is not None else [],
     )
 

@@ -31,9 +31,9 @@ def segment(params: Params) -> None:
     assert isinstance(model, Segmenter)
     if section.init == "student":
         student, _ = load_model(Path(ARTIFACTS, "student"))
-        inherit(model, student)
+        pretrained = inherit(model, student)
     else:
-        first_weights(model, spec, params.model)
+        pretrained = first_weights(model, spec, params.model)
     crops = Crops(
         manifest,
         Inputs(
@@ -56,6 +56,7 @@ def segment(params: Params) -> None:
         section,
         dark_view(Store(), dark, depth, spec),
         where,
+        pretrained,
     )
 
 

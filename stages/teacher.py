@@ -24,7 +24,7 @@ def teacher(params: Params) -> None:
     spec = Spec.of(params.model, "network", manifest.classes, dgf2="off", exposure="none")
     model = build(spec)
     assert isinstance(model, Network)
-    first_weights(model, spec, params.model)
+    pretrained = first_weights(model, spec, params.model)
     auxiliary = None
     if section.projections == "trained":
         auxiliary = AuxiliaryClassifier(spec.width, len(manifest.classes))
@@ -50,6 +50,7 @@ def teacher(params: Params) -> None:
         section,
         View(Store(), images, None, dark=False, exposure="none"),
         where,
+        pretrained,
         beside=[auxiliary] if auxiliary is not None else [],
     )
 

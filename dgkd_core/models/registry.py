@@ -183,23 +183,27 @@ def build(spec: Spec) -> Network | Segmenter:
     return model
 
 
-def first_weights(model: Network | Segmenter, spec: Spec, section: Any) -> None:
+def first_weights(model: Network | Segmenter, spec: Spec, section: Any) -> list[nn.Parameter]:
     """Give the backbone what the ``model`` section's weights say: a file, ``imagenet`` or nothing.
+
+    Returns:
+        the parameters that are pretrained now.
 
     Raises:
         InputError: the file is missing, not the pinned one or not for this backbone.
     """
     if section.weights is None:
-        return
+        return []
     if section.weights == "imagenet":
         fetched = build_encoder(spec.backbone, spec.output_stride, pretrained=True)
         model.encoder.load_state_dict(fetched.state_dict())
     else:
         load_backbone(model.encoder, resolve(section.weights), section.weights_sha256)
+    return list(model.encoder.parameters())
 
 
-def inherit(model: nn.Module, parent: nn.Module) -> int:
-    """Copy every tensor of ``parent`` that fits by name and shape; returns their number."""
+def inherit(model: nn.Module, parent: nn.Module) -> list[nn.Parameter]:
+    """Copy every tensor of ``parent`` that fits by name and shape; returns these parameters."""
     theirs = parent.state_dict()
     mine = model.state_dict()
     shared = {
@@ -208,7 +212,7 @@ def inherit(model: nn.Module, parent: nn.Module) -> int:
         if key in theirs and theirs[key].shape == value.shape
     }
     model.load_state_dict(shared, strict=False)
-    return len(shared)
+    return [parameter for name, parameter in model.named_parameters() if name in shared]
 
 
 def save_model(folder: str | Path, model: nn.Module, spec: Spec) -> None:

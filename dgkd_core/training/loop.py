@@ -48,13 +48,13 @@ class Recipe:
 
 
 def parameter_groups(
-    modules: Iterable[nn.Module], pretrained: Iterable[nn.Module], recipe: Recipe
+    modules: Iterable[nn.Module], pretrained: Iterable[nn.Parameter], recipe: Recipe
 ) -> list[dict[str, object]]:
     """Groups by rate and decay: new layers learn faster; biases twice as fast and undecayed.
 
     Weights of batch norms and other one-dimensional parameters have no decay either.
     """
-    old = {id(p) for module in pretrained for p in module.parameters()}
+    old = {id(parameter) for parameter in pretrained}
     groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
     for module in modules:
         for name, parameter in module.named_parameters():
@@ -118,7 +118,7 @@ def train(
     modules: Sequence[nn.Module],
     recipe: Recipe,
     device: torch.device,
-    pretrained: Sequence[nn.Module] = (),
+    pretrained: Iterable[nn.Parameter] = (),
 ) -> list[dict[str, float]]:
     """Train ``modules`` for ``recipe.iterations`` steps.
 
@@ -127,7 +127,7 @@ def train(
         step: a batch on the device and the step's number to named losses; they are summed.
         batches: at least ``recipe.iterations`` batches.
         modules: what is trained.
-        pretrained: the parts of it that keep the base learning rate.
+        pretrained: the parameters that keep the base learning rate; all others are new.
 
     Returns:
         the curve: about a hundred rows of step, learning rate and mean losses since the last row.

@@ -424,10 +424,11 @@ def test_first_weights(tmp_path: Path) -> None:
     section = SimpleNamespace(weights=None, weights_sha256=None)
     model = _model()
     before = copy.deepcopy(model.state_dict())
-    first_weights(model, SPEC, section)
+    assert first_weights(model, SPEC, section) == []
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     section.weights = str(path)
-    first_weights(model, SPEC, section)
+    known = first_weights(model, SPEC, section)
+    assert [id(p) for p in known] == [id(p) for p in model.encoder.parameters()]
     for key, value in model.state_dict().items():
         inner = key.removeprefix("encoder.net.")
         assert torch.equal(value, state[inner] if key.startswith("encoder.") else before[key])
@@ -465,11 +466,12 @@ def test_inherit_copies_what_fits() -> None:
     parent = _model(replace(SPEC, dgf2="off"), seed=1)
     child = _model(replace(SPEC, classes=("a", "b", "c")), seed=2)
     before = copy.deepcopy(child.state_dict())
-    count = inherit(child, parent)
+    inherited = inherit(child, parent)
     theirs = parent.state_dict()
     fitting = {k for k, v in before.items() if k in theirs and theirs[k].shape == v.shape}
     other = {k for k in before if "fusion" in k or "prior" in k or k.startswith("head.classify.4")}
-    assert count == len(fitting)
+    names = {id(p): name for name, p in child.named_parameters()}
+    assert {names[id(p)] for p in inherited} == fitting & set(names.values())
     assert fitting == set(before) - other
     for key, value in child.state_dict().items():
         assert torch.equal(value, theirs[key] if key in fitting else before[key])

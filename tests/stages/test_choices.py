@@ -21,6 +21,7 @@ from dgkd_core.imaging.pamr import PAMR
 from dgkd_core.imaging.pseudo_labels import pseudo_label, sharpen_by_crf, sharpen_by_pamr
 from dgkd_core.models.registry import load_model
 from dgkd_core.presets import apply_preset
+from dgkd_core.training import loop
 
 pytestmark = pytest.mark.slow
 CPU = torch.device("cpu")
@@ -115,3 +116,30 @@ def test_the_control_is_a_vertical_gradient(trained: Callable[..., None]) -> Non
         depth = decode_depth(pack.read(f"{entry.id}.png"), entry.id)
         ramp = np.arange(entry.height)[:, None] / (entry.height - 1)
         np.testing.assert_allclose(depth, np.repeat(ramp, entry.width, 1), atol=1e-4)
+
+
+@pytest.mark.parametrize("init", ["teacher", "weights"])
+def test_what_the_student_does_not_inherit_learns_at_the_new_layers_rate(
+    project: Path, run_stages: Callable[..., None], monkeypatch: pytest.MonkeyPatch, init: str
+) -> None:
+    """DGF2 and the denoisers have no weights; from the teacher all the rest has."""
+    rates: dict[float, int] = {}
+    real = loop.parameter_groups
+
+    def spy(*args: object) -> list[dict[str, object]]:
+        groups = real(*args)  # type: ignore[arg-type]
+        for group in groups:
+            rates[group["lr"]] = rates.get(group["lr"], 0) + len(group["params"])  # type: ignore[index,arg-type]
+        return groups
+
+    values = ["distill.new_layers=10", "distill.lr=0.001", "depth.model=gradient"]
+    apply_preset("tiny", [*values, f"distill.init={init}"])
+    run_stages("prepare", "darken", "depth_model", "depth", "teacher")
+    monkeypatch.setattr(loop, "parameter_groups", spy)
+    run_stages("distill")
+    student, _ = load_model("artifacts/student")
+    new = ("prior.", "fusion.")
+    old = [name for name, _ in student.named_parameters() if not name.startswith(new)]
+    slow = sum(count for rate, count in rates.items() if rate < 0.005)
+    assert slow == (len(old) if init == "teacher" else 0)
+    assert sum(rates.values()) > len(list(student.parameters())), "the denoisers are trained too"

@@ -89,7 +89,7 @@ def test_the_optimizer_steps_with_these_rates() -> None:
         seen.append(module.weight.item())
         return {"sum": module.weight.sum()}
 
-    train("toy", step, _batches(4), [module], recipe, CPU, pretrained=[module])
+    train("toy", step, _batches(4), [module], recipe, CPU, pretrained=module.parameters())
     seen.append(module.weight.item())
     momentum = 0.0
     for i, (before, after) in enumerate(itertools.pairwise(seen)):
@@ -108,7 +108,7 @@ def test_recipe_of_a_section() -> None:
 
 def test_parameter_groups_follow_the_method() -> None:
     toy = _Toy()
-    groups = parameter_groups([toy], [toy.old], RECIPE)
+    groups = parameter_groups([toy], toy.old.parameters(), RECIPE)
     found = {id(p): (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}  # type: ignore[attr-defined]
     assert sum(len(g["params"]) for g in groups) == len(found)  # type: ignore[arg-type]
     expected = {
@@ -124,7 +124,7 @@ def test_parameter_groups_follow_the_method() -> None:
 
 def test_frozen_parameters_are_in_no_group() -> None:
     toy = _Toy().requires_grad_(False)
-    assert parameter_groups([toy], [toy.old], RECIPE) == []
+    assert parameter_groups([toy], toy.old.parameters(), RECIPE) == []
 
 
 def test_a_weight_per_channel_is_not_decayed() -> None:
@@ -164,7 +164,7 @@ def _toy_step(toy: _Toy) -> object:
 def _train(recipe: Recipe, batches: list[Batch], seed: int = 0) -> tuple[_Toy, list]:
     torch.manual_seed(seed)
     toy = _Toy()
-    curve = train("toy", _toy_step(toy), batches, [toy], recipe, CPU, [toy.old])  # type: ignore[arg-type]
+    curve = train("toy", _toy_step(toy), batches, [toy], recipe, CPU, toy.old.parameters())  # type: ignore[arg-type]
     return toy, curve
 
 
@@ -191,7 +191,7 @@ def test_training_changes_what_is_trained_and_nothing_else() -> None:
 def test_a_step_is_a_step_of_the_summed_losses() -> None:
     torch.manual_seed(0)
     toy = _Toy()
-    by_hand = parameter_groups([toy], [toy.old], RECIPE)
+    by_hand = parameter_groups([toy], toy.old.parameters(), RECIPE)
     before = [(p, p.detach().clone(), g) for g in by_hand for p in g["params"]]  # type: ignore[attr-defined]
     (batch,) = _batches(1)
     toy.train()
@@ -199,7 +199,15 @@ def test_a_step_is_a_step_of_the_summed_losses() -> None:
     gradients = torch.autograd.grad(
         out.square().mean() + (out - 1).abs().mean(), [p for p, _, _ in before]
     )
-    train("toy", _toy_step(toy), [batch], [toy], replace(RECIPE, iterations=1), CPU, [toy.old])  # type: ignore[arg-type]
+    train(
+        "toy",
+        _toy_step(toy),
+        [batch],
+        [toy],
+        replace(RECIPE, iterations=1),
+        CPU,
+        toy.old.parameters(),
+    )  # type: ignore[arg-type]
     for (parameter, old, group), gradient in zip(before, gradients, strict=True):
         expected = old - group["lr"] * (gradient + group["weight_decay"] * old)
         torch.testing.assert_close(parameter.detach(), expected)

@@ -144,7 +144,9 @@ def _run(optimizer: str) -> tuple[list[dict[str, float]], dict[str, torch.Tensor
     recipe = replace(RECIPE, optimizer=optimizer)
     batches = [_batch(seed) for seed in range(3)]
     device = torch.device("cpu")
-    curve = train("student", step, batches, [student, dgkd], recipe, device, [student.encoder])
+    curve = train(
+        "student", step, batches, [student, dgkd], recipe, device, student.encoder.parameters()
+    )
     return curve, student.state_dict() | dgkd.state_dict()
 
 
