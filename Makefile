@@ -1,13 +1,14 @@
 # make repro   set up and run the whole pipeline (dvc repro)
 # make test    set up and run the tests
 # make check   set up, lint and type check
+# make ablation [JOBS=2]   set up, run experiments/ablation.yaml through DVC's queue, write docs/ablation.md
 # make lock    renew requirements.lock from pyproject.toml (needs uv)
 
 PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup repro test check lock
+.PHONY: setup repro test check ablation lock
 .DEFAULT_GOAL := setup
 
 setup: .venv/.ready
@@ -30,6 +31,9 @@ check: setup
 	ruff check .
 	ruff format --check .
 	mypy
+
+ablation: setup
+	python tools/ablation.py run experiments/ablation.yaml --jobs $(or $(JOBS),1)
 
 lock:
 	uv pip compile --universal --generate-hashes --python-version 3.11 --all-extras --no-header --no-emit-index-url --quiet pyproject.toml -o requirements.lock

@@ -1,12 +1,13 @@
 """Queue a list of experiments with DVC, and gather what they gave into one table.
 
+    python tools/ablation.py run experiments/ablation.yaml [--jobs N]     queue, run and table
     python tools/ablation.py queue experiments/ablation.yaml [--rows NAME ...] [--seeds N ...]
-    dvc queue start -j 1
     python tools/ablation.py table experiments/ablation.yaml --out docs/ablation
 
 An experiment is called ROW.VARIANT.sSEED. ``queue`` leaves out what is queued, what DVC already has
 and what stands in the table's CSV; ``table`` adds what has finished since to OUT.csv, and writes
-OUT.md with mean and spread over the seeds.
+OUT.md with mean and spread over the seeds. ``run`` may be stopped and started again: what is queued
+stays with DVC, whose workers go on until ``dvc queue stop``.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,7 @@ import pandas as pd
 from ruamel.yaml import YAML
 
 from dgkd_core.files import write_text
+from dgkd_core.progress import Progress
 
 ROOT = Path(__file__).resolve().parent.parent
 KEYS = ["row", "variant", "seed"]
@@ -109,12 +112,37 @@ def finished() -> dict[str, str]:
     return {p[4]: line for line, p in parts.items() if len(p) == 5 and len(p[2]) == 2}
 
 
+def unfinished() -> tuple[list[str], int]:
+    """Names of the experiments that are queued or running, and how many workers DVC has."""
+    lines = [line.split() for line in _run("dvc", "queue", "status").splitlines()]
+    workers = sum(int(line[2]) for line in lines if line[:2] == ["Worker", "status:"])
+    states = ("Queued", "Running") if workers else ("Queued",)  # else they were killed
+    return [line[1] for line in lines if len(line) > 3 and line[-1] in states], workers
+
+
+def wait(plan: Mapping[str, Any], poll: float = 10) -> None:
+    """Wait for DVC's workers to run what is queued of a plan, with progress."""
+    names = {experiment.name for experiment in experiments(plan)}
+    total = len(names.intersection(unfinished()[0]))
+
+    def endings() -> Iterator[int]:
+        done = 0
+        while done < total:
+            time.sleep(poll)
+            left, workers = unfinished()
+            now = total - len(names.intersection(left))
+            yield from range(done, now)
+            done = max(done, now)
+            if not workers and done < total:
+                sys.exit("ablation: DVC's workers have stopped; `dvc queue logs NAME` may tell why")
+
+    for _ in Progress(endings(), "ablation", total, lines=total):
+        pass
+
+
 def queue(plan: Mapping[str, Any], rows: Sequence[str], seeds: Sequence[int], csv: Path) -> None:
     """Queue what is neither done nor waiting."""
-    waiting = {
-        word for line in _run("dvc", "queue", "status").splitlines() for word in line.split()
-    }
-    known = waiting | set(finished())
+    known = {*unfinished()[0], *finished()}
     done = {(r.row, r.variant, int(r.seed)) for r in recorded(csv).itertuples()}
     for experiment in experiments(plan):
         wanted = (not rows or experiment.row in rows) and (not seeds or experiment.seed in seeds)
@@ -186,17 +214,21 @@ def write_table(plan: Mapping[str, Any], out: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser("ablation", description=__doc__.splitlines()[0])
-    parser.add_argument("do", choices=["queue", "table"])
+    parser.add_argument("do", choices=["run", "queue", "table"])
     parser.add_argument("plan", type=Path, help="such as experiments/ablation.yaml")
     parser.add_argument("--out", type=Path, help="docs/NAME of the plan by default")
     parser.add_argument("--rows", nargs="+", default=[], help="queue these rows only")
     parser.add_argument("--seeds", nargs="+", type=int, default=[], help="queue these seeds only")
+    parser.add_argument("--jobs", type=int, default=1, help="run: experiments at once")
     args = parser.parse_args(argv)
     plan = read_plan(args.plan)
     out = args.out or ROOT / "docs" / args.plan.stem
-    if args.do == "queue":
+    if args.do != "table":
         queue(plan, args.rows, args.seeds, out.with_suffix(".csv"))
-    else:
+    if args.do == "run" and unfinished()[0]:
+        _run("dvc", "queue", "start", "-j", str(args.jobs))
+        wait(plan)
+    if args.do != "queue":
         write_table(plan, out)
 
 

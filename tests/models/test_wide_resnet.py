@@ -1,4 +1,4 @@
-"""WideResNet-38 against METHOD §2; tests/convert/test_names.py has the released checkpoints' keys."""
+"""WideResNet-38 against METHOD §2; the released names are compared in tests/convert."""
 
 from collections import Counter
 

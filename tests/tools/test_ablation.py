@@ -180,3 +180,48 @@ def test_the_queue_leaves_out_what_is_done(
     queued.clear()
     ablation.queue(plan, [], [0], csv)
     assert queued == ["deep.gain.s0"]
+
+
+STATUS = """\
+Task     Name           Created    Status
+1111111  alone.none.s0  08:52 AM   Running
+2222222  alone.gain.s0  08:52 AM   {second}
+3333333  somebody-else  08:52 AM   Queued
+4444444  deep.gain.s0   08:52 AM   Failed
+
+Worker status: {workers} active, 0 idle
+"""
+
+
+@pytest.fixture
+def dvc_says(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What `dvc queue status` answers, call by call; the last answer stays."""
+    answers: list[str] = []
+    monkeypatch.setattr(
+        ablation, "_run", lambda *words: answers.pop(0) if len(answers) > 1 else answers[0]
+    )
+    return answers
+
+
+def test_killed_and_failed_runs_are_not_waited_for(dvc_says: list[str]) -> None:
+    dvc_says.append(STATUS.format(second="Queued", workers=1))
+    assert ablation.unfinished() == (["alone.none.s0", "alone.gain.s0", "somebody-else"], 1)
+    dvc_says[0] = STATUS.format(second="Success", workers=0)
+    assert ablation.unfinished() == (["somebody-else"], 0)
+
+
+def test_waiting_shows_progress_and_ends(
+    plan_file: Path, dvc_says: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = STATUS.format(second="Queued", workers=1)
+    dvc_says += [first, first, STATUS.format(second="Success", workers=1)]
+    dvc_says.append(dvc_says[-1].replace("Running", "Success"))
+    ablation.wait(ablation.read_plan(plan_file), poll=0)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(",")[0] for line in lines] == ["ablation: 1/2", "ablation: 2/2"]
+
+
+def test_waiting_for_dead_workers_is_not_for_ever(plan_file: Path, dvc_says: list[str]) -> None:
+    dvc_says += [STATUS.format(second="Queued", workers=w) for w in (1, 0)]
+    with pytest.raises(SystemExit, match="workers have stopped"):
+        ablation.wait(ablation.read_plan(plan_file), poll=0)
