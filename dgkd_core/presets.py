@@ -160,8 +160,9 @@ def apply_preset(name: str, assignments: Sequence[str], folder: str | Path = "."
     """
     folder = Path(folder)
     path = folder / "params.yaml"
+    overlays = _overlays(name, folder)
     params = _read(path)
-    for overlay in _overlays(name, folder):
+    for overlay in overlays:
         _lay_over(params, overlay)
     for text in assignments:
         _lay_over(params, _assignment(text))
