@@ -4,7 +4,8 @@
     python tools/ablation.py queue experiments/ablation.yaml [--rows NAME ...] [--seeds N ...]
     python tools/ablation.py table experiments/ablation.yaml --out docs/ablation
 
-An experiment is called ROW.VARIANT.sSEED. ``queue`` leaves out what is queued, what DVC already has
+An experiment is called TABLE.ROW.VARIANT.sSEED, TABLE being the last part of --out: give tables made
+with other params (another data set, say) another --out. ``queue`` leaves out what is queued, what DVC already has
 and what stands in the table's CSV; ``table`` adds what has finished since to OUT.csv, and writes
 OUT.md with mean and spread over the seeds. ``run`` may be stopped and started again: what is queued
 stays with DVC, whose workers go on until ``dvc queue stop``.
@@ -46,6 +47,7 @@ COLUMNS = [*KEYS, *(column for column, *_ in FIGURES), "commit"]
 class Experiment:
     """One run of the chain: ``values`` are laid over params.yaml."""
 
+    table: str
     row: str
     variant: str
     seed: int
@@ -53,7 +55,7 @@ class Experiment:
 
     @property
     def name(self) -> str:
-        return f"{self.row}.{self.variant}.s{self.seed}"
+        return f"{self.table}.{self.row}.{self.variant}.s{self.seed}"
 
     def command(self) -> list[str]:
         """The DVC command that queues it."""
@@ -89,13 +91,13 @@ def read_plan(path: Path) -> dict[str, Any]:
     return plan
 
 
-def experiments(plan: Mapping[str, Any]) -> Iterator[Experiment]:
+def experiments(plan: Mapping[str, Any], table: str) -> Iterator[Experiment]:
     """All runs of a plan: seed by seed, so that the first figures of every row come early."""
     for seed in plan["seeds"]:
         for row in plan["rows"]:
             for variant in row.get("variants", plan["variants"]):
                 values = {**plan["variants"][variant], **row["set"]}
-                yield Experiment(row["name"], variant, seed, values)
+                yield Experiment(table, row["name"], variant, seed, values)
 
 
 def recorded(csv: Path) -> pd.DataFrame:
@@ -120,9 +122,9 @@ def unfinished() -> tuple[list[str], int]:
     return [line[1] for line in lines if len(line) > 3 and line[-1] in states], workers
 
 
-def wait(plan: Mapping[str, Any], poll: float = 10) -> None:
+def wait(plan: Mapping[str, Any], table: str, poll: float = 10) -> None:
     """Wait for DVC's workers to run what is queued of a plan, with progress."""
-    names = {experiment.name for experiment in experiments(plan)}
+    names = {experiment.name for experiment in experiments(plan, table)}
     total = len(names.intersection(unfinished()[0]))
 
     def endings() -> Iterator[int]:
@@ -144,7 +146,7 @@ def queue(plan: Mapping[str, Any], rows: Sequence[str], seeds: Sequence[int], cs
     """Queue what is neither done nor waiting."""
     known = {*unfinished()[0], *finished()}
     done = {(r.row, r.variant, int(r.seed)) for r in recorded(csv).itertuples()}
-    for experiment in experiments(plan):
+    for experiment in experiments(plan, csv.stem):
         wanted = (not rows or experiment.row in rows) and (not seeds or experiment.seed in seeds)
         key = experiment.row, experiment.variant, experiment.seed
         if wanted and key not in done and experiment.name not in known:
@@ -167,11 +169,11 @@ def gather(plan: Mapping[str, Any], csv: Path) -> pd.DataFrame:
     """The recorded runs and those that have finished since, in the plan's order."""
     refs = finished()
     rows = {tuple(row[key] for key in KEYS): row for row in recorded(csv).to_dict("records")}
-    for experiment in experiments(plan):
+    for experiment in experiments(plan, csv.stem):
         key = experiment.row, experiment.variant, experiment.seed
         if experiment.name in refs:
             rows[key] = {**dict(zip(KEYS, key, strict=True)), **_figures(refs[experiment.name])}
-    order = [(e.row, e.variant, e.seed) for e in experiments(plan)]
+    order = [(e.row, e.variant, e.seed) for e in experiments(plan, csv.stem)]
     return pd.DataFrame([rows[key] for key in order if key in rows], columns=COLUMNS)
 
 
@@ -227,7 +229,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         queue(plan, args.rows, args.seeds, out.with_suffix(".csv"))
     if args.do == "run" and unfinished()[0]:
         _run("dvc", "queue", "start", "-j", str(args.jobs))
-        wait(plan)
+        wait(plan, out.stem)
     if args.do != "queue":
         write_table(plan, out)
 

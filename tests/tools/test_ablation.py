@@ -42,13 +42,13 @@ def plan_file(tmp_path: Path) -> Path:
 
 
 def test_runs_of_a_plan_seed_by_seed(plan_file: Path) -> None:
-    runs = list(ablation.experiments(ablation.read_plan(plan_file)))
+    runs = list(ablation.experiments(ablation.read_plan(plan_file), "t"))
     assert [run.name for run in runs] == [
-        *("alone.none.s0", "alone.gain.s0", "deep.gain.s0"),
-        *("alone.none.s1", "alone.gain.s1", "deep.gain.s1"),
+        *("t.alone.none.s0", "t.alone.gain.s0", "t.deep.gain.s0"),
+        *("t.alone.none.s1", "t.alone.gain.s1", "t.deep.gain.s1"),
     ]
     assert runs[1].command() == [
-        *("dvc", "exp", "run", "--queue", "--name", "alone.gain.s0"),
+        *("dvc", "exp", "run", "--queue", "--name", "t.alone.gain.s0"),
         *("-S", "seed=0", "-S", "model.exposure=gain"),
         *("-S", "distill.lambda=0", "-S", "model.dgf2=off"),
     ]
@@ -127,9 +127,9 @@ def test_the_table_gathers_what_has_finished(
     plan, out = ablation.read_plan(plan_file), tmp_path / "docs" / "ablation"
     with pytest.raises(SystemExit, match="has finished yet"):
         ablation.write_table(plan, out)
-    commit = finish("deep.gain.s0", 10)
-    finish("deep.gain.s1", 20)
-    finish("alone.gain.s1", 30.25)
+    commit = finish("ablation.deep.gain.s0", 10)
+    finish("ablation.deep.gain.s1", 20)
+    finish("ablation.alone.gain.s1", 30.25)
     finish("of-somebody-else", 1)
     ablation.write_table(plan, out)
     table = pd.read_csv(out.with_suffix(".csv"))
@@ -141,9 +141,9 @@ def test_the_table_gathers_what_has_finished(
     assert "| deep pair only | 2 | 15.0 ± 7.1 | 16.0 ± 7.1 | 17.0 ± 7.1 |" in text
 
     # runs that are recorded and gone stay; one that ran again is replaced
-    finish("alone.none.s0", 5)
-    finish("deep.gain.s1", 40)
-    _remove("deep.gain.s0")
+    finish("ablation.alone.none.s0", 5)
+    finish("ablation.deep.gain.s1", 40)
+    _remove("ablation.deep.gain.s0")
     ablation.write_table(plan, out)
     table = pd.read_csv(out.with_suffix(".csv"))
     assert table["segmenter_dark"].tolist() == [10, 15, 35.25, 45]
@@ -160,10 +160,10 @@ def test_the_queue_leaves_out_what_is_done(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     plan, csv = ablation.read_plan(plan_file), tmp_path / "ablation.csv"
-    finish("alone.gain.s0", 1)
+    finish("ablation.alone.gain.s0", 1)
     ablation.write_table(plan, tmp_path / "ablation")
-    _remove("alone.gain.s0")
-    finish("alone.none.s0", 2)
+    _remove("ablation.alone.gain.s0")
+    finish("ablation.alone.none.s0", 2)
     real, queued = ablation._run, []
     capsys.readouterr()
 
@@ -175,19 +175,19 @@ def test_the_queue_leaves_out_what_is_done(
 
     monkeypatch.setattr(ablation, "_run", run)
     ablation.queue(plan, ["alone"], [], csv)
-    assert queued == ["alone.none.s1", "alone.gain.s1"]
-    assert capsys.readouterr().out == "queued alone.none.s1\nqueued alone.gain.s1\n"
+    assert queued == ["ablation.alone.none.s1", "ablation.alone.gain.s1"]
+    assert capsys.readouterr().out == "".join(f"queued {name}\n" for name in queued)
     queued.clear()
     ablation.queue(plan, [], [0], csv)
-    assert queued == ["deep.gain.s0"]
+    assert queued == ["ablation.deep.gain.s0"]
 
 
 STATUS = """\
 Task     Name           Created    Status
-1111111  alone.none.s0  08:52 AM   Running
-2222222  alone.gain.s0  08:52 AM   {second}
+1111111  t.alone.none.s0  08:52 AM   Running
+2222222  t.alone.gain.s0  08:52 AM   {second}
 3333333  somebody-else  08:52 AM   Queued
-4444444  deep.gain.s0   08:52 AM   Failed
+4444444  t.deep.gain.s0   08:52 AM   Failed
 
 Worker status: {workers} active, 0 idle
 """
@@ -205,7 +205,7 @@ def dvc_says(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_killed_and_failed_runs_are_not_waited_for(dvc_says: list[str]) -> None:
     dvc_says.append(STATUS.format(second="Queued", workers=1))
-    assert ablation.unfinished() == (["alone.none.s0", "alone.gain.s0", "somebody-else"], 1)
+    assert ablation.unfinished() == (["t.alone.none.s0", "t.alone.gain.s0", "somebody-else"], 1)
     dvc_says[0] = STATUS.format(second="Success", workers=0)
     assert ablation.unfinished() == (["somebody-else"], 0)
 
@@ -216,7 +216,7 @@ def test_waiting_shows_progress_and_ends(
     first = STATUS.format(second="Queued", workers=1)
     dvc_says += [first, first, STATUS.format(second="Success", workers=1)]
     dvc_says.append(dvc_says[-1].replace("Running", "Success"))
-    ablation.wait(ablation.read_plan(plan_file), poll=0)
+    ablation.wait(ablation.read_plan(plan_file), "t", poll=0)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(",")[0] for line in lines] == ["ablation: 1/2", "ablation: 2/2"]
 
@@ -224,4 +224,4 @@ def test_waiting_shows_progress_and_ends(
 def test_waiting_for_dead_workers_is_not_for_ever(plan_file: Path, dvc_says: list[str]) -> None:
     dvc_says += [STATUS.format(second="Queued", workers=w) for w in (1, 0)]
     with pytest.raises(SystemExit, match="workers have stopped"):
-        ablation.wait(ablation.read_plan(plan_file), poll=0)
+        ablation.wait(ablation.read_plan(plan_file), "t", poll=0)
