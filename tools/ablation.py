@@ -4,9 +4,9 @@
     python tools/ablation.py queue experiments/ablation.yaml [--rows NAME ...] [--seeds N ...]
     python tools/ablation.py table experiments/ablation.yaml --out docs/ablation
 
-An experiment is called TABLE.ROW.VARIANT.sSEED, TABLE being the last part of --out: tables made with
-other params (another data set, say) need another --out. ``queue`` leaves out what is queued, what
-DVC already has and what stands in the table's CSV; ``table`` adds what has finished since to
+An experiment is called TABLE.ROW.VARIANT.sSEED, TABLE being the last part of --out: tables made
+with other params (another data set, say) need another --out. ``queue`` leaves out what is queued,
+what DVC already has and what stands in the table's CSV; ``table`` adds what has finished since to
 OUT.csv, and writes OUT.md with mean and spread over the seeds. ``run`` may be stopped and started
 again: what is queued stays with DVC, whose workers go on until ``dvc queue stop``.
 """
