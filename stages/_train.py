@@ -28,7 +28,7 @@ def train_and_score(
     where: torch.device,
     pretrained: Sequence[nn.Parameter],
     beside: Sequence[nn.Module] = (),
-) -> None:
+) -> list[dict[str, float]]:
     """Train a network by its section of params.yaml, save it and score it on val.
 
     Args:
@@ -37,6 +37,9 @@ def train_and_score(
         view: the val pictures that it is scored on.
         pretrained: parameters that have weights already; all others are new layers.
         beside: modules that are trained with it and not kept.
+
+    Returns:
+        the curve, as `dgkd_core.training.loop.train` gives it.
     """
     manifest = crops.manifest
     curve = train(
@@ -55,3 +58,4 @@ def train_and_score(
     write_metrics(f"metrics/{stage}.json", {"val": result.metrics(manifest.classes)})
     light = "dark" if view.dark else "normal"
     print(f"{stage}: the {folder}'s mIoU is {result.confusion.miou():.2f} on {light} val")
+    return curve

@@ -3,6 +3,7 @@
 λ (`distill.lambda`) weighs the distillation losses; 0 is the student without a teacher.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import _start  # noqa: F401
@@ -20,6 +21,11 @@ from dgkd_core.params import Params
 from dgkd_core.stage import ARTIFACTS, run
 from dgkd_core.training.student import student_step
 from dgkd_core.training.weak import freeze
+
+
+def noise_errors(losses: Mapping[str, float]) -> dict[str, float]:
+    """The denoisers' mean squared errors by pair, from a row of the curve."""
+    return {k.removeprefix("diff_"): v for k, v in losses.items() if k.startswith("diff_")}
 
 
 def distill(params: Params) -> None:
@@ -72,7 +78,7 @@ def distill(params: Params) -> None:
     )
     pamr = PAMR(dilations=params.model.pamr_dilations)
     guide = teacher if dgkd is not None else None
-    train_and_score(
+    curve = train_and_score(
         "distill",
         "student",
         student,
@@ -85,6 +91,12 @@ def distill(params: Params) -> None:
         pretrained,
         beside=[dgkd] if dgkd is not None else [],
     )
+    for pair, error in sorted(noise_errors(curve[-1]).items()):
+        if error > 0.9:
+            print(
+                f"distill: the denoiser of {pair} has hardly learned (error {error:.2f}, "
+                f"1 without a denoiser): try more iterations or a larger lr or new_layers"
+            )
 
 
 if __name__ == "__main__":

@@ -143,3 +143,19 @@ def test_what_the_student_does_not_inherit_learns_at_the_new_layers_rate(
     slow = sum(count for rate, count in rates.items() if rate < 0.005)
     assert slow == (len(old) if init == "teacher" else 0)
     assert sum(rates.values()) > len(list(student.parameters())), "the denoisers are trained too"
+
+
+def test_denoisers_that_have_not_learned_are_named(
+    project: Path, run_stages: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    apply_preset("tiny", ["depth.model=gradient", "distill.pairs=[map, deep]"])
+    run_stages("prepare", "darken", "depth_model", "depth", "teacher")
+    capsys.readouterr()
+    run_stages("distill")
+    out = capsys.readouterr().out
+    assert "the denoiser of deep has hardly learned (error " in out
+    assert "the denoiser of map has hardly learned (error " in out
+    assert "of shallow" not in out
+    apply_preset("tiny", ["depth.model=gradient", "distill.denoiser=identity"])
+    run_stages("distill")
+    assert "hardly" not in capsys.readouterr().out
