@@ -126,6 +126,8 @@ def wait(plan: Mapping[str, Any], table: str, poll: float = 10) -> None:
     """Wait for DVC's workers to run what is queued of a plan, with progress."""
     names = {experiment.name for experiment in experiments(plan, table)}
     total = len(names.intersection(unfinished()[0]))
+    if not total:
+        return
 
     def endings() -> Iterator[int]:
         done = 0
@@ -228,7 +230,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.do != "table":
         queue(plan, args.rows, args.seeds, out.with_suffix(".csv"))
     if args.do == "run" and unfinished()[0]:
-        _run("dvc", "queue", "start", "-j", str(args.jobs))
+        # without pipes: the workers would keep them open, and their end would be waited for
+        subprocess.run(["dvc", "queue", "start", "-j", str(args.jobs)], cwd=ROOT, check=True)
         wait(plan, out.stem)
     if args.do != "queue":
         write_table(plan, out)

@@ -225,3 +225,8 @@ def test_waiting_for_dead_workers_is_not_for_ever(plan_file: Path, dvc_says: lis
     dvc_says += [STATUS.format(second="Queued", workers=w) for w in (1, 0)]
     with pytest.raises(SystemExit, match="workers have stopped"):
         ablation.wait(ablation.read_plan(plan_file), "t", poll=0)
+
+
+def test_nothing_to_wait_for(plan_file: Path, dvc_says: list[str]) -> None:
+    dvc_says.append(STATUS.format(second="Success", workers=0))
+    ablation.wait(ablation.read_plan(plan_file), "t", poll=0)
