@@ -96,7 +96,7 @@ def experiments(plan: Mapping[str, Any], table: str) -> Iterator[Experiment]:
     for seed in plan["seeds"]:
         for row in plan["rows"]:
             for variant in row.get("variants", plan["variants"]):
-                values = {**plan["variants"][variant], **row["set"]}
+                values = {**plan.get("base", {}), **plan["variants"][variant], **row["set"]}
                 yield Experiment(table, row["name"], variant, seed, values)
 
 

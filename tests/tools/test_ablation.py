@@ -20,6 +20,7 @@ import ablation  # noqa: E402
 PLAN = """
 title: Two rows
 seeds: [0, 1]
+base: {cam.source: student, refine.depth: false}
 variants:
   none: {model.exposure: none}
   gain: {model.exposure: gain}
@@ -49,12 +50,14 @@ def test_runs_of_a_plan_seed_by_seed(plan_file: Path) -> None:
     ]
     assert runs[1].command() == [
         *("dvc", "exp", "run", "--queue", "--name", "t.alone.gain.s0"),
-        *("-S", "seed=0", "-S", "model.exposure=gain"),
+        *("-S", "seed=0", "-S", "cam.source=student", "-S", "refine.depth=false"),
+        *("-S", "model.exposure=gain"),
         *("-S", "distill.lambda=0", "-S", "model.dgf2=off"),
     ]
-    assert runs[2].command()[-6:] == [
-        *("-S", 'distill.pairs=["deep"]', "-S", "refine.depth=true"),
-        *("-S", "data.scenes.train=4"),
+    assert runs[2].command()[6:] == [
+        *("-S", "seed=0", "-S", "cam.source=student", "-S", "refine.depth=true"),
+        *("-S", "model.exposure=gain"),
+        *("-S", 'distill.pairs=["deep"]', "-S", "data.scenes.train=4"),
     ]
 
 
