@@ -188,7 +188,7 @@ def markdown(plan: Mapping[str, Any], table: pd.DataFrame, note: str) -> str:
     """Mean ± standard deviation over the seeds, a table a variant."""
     headings = ["", "seeds", *(heading for _, heading, *_ in FIGURES)]
     lines = [f"# {plan.get('title', 'Ablation')}", "", note, ""]
-    for variant in plan["variants"]:
+    for variant in (v for v in plan["variants"] if (table["variant"] == v).any()):
         lines += [f"## {variant}", "", f"| {' | '.join(headings)} |"]
         lines += ["|---|" + "---:|" * (len(headings) - 1)]
         for row in plan["rows"]:
