@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -34,3 +35,14 @@ def lively(module: nn.Module) -> nn.Module:
                 nn.init.uniform_(part.weight, 0.5, 2)
                 nn.init.normal_(part.bias, std=0.5)
     return module.double().eval()
+
+
+def cancelled_biases(module: nn.Module) -> set[str]:
+    """Biases that a training batch norm right behind takes away: their gradient is but rounding."""
+    found = set()
+    for name, part in module.named_modules():
+        children = list(part.named_children()) if isinstance(part, nn.Sequential) else []
+        for (key, a), (_, b) in pairwise(children):
+            if isinstance(a, nn.Conv2d) and isinstance(b, nn.BatchNorm2d) and b.training:
+                found.add(f"{name}.{key}.bias".lstrip("."))
+    return found

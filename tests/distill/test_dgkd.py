@@ -1,10 +1,9 @@
 """DGKD: which tensors are compared, and where gradients go."""
 
-from itertools import pairwise
-
 import pytest
 import torch
-from torch import Tensor, nn
+from support import cancelled_biases
+from torch import Tensor
 
 from dgkd_core.choices import PAIRS
 from dgkd_core.distill.dgkd import DGKD, class_maps
@@ -109,13 +108,7 @@ def test_every_parameter_of_the_denoisers_learns() -> None:
     dgkd = _dgkd().train()
     losses = dgkd(_output(1), _output(2), LABELS, SIZE)
     torch.stack(list(losses.values())).sum().backward()
-    cancelled = {
-        f"{name}.{key}.bias"  # a norm right behind takes a bias away: no gradient but rounding
-        for name, part in dgkd.named_modules()
-        if isinstance(part, nn.Sequential)
-        for (key, conv), (_, norm) in pairwise(part.named_children())
-        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
-    }
+    cancelled = cancelled_biases(dgkd)
     seen = 0
     for name, parameter in dgkd.named_parameters():
         assert parameter.grad is not None, name

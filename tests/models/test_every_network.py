@@ -1,10 +1,9 @@
 """One training step of every backbone: what is trained gets a gradient, what is frozen none."""
 
-from itertools import pairwise
-
 import pytest
 import torch
 import torch.nn.functional as F
+from support import cancelled_biases
 from torch import nn
 
 from dgkd_core.models.network import Network, Segmenter
@@ -20,17 +19,6 @@ BACKBONES = [
     pytest.param("resnet101", marks=pytest.mark.slow),
     pytest.param("wide_resnet38", marks=pytest.mark.slow),
 ]
-
-
-def _norm_behind(module: nn.Module) -> set[str]:
-    """Biases that a batch norm right behind takes away: their gradient is rounding."""
-    found = set()
-    for name, part in module.named_modules():
-        children = list(part.named_children()) if isinstance(part, nn.Sequential) else []
-        for (key, a), (_, b) in pairwise(children):
-            if isinstance(a, nn.Conv2d) and isinstance(b, nn.BatchNorm2d):
-                found.add(f"{name}.{key}.bias".lstrip("."))
-    return found
 
 
 @pytest.mark.parametrize("kind", [Network, Segmenter])
@@ -58,7 +46,7 @@ def test_one_step(backbone: str, kind: type[Network] | type[Segmenter]) -> None:
         loss = loss + (out.shallow * torch.randn_like(out.shallow)).mean()
     statistics = {k: v.clone() for k, v in encoder.state_dict().items() if "running" in k}
     loss.backward()
-    idle = _norm_behind(network)
+    idle = cancelled_biases(network)
     trained = 0
     for name, parameter in network.named_parameters():
         if not parameter.requires_grad:

@@ -1,10 +1,9 @@
 """Networks: what they return, which parameters learn, where depth changes them."""
 
-from itertools import pairwise
-
 import pytest
 import torch
 import torch.nn.functional as F
+from support import cancelled_biases
 from torch import Tensor, nn
 
 from dgkd_core.models.encoder import Encoder
@@ -32,25 +31,9 @@ def _network(dgf2: str, *, frozen: bool = False, width: int = 16, seed: int = 2)
     return Network(_encoder(frozen), 3, width, dgf2, RATES)
 
 
-def _cancelled(module: nn.Module) -> set[str]:
-    """Biases that a batch norm right behind them takes away again: no gradient but rounding."""
-    out = set()
-    for name, part in module.named_modules():
-        if isinstance(part, nn.Sequential):
-            layers = list(part.named_children())
-            for (key, conv), (_, norm) in pairwise(layers):
-                if (
-                    isinstance(conv, nn.Conv2d)
-                    and isinstance(norm, nn.BatchNorm2d)
-                    and norm.training
-                ):
-                    out.add(f"{name}.{key}.bias".removeprefix("."))
-    return out
-
-
 def _check_gradients(module: nn.Module, without: set[str]) -> None:
     """Finite everywhere, nonzero but for ``without``, none where frozen."""
-    without = without | _cancelled(module)
+    without = without | cancelled_biases(module)
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             assert parameter.grad is None, f"{name} is frozen"
