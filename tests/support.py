@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 from torch import nn
+
+from dgkd_core.errors import InputError
 
 CHAIN = (
     *("prepare", "darken", "depth_model", "depth", "teacher"),
@@ -46,3 +51,14 @@ def cancelled_biases(module: nn.Module) -> set[str]:
             if isinstance(a, nn.Conv2d) and isinstance(b, nn.BatchNorm2d) and b.training:
                 found.add(f"{name}.{key}.bias".lstrip("."))
     return found
+
+
+def one_line(call: Callable[[], Any], *named: str | Path) -> str:
+    """What is said: an InputError of one line that names every one of ``named``."""
+    with pytest.raises(InputError) as caught:
+        call()
+    message = str(caught.value)
+    assert "\n" not in message
+    for name in named:
+        assert str(name) in message
+    return message

@@ -1,14 +1,16 @@
 """Queue a list of experiments with DVC, and gather what they gave into one table.
 
     python tools/ablation.py run experiments/ablation.yaml [--jobs N]     queue, run and table
-    python tools/ablation.py queue experiments/ablation.yaml [--rows NAME ...] [--seeds N ...]
+    python tools/ablation.py queue experiments/ablation.yaml [--rows NAME ...] [--variants NAME ...]
+                                                             [--seeds N ...]
     python tools/ablation.py table experiments/ablation.yaml --out docs/ablation
 
 An experiment is called TABLE.ROW.VARIANT.sSEED, TABLE being the last part of --out: tables made
-with other params (another data set, say) need another --out. ``queue`` leaves out what is queued,
-what DVC already has and what stands in the table's CSV; ``table`` adds what has finished since to
-OUT.csv, and writes OUT.md with mean and spread over the seeds. ``run`` may be stopped and started
-again: what is queued stays with DVC, whose workers go on until ``dvc queue stop``.
+with other params (another data set, say) need another name. A plan that differs in title, note or
+seeds alone may say ``extends: OTHER.yaml`` (beside it) for the rest. ``queue`` leaves out what is
+queued, what DVC already has and what stands in the table's CSV; ``table`` adds what has finished
+since to OUT.csv, and writes OUT.md with mean and spread over the seeds. ``run`` may be stopped and
+started again: what is queued stays with DVC, whose workers go on until ``dvc queue stop``.
 """
 
 from __future__ import annotations
@@ -75,12 +77,19 @@ def _run(*words: str) -> str:
     return done.stdout
 
 
-def read_plan(path: Path) -> dict[str, Any]:
-    """The YAML of an ablation: seeds, variants and rows."""
+def _read(path: Path) -> Any:
     try:
-        plan = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except OSError as error:
         sys.exit(f"ablation: {path}: {error.strerror}")
+
+
+def read_plan(path: Path) -> dict[str, Any]:
+    """The YAML of an ablation: seeds, variants, rows; its own or of the plan it extends."""
+    plan = _read(path)
+    if isinstance(plan, dict) and (base := plan.pop("extends", None)):
+        under = _read(path.parent / str(base))
+        plan = {**under, **plan} if isinstance(under, dict) else under
     for key in ("seeds", "variants", "rows"):
         if not isinstance(plan, dict) or not plan.get(key):
             sys.exit(f"ablation: {path}: {key}: missing, expected seeds, variants and rows")
@@ -144,13 +153,20 @@ def wait(plan: Mapping[str, Any], table: str, poll: float = 10) -> None:
         pass
 
 
-def queue(plan: Mapping[str, Any], rows: Sequence[str], seeds: Sequence[int], csv: Path) -> None:
-    """Queue what is neither done nor waiting."""
+def queue(
+    plan: Mapping[str, Any],
+    csv: Path,
+    rows: Sequence[str] = (),
+    variants: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+) -> None:
+    """Queue what is neither done nor waiting; of these rows, variants and seeds (none: of all)."""
     known = {*unfinished()[0], *finished()}
     done = {(r.row, r.variant, int(r.seed)) for r in recorded(csv).itertuples()}
     for experiment in experiments(plan, csv.stem):
-        wanted = (not rows or experiment.row in rows) and (not seeds or experiment.seed in seeds)
         key = experiment.row, experiment.variant, experiment.seed
+        chosen = zip(key, (rows, variants, seeds), strict=True)
+        wanted = all(not some or value in some for value, some in chosen)
         if wanted and key not in done and experiment.name not in known:
             _run(*experiment.command())
             print(f"queued {experiment.name}", flush=True)
@@ -222,13 +238,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("plan", type=Path, help="such as experiments/ablation.yaml")
     parser.add_argument("--out", type=Path, help="docs/NAME of the plan by default")
     parser.add_argument("--rows", nargs="+", default=[], help="queue these rows only")
+    parser.add_argument("--variants", nargs="+", default=[], help="queue these variants only")
     parser.add_argument("--seeds", nargs="+", type=int, default=[], help="queue these seeds only")
     parser.add_argument("--jobs", type=int, default=1, help="run: experiments at once")
     args = parser.parse_args(argv)
     plan = read_plan(args.plan)
     out = args.out or ROOT / "docs" / args.plan.stem
     if args.do != "table":
-        queue(plan, args.rows, args.seeds, out.with_suffix(".csv"))
+        queue(plan, out.with_suffix(".csv"), args.rows, args.variants, args.seeds)
     if args.do == "run" and unfinished()[0]:
         # without pipes: the workers would keep them open, and their end would be waited for
         subprocess.run(["dvc", "queue", "start", "-j", str(args.jobs)], cwd=ROOT, check=True)

@@ -1,15 +1,11 @@
 """The authors' network without this project's code: listed names, random values, forward pass."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from dgkd_core.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 Shape = tuple[int, ...]
@@ -55,18 +51,6 @@ def random(shapes: dict[str, Shape], seed: int) -> State:
 
 def shapes(state: State) -> dict[str, Shape]:
     return {name: tuple(value.shape) for name, value in state.items()}
-
-
-def one_line(call: Callable[[], Any], *named: str | Path) -> str:
-    """What is said: an InputError of one line that names every one of ``named``."""
-    with pytest.raises(InputError) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    assert len(message) < 400
-    for name in named:
-        assert str(name) in message
-    return message
 
 
 # --- the forward pass, from METHOD §2-§5 and the raw tensors -------------------------------------

@@ -16,10 +16,10 @@ from authors_network import (
     light,
     listed,
     norm,
-    one_line,
     random,
     shapes,
 )
+from support import one_line
 from torch import Tensor, nn
 
 from dgkd_core import cli

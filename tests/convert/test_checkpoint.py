@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from authors_network import State, noise, one_line, random
+from authors_network import State, noise, random
 from safetensors.torch import save_file
+from support import one_line
 
 from dgkd_core import cli
 from dgkd_core.convert import load_authors_checkpoint, load_authors_denoiser

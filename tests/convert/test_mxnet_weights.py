@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from authors_network import listed
 from params_file import (
     OLD,
     VERSIONS,
@@ -31,9 +32,6 @@ from dgkd_core.errors import InputError
 from dgkd_core.models.encoder import Encoder
 from dgkd_core.models.registry import load_backbone
 from dgkd_core.models.wide_resnet import Block, Bottleneck, WideResNet38
-
-ROOT = Path(__file__).parents[2]
-
 
 BLOCKS = [
     *("2a", "2b1", "2b2", "3a", "3b1", "3b2"),
@@ -88,14 +86,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Arrays:
 
 def test_the_names_are_those_behind_the_released_checkpoint() -> None:
     """Its names were made from MXNet's, and list the layers in the order of our state dict."""
-    folders = (ROOT / "shared" / "reference", ROOT.parent / "shared" / "reference")
-    paths = [folder / "student_checkpoint_keys.txt" for folder in folders]
-    path = next((path for path in paths if path.is_file()), None)
-    if path is None:
-        pytest.skip(f"shared/reference/{paths[0].name} is not here: the names are not compared")
     found = []
-    for line in path.read_text().splitlines():
-        key, shape, _ = line.split("\t")
+    for key, shape in listed("student_checkpoint_keys.txt").items():
         key = re.sub(r"^backbone\.(b\d(_\d)?\.|conv1a|bn7)", r"\1", key)  # the trunk, no DGF2
         if key.startswith(("backbone", "classifier")) or key.endswith("num_batches_tracked"):
             continue
@@ -107,7 +99,7 @@ def test_the_names_are_those_behind_the_released_checkpoint() -> None:
         kind = "aux" if value.startswith("running") else "arg"
         found.append((f"{kind}:{layer}_{value.replace('running', 'moving')}", shape))
     with torch.device("meta"):
-        ours = ["x".join(map(str, value.shape)) for value in _state(WideResNet38()).values()]
+        ours = [tuple(value.shape) for value in _state(WideResNet38()).values()]
     assert found == list(zip(_source_names(), ours, strict=True))
 
 

@@ -1,12 +1,10 @@
 """Model folders: there and back to the bit, and one line for whatever is wrong with one."""
 
 import copy
-import hashlib
 import io
 import json
 import pickle
 import struct
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,9 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-import torchvision.models as torchvision_models
-from safetensors.torch import save, save_file
-from torch import Tensor, nn
+from safetensors.torch import save_file
+from support import one_line
+from torch import nn
 
 from dgkd_core.errors import InputError
 from dgkd_core.models.network import Network, Segmenter
@@ -24,9 +22,7 @@ from dgkd_core.models.registry import (
     Spec,
     build,
     build_encoder,
-    first_weights,
     inherit,
-    load_backbone,
     load_model,
     read_spec,
     read_tensors,
@@ -61,17 +57,6 @@ def _model(spec: Spec = SPEC, seed: int = 0) -> Network | Segmenter:
 def folder(tmp_path: Path) -> Path:
     save_model(tmp_path / "model", _model(), SPEC)
     return tmp_path / "model"
-
-
-def _one_line(call: Callable[[], Any], *named: str | Path) -> str:
-    """What is said: an InputError of one line that names every one of ``named``."""
-    with pytest.raises(InputError) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    for name in named:
-        assert str(name) in message
-    return message
 
 
 @pytest.mark.parametrize("kind", ["network", "segmenter"])
@@ -169,28 +154,28 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE.keys())
-def test_hostile_safetensors_are_one_line(folder: Path, content: bytes) -> None:
+def test_hostile_safetensors_areone_line(folder: Path, content: bytes) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(content)
-    _one_line(lambda: read_tensors(path), path)
-    _one_line(lambda: load_model(folder), path)
+    one_line(lambda: read_tensors(path), path)
+    one_line(lambda: load_model(folder), path)
 
 
-def test_truncated_safetensors_are_one_line(folder: Path) -> None:
+def test_truncated_safetensors_areone_line(folder: Path) -> None:
     path = folder / "model.safetensors"
     whole = path.read_bytes()
     for length in (1, 7, 8, 100, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:length])
-        _one_line(lambda: load_model(folder), path)
+        one_line(lambda: load_model(folder), path)
 
 
 def test_a_weights_file_that_is_not_there(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
-    _one_line(lambda: load_model(folder), folder / "model.safetensors")
+    one_line(lambda: load_model(folder), folder / "model.safetensors")
     for name in ("no.pth", "no.safetensors"):
-        _one_line(lambda name=name: read_tensors(folder / name), folder / name)
+        one_line(lambda name=name: read_tensors(folder / name), folder / name)
         (folder / name).mkdir()
-        _one_line(lambda name=name: read_tensors(folder / name), folder / name)
+        one_line(lambda name=name: read_tensors(folder / name), folder / name)
 
 
 class _Code:
@@ -207,9 +192,9 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path, zipped: bool)
     mark, path = tmp_path / "ran", tmp_path / "weights.pth"
     content = {"a": torch.ones(2), "code": _Code(str(mark))}
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
-    _one_line(lambda: read_tensors(path), path)
+    one_line(lambda: read_tensors(path), path)
     path.write_bytes(pickle.dumps(_Code(str(mark))))
-    _one_line(lambda: read_tensors(path), path)
+    one_line(lambda: read_tensors(path), path)
     assert not mark.exists()
     pickle.loads(path.read_bytes()).close()
     assert mark.exists(), "the pickle does run code when it is let"
@@ -219,12 +204,12 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path, zipped: bool)
 def test_a_pickle_of_something_else_is_refused(tmp_path: Path, content: Any) -> None:
     path = tmp_path / "weights.pth"
     torch.save(content, path)
-    _one_line(lambda: read_tensors(path), path)
+    one_line(lambda: read_tensors(path), path)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_truncated_or_damaged_pth_is_one_line(tmp_path: Path, zipped: bool) -> None:
+def test_a_truncated_or_damaged_pth_isone_line(tmp_path: Path, zipped: bool) -> None:
     """Cut anywhere, and with a byte changed anywhere: tensors, or one line. Never another error."""
     path, buffer = tmp_path / "weights.pth", io.BytesIO()
     tensors = {"a": torch.arange(6.0), "b": torch.ones(2, 3)}
@@ -289,16 +274,16 @@ WRONG = {
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("change", WRONG.values(), ids=WRONG.keys())
-def test_a_wrong_model_json_is_one_line(folder: Path, change: dict[str, Any]) -> None:
+def test_a_wrong_model_json_isone_line(folder: Path, change: dict[str, Any]) -> None:
     path = folder / "model.json"
     path.write_text(json.dumps(asdict(SPEC) | change))
-    _one_line(lambda: load_model(folder), path)
+    one_line(lambda: load_model(folder), path)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "3", "{}", '"network"'])
 def test_a_model_json_that_is_no_spec(folder: Path, text: str) -> None:
     (folder / "model.json").write_text(text)
-    _one_line(lambda: read_spec(folder), folder / "model.json")
+    one_line(lambda: read_spec(folder), folder / "model.json")
 
 
 def test_a_model_json_with_a_key_less_or_missing(folder: Path) -> None:
@@ -306,9 +291,9 @@ def test_a_model_json_with_a_key_less_or_missing(folder: Path) -> None:
     values = asdict(SPEC)
     del values["dgf2"]
     path.write_text(json.dumps(values))
-    _one_line(lambda: load_model(folder), path, "dgf2")
+    one_line(lambda: load_model(folder), path, "dgf2")
     path.unlink()
-    _one_line(lambda: load_model(folder), path)
+    one_line(lambda: load_model(folder), path)
 
 
 @pytest.mark.parametrize(
@@ -318,122 +303,8 @@ def test_a_model_json_with_a_key_less_or_missing(folder: Path) -> None:
 )
 def test_weights_that_do_not_fit_the_spec(folder: Path, change: dict[str, Any]) -> None:
     (folder / "model.json").write_text(json.dumps(asdict(replace(SPEC, **change))))
-    message = _one_line(lambda: load_model(folder), folder / "model.safetensors", "model.json")
+    message = one_line(lambda: load_model(folder), folder / "model.safetensors", "model.json")
     assert len(message) < 400
-
-
-# --- backbone weights ----------------------------------------------------------------------------
-
-
-def _perturbed(module: nn.Module) -> dict[str, Tensor]:
-    torch.manual_seed(6)
-    return {
-        key: value * (1 + torch.rand_like(value) / 9) if value.is_floating_point() else value + 3
-        for key, value in module.state_dict().items()
-    }
-
-
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_torchvisions_weights_load(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f"resnet18{suffix}"
-    net = torchvision_models.resnet18(weights=None)
-    state = _perturbed(net)
-    torch.save(state, path) if suffix == ".pth" else save_file(state, path)
-    net.load_state_dict(state)
-    encoder = build_encoder("resnet18", 32).eval()
-    assert load_backbone(encoder, path, hashlib.sha256(path.read_bytes()).hexdigest()) == 2
-    net.eval()
-    image = torch.rand(1, 3, 40, 40)
-    with torch.no_grad():
-        x = net.layer1(net.maxpool(net.relu(net.bn1(net.conv1(image)))))
-        shallow, deep = encoder(image)
-        assert torch.equal(shallow, x)
-        assert torch.equal(deep, net.layer4(net.layer3(net.layer2(x))))
-
-
-@pytest.mark.parametrize("name", ["test_resnet", "tf_efficientnet_lite0"])
-def test_timms_weights_load(tmp_path: Path, name: str) -> None:
-    import timm
-
-    net = timm.create_model(name, pretrained=False)
-    state = _perturbed(net)
-    net.load_state_dict(state)
-    save_file(state, tmp_path / "w.safetensors")
-    encoder = build_encoder(f"timm:{name}", 32).eval()
-    unused = load_backbone(encoder, tmp_path / "w.safetensors")
-    theirs = timm.create_model(name, pretrained=False, features_only=True)
-    assert unused == len(state) - len(theirs.state_dict())
-    assert unused > 0
-    mine = sorted(float(v.double().sum()) for v in encoder.state_dict().values())
-    given = [float(v.double().sum()) for v in state.values()]
-    assert all(any(abs(a - b) < 1e-9 for b in given) for a in mine)
-
-
-def test_weights_without_batch_counters_load(tmp_path: Path) -> None:
-    """Some published files have no num_batches_tracked; the number of unused tensors stays."""
-    path = tmp_path / "w.safetensors"
-    state = _perturbed(torchvision_models.resnet18(weights=None))
-    bare = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
-    assert len(bare) < len(state)
-    save_file(bare, path)
-    encoder = build_encoder("resnet18", 8)
-    assert load_backbone(encoder, path) == 2  # fc.weight and fc.bias
-    assert torch.equal(encoder.state_dict()["layer3.1.conv2.weight"], bare["layer3.1.conv2.weight"])
-
-
-def test_pinned_weights_must_be_the_pinned_ones(tmp_path: Path) -> None:
-    path = tmp_path / "w.safetensors"
-    save_file(_perturbed(torchvision_models.resnet18(weights=None)), path)
-    encoder = build_encoder("resnet18", 8)
-    before = copy.deepcopy(encoder.state_dict())
-    _one_line(lambda: load_backbone(encoder, path, "0" * 64), path, "weights_sha256", "0" * 12)
-    assert all(torch.equal(v, before[k]) for k, v in encoder.state_dict().items())
-
-
-@pytest.mark.parametrize(
-    ("have", "want"),
-    [
-        ("resnet50", "resnet18"),
-        ("resnet18", "resnet50"),
-        ("resnet18", "resnet34"),
-        ("resnet18", "timm:test_resnet"),
-        ("resnet18", "timm:tf_efficientnet_lite0"),
-        ("resnet34", "resnet18"),
-        ("resnet101", "resnet50"),
-    ],
-)
-def test_weights_of_another_backbone_are_refused(tmp_path: Path, have: str, want: str) -> None:
-    path = tmp_path / "w.safetensors"
-    with torch.device("meta"):
-        net = getattr(torchvision_models, have)(weights=None)
-    empty = {
-        key: torch.zeros((), dtype=v.dtype).expand(v.shape) for key, v in net.state_dict().items()
-    }
-    torch.save(empty, path.with_suffix(".pth"))  # expanded zeros: a small file
-    encoder = build_encoder(want, 8)
-    before = copy.deepcopy(encoder.state_dict())
-    _one_line(lambda: load_backbone(encoder, path.with_suffix(".pth")), path.with_suffix(".pth"))
-    assert all(torch.equal(v, before[k]) for k, v in encoder.state_dict().items())
-
-
-def test_first_weights(tmp_path: Path) -> None:
-    path = tmp_path / "w.safetensors"
-    net = build_encoder("timm:test_resnet", 8)
-    state = _perturbed(net.net)  # type: ignore[arg-type]
-    path.write_bytes(save(state))
-    section = SimpleNamespace(weights=None, weights_sha256=None)
-    model = _model()
-    before = copy.deepcopy(model.state_dict())
-    assert first_weights(model, SPEC, section) == []
-    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
-    section.weights = str(path)
-    known = first_weights(model, SPEC, section)
-    assert [id(p) for p in known] == [id(p) for p in model.encoder.parameters()]
-    for key, value in model.state_dict().items():
-        inner = key.removeprefix("encoder.net.")
-        assert torch.equal(value, state[inner] if key.startswith("encoder.") else before[key])
-    section.weights_sha256 = "f" * 64
-    _one_line(lambda: first_weights(model, SPEC, section), path)
 
 
 # --- backbones by name ---------------------------------------------------------------------------
@@ -442,24 +313,24 @@ def test_first_weights(tmp_path: Path) -> None:
 def test_wide_resnet38_by_name() -> None:
     with torch.device("meta"):
         assert isinstance(build_encoder("wide_resnet38", 8), WideResNet38)
-    _one_line(lambda: build_encoder("wide_resnet38", 16), "model.output_stride", "16")
-    _one_line(lambda: build_encoder("wide_resnet38", 8, True), "model.weights")
+    one_line(lambda: build_encoder("wide_resnet38", 16), "model.output_stride", "16")
+    one_line(lambda: build_encoder("wide_resnet38", 8, True), "model.weights")
 
 
 @pytest.mark.parametrize(
     "name", ["timm:no_such_network", "no_such_network", "timm:", "timm:test_vit"]
 )
 def test_a_backbone_that_timm_does_not_have(name: str) -> None:
-    _one_line(lambda: build_encoder(name, 32), "model.backbone", name)
+    one_line(lambda: build_encoder(name, 32), "model.backbone", name)
 
 
 @pytest.mark.parametrize("name", ["resnet19", "resnet", "resnetish"])
 def test_a_backbone_that_torchvision_does_not_have(name: str) -> None:
-    _one_line(lambda: build_encoder(name, 8), "model.backbone", name)
+    one_line(lambda: build_encoder(name, 8), "model.backbone", name)
 
 
 def test_an_unknown_kind() -> None:
-    _one_line(lambda: build(replace(SPEC, kind="depth")), "'depth'")
+    one_line(lambda: build(replace(SPEC, kind="depth")), "'depth'")
 
 
 def test_inherit_copies_what_fits() -> None:

@@ -61,6 +61,16 @@ def test_runs_of_a_plan_seed_by_seed(plan_file: Path) -> None:
     ]
 
 
+def test_a_plan_that_extends_another(plan_file: Path) -> None:
+    other = plan_file.with_name("other.yaml")
+    other.write_text("extends: plan.yaml\ntitle: Elsewhere\nseeds: [7]\n")
+    plan, whole = ablation.read_plan(other), ablation.read_plan(plan_file)
+    assert plan == {**whole, "title": "Elsewhere", "seeds": [7]}
+    other.write_text("extends: missing.yaml\n")
+    with pytest.raises(SystemExit, match=r"missing\.yaml: No such file"):
+        ablation.read_plan(other)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -177,12 +187,15 @@ def test_the_queue_leaves_out_what_is_done(
         return real(*words)
 
     monkeypatch.setattr(ablation, "_run", run)
-    ablation.queue(plan, ["alone"], [], csv)
+    ablation.queue(plan, csv, rows=["alone"])
     assert queued == ["ablation.alone.none.s1", "ablation.alone.gain.s1"]
     assert capsys.readouterr().out == "".join(f"queued {name}\n" for name in queued)
     queued.clear()
-    ablation.queue(plan, [], [0], csv)
+    ablation.queue(plan, csv, seeds=[0])
     assert queued == ["ablation.deep.gain.s0"]
+    queued.clear()
+    ablation.queue(plan, csv, variants=["none"])
+    assert queued == ["ablation.alone.none.s1"]
 
 
 STATUS = """\
