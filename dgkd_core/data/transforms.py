@@ -41,6 +41,17 @@ def draw_geometry(
     return Geometry(h, w, place(h), place(w), crop, bool(rng.random() < 0.5))
 
 
+def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """(C, H, W) to (C, *size) by a bilinear, antialiased mean.
+
+    Torch 2.15 on a CPU repeats a single row where the result is one pixel wide and of another
+    height than x; a result one pixel high is right, so such a picture is resized on its side.
+    """
+    if size[1] == 1 < size[0]:
+        return _resize(x.mT.contiguous(), (1, size[0])).mT
+    return F.interpolate(x[None], size, mode="bilinear", antialias=True)[0]
+
+
 def apply_geometry(x: Tensor, geometry: Geometry, fill: float | Tensor, nearest: bool) -> Tensor:
     """Apply a geometry to x (C, H, W); padding takes ``fill`` (a number or one per channel).
 
@@ -53,7 +64,7 @@ def apply_geometry(x: Tensor, geometry: Geometry, fill: float | Tensor, nearest:
         if nearest:
             x = F.interpolate(x[None].float(), size, mode="nearest-exact")[0].to(x.dtype)
         else:
-            x = F.interpolate(x[None], size, mode="bilinear", antialias=True)[0]
+            x = _resize(x, size)
     out = x.new_empty(x.shape[0], g.crop, g.crop)
     out[:] = torch.as_tensor(fill, dtype=x.dtype).reshape(-1, 1, 1)
     y0, x0 = max(0, g.top), max(0, g.left)
