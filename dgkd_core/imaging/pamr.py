@@ -82,6 +82,8 @@ class PAMR(nn.Module):
                 f"PAMR takes (N, K, H, W) and (N, C, h, w), "
                 f"got {tuple(image.shape)} and {tuple(mask.shape)}"
             )
+        if mask.shape[1] == 0:  # a picture without classes
+            return mask.new_zeros(len(mask), 0, *image.shape[-2:])
         if mask.shape[-2:] != image.shape[-2:]:
             mask = F.interpolate(mask, image.shape[-2:], mode="bilinear", align_corners=True)
         weights = self.kernel(image.to(mask.dtype))

@@ -265,7 +265,7 @@ def test_jitter_changes_colours_alone_and_nothing_but_the_normal_picture(
 def test_a_flip_turns_all_parts_together(
     odd: tuple[Manifest, dict[str, Any]], index: int, crop: int, seed: int
 ) -> None:
-    """A crop that holds the picture whole and unscaled is the picture or its mirror, in all parts."""
+    """A crop that holds all of a picture unscaled holds it, or its mirror, in all parts."""
     height, width = SIZES[index]
     crop += max(height, width)
     given_ = _crops(odd, seed=seed, crop=crop, scale=(1.0, 1.0))

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from dgkd_core.imaging.dense_crf import DenseCRF
 from dgkd_core.imaging.pamr import PAMR
-from dgkd_core.imaging.pseudo_labels import pseudo_label, sharpen_by_pamr
+from dgkd_core.imaging.pseudo_labels import pseudo_label, sharpen_by_crf, sharpen_by_pamr
 
 
 def _slow(maps: np.ndarray, labels: list[int], threshold: float, margin: float) -> np.ndarray:
@@ -51,6 +52,19 @@ def test_a_picture_without_classes_is_background() -> None:
     out = pseudo_label(np.zeros((0, 4, 5)), np.zeros(3), 0.3, 0.1)
     assert out.dtype == np.uint8
     assert np.array_equal(out, np.zeros((4, 5), np.uint8))
+
+
+def test_sharpening_no_class_maps_leaves_none() -> None:
+    guide = np.random.default_rng(0).random((4, 5, 3), np.float32)
+    none = np.zeros((0, 4, 5), np.uint8)
+    for sharp in (
+        sharpen_by_pamr(none, guide, PAMR(2, (1, 2))),
+        sharpen_by_crf(none, guide, DenseCRF(2)),
+    ):
+        assert sharp.shape == (0, 4, 5)
+        assert sharp.dtype == np.float32
+        assert (pseudo_label(sharp, np.zeros(3), 0.3, 0.1) == 0).all()
+    assert PAMR(2, (1,))(torch.rand(2, 3, 6, 7), torch.rand(2, 0, 3, 4)).shape == (2, 0, 6, 7)
 
 
 @pytest.mark.parametrize("channels", [3, 4])
