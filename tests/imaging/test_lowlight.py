@@ -222,6 +222,139 @@ def test_the_simple_noise_has_its_standard_deviation() -> None:
     assert noise.mean() == pytest.approx(0, abs=0.1)
 
 
+@pytest.mark.parametrize("tone_curve", [True, False])
+def test_every_colour_comes_back_from_a_day_without_noise(tone_curve: bool) -> None:
+    """A grid through the cube of 8-bit colours, and random ones; a converter too fine to matter."""
+    levels = np.arange(0, 256, 15, dtype=np.uint8)
+    grid = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(-1, 18, 3)
+    for image in (grid, _picture(3, 90, 110), _picture(4, 90, 110) // 16):
+        for name in "abc":
+            night = darken_physical(
+                image,
+                picture_rng(0, name),
+                ratio=(1.0, 1.0),
+                shot=(1e-15, 1e-15),
+                read=False,
+                bits=30,
+                tone_curve=tone_curve,
+            )
+            for made in (night.image, night.clean):
+                assert np.abs(made.astype(int) - image).max() <= 1
+
+
+@pytest.mark.parametrize("r", [1.5, 4.0, 10.0, 30.0, 100.0])
+def test_the_sensor_gets_a_part_in_r_of_the_light(r: float, sensor: list[np.ndarray]) -> None:
+    image = np.clip(_picture(6, 120, 120), 130, 250)
+    for ratio in (1.0, r):
+        darken_physical(
+            image, picture_rng(0, "a"), ratio=(ratio, ratio), shot=(1e-4, 1e-4), bits=16
+        )
+    _, day, noisy, night = sensor
+    assert np.allclose(night * r, day, rtol=1e-9)
+    noise = noisy - night  # these signals lie at least five deviations above zero
+    error = noise.std((0, 1)) / np.sqrt(noise[..., 0].size)
+    assert (np.abs(noise.mean((0, 1))) < 4.5 * error).all()
+    assert np.allclose(noisy.mean((0, 1)) * r, day.mean((0, 1)), rtol=0.01)
+
+
+def test_variance_over_signal_is_a_line_with_the_drawn_gain_and_read_noise(
+    sensor: list[np.ndarray],
+) -> None:
+    """Weighted least squares for each draw; its errors are those that statistics predict."""
+    greys = np.arange(120, 250, 16).astype(np.uint8)
+    image = np.repeat(np.repeat(greys, 200)[None, :, None], 120, 0).repeat(3, 2)
+    count, errors, intercepts = 120 * 200, [], []
+    for i in range(16):
+        sensor.clear()
+        night = darken_physical(
+            image, picture_rng(i, "flat"), ratio=(1.0, 1.2), shot=(2e-3, 6e-3), bits=16
+        )
+        noisy, signal = (v.reshape(120, len(greys), 200, 3)[..., 1] for v in sensor)
+        level, variance = signal.mean((0, 2)), (noisy - signal).var((0, 2), ddof=1)
+        weight = 1 / (variance * np.sqrt(2 / (count - 1)))
+        design = np.stack([level, np.ones_like(level)], 1) * weight[:, None]
+        covariance = np.linalg.inv(design.T @ design)
+        slope, intercept = covariance @ design.T @ (variance * weight)
+        deviation = np.sqrt(np.diag(covariance))
+        errors.append((np.array([slope, intercept]) - [night.shot, night.read**2]) / deviation)
+        intercepts.append(night.read**2 / deviation[1])
+        assert night.shot > 20 * deviation[0]
+    z = np.array(errors)
+    assert np.linalg.norm(intercepts) > 8  # read noise is seen, not lost in the errors
+    assert (np.abs(z) < 4).all()
+    assert (np.abs(z.mean(0)) < 4 / np.sqrt(len(z))).all()
+    assert (z.std(0) > 0.4).all()
+
+
+@pytest.mark.parametrize("row", [0.25, 1.0])
+def test_row_noise_is_one_offset_a_row_with_its_standard_deviation(
+    row: float, sensor: list[np.ndarray]
+) -> None:
+    image = np.full((3000, 4, 3), 220, np.uint8)
+    for part in (0.0, row):
+        night = darken_physical(
+            image,
+            np.random.default_rng(4),
+            ratio=(2.0, 2.0),
+            shot=(1e-3, 1e-3),
+            row=part,
+            bits=24,
+        )
+    offsets = sensor[2] - sensor[0]
+    assert np.ptp(offsets, axis=(1, 2)).max() < 2**-22
+    rows = offsets[:, 0, 0]
+    deviation = row * night.read
+    assert rows.std() == pytest.approx(deviation, rel=4 / np.sqrt(2 * len(rows)))
+    assert abs(rows.mean()) < 4 * deviation / np.sqrt(len(rows))
+    assert abs(np.corrcoef(rows[1:], rows[:-1])[0, 1]) < 4 / np.sqrt(len(rows))
+
+
+@pytest.mark.parametrize("bits", [6, 10, 16])
+def test_the_converter_rounds_to_the_nearest_level(bits: int, sensor: list[np.ndarray]) -> None:
+    darken_physical(
+        _picture(),
+        np.random.default_rng(0),
+        ratio=(10.0, 10.0),
+        shot=(1e-15, 1e-15),
+        read=False,
+        bits=bits,
+    )
+    digital, analogue = sensor
+    error = np.abs(digital - analogue).max() * (2**bits - 1)
+    assert 0.4 < error < 0.5 + 1e-3
+
+
+@pytest.mark.parametrize("kind", ["physical", "simple"])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1), (2, 5)])
+def test_pictures_of_any_shape_darken_as_part_of_a_larger_one_would(
+    kind: str, shape: tuple[int, int]
+) -> None:
+    """The signal of a pixel does not depend on the picture around it."""
+    image = _picture(2, 300, 300)
+    part = image[: shape[0], : shape[1]]
+    large = darken(image, picture_rng(0, "a"), kind, PHYSICAL, SIMPLE)
+    small = darken(part, picture_rng(0, "a"), kind, PHYSICAL, SIMPLE)
+    assert small.image.shape == part.shape
+    assert small.ratio == large.ratio
+    assert np.array_equal(small.clean, large.clean[: shape[0], : shape[1]])
+
+
+@pytest.mark.parametrize("kind", ["physical", "simple"])
+@pytest.mark.parametrize("tone_curve", [True, False])
+def test_grey_stays_grey_and_black_stays_black_but_for_the_noise(
+    kind: str, tone_curve: bool
+) -> None:
+    grey = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, 2)
+    settings = PHYSICAL | {"tone_curve": tone_curve, "ratio": (4.0, 4.0)}
+    night = darken(grey, picture_rng(0, "grey"), kind, settings, SIMPLE)
+    assert np.ptp(night.clean.astype(int), axis=2).max() == 0
+    levels = night.clean[0, :, 0].astype(int)
+    assert levels[0] == 0
+    assert (np.diff(levels) >= 0).all()
+    assert levels[-1] > 40
+    assert np.ptp(night.image.astype(int), axis=2).max() > 0
+
+
 def test_luma_is_rec_601() -> None:
     colours = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]]], np.uint8)
     for i, weight in enumerate((0.299, 0.587, 0.114)):
