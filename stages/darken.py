@@ -12,6 +12,7 @@ from dgkd_core.data.pictures import decode_rgb, encode_rgb
 from dgkd_core.files import write_metrics
 from dgkd_core.imaging.lowlight import darken as darken_picture
 from dgkd_core.imaging.lowlight import luma, picture_rng
+from dgkd_core.imaging.preview import write_preview
 from dgkd_core.parallel import ordered_map
 from dgkd_core.params import Params
 from dgkd_core.progress import Progress
@@ -39,6 +40,8 @@ def darken(params: Params) -> None:
         for entry, (content, row) in zip(entries, pictures, strict=True):
             dark.add(f"{entry.id}.png", content)
             rows.append(row)
+    preview = Path(ARTIFACTS, "darken", "preview.png")
+    write_preview(preview, entries, images, settings, params.seed)
     normal, dim, noise_level, ratio = np.mean(rows, axis=0)
     metrics = {
         "mean_luma": {"normal": float(normal), "dark": float(dim)},

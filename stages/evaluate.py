@@ -16,10 +16,11 @@ from dgkd_core.data.pictures import decode_array, decode_mask, encode_mask
 from dgkd_core.data.samples import Store
 from dgkd_core.device import start
 from dgkd_core.evaluation.cams import label_map
-from dgkd_core.evaluation.figures import colour_heat, colour_mask, sheet, spread
+from dgkd_core.evaluation.figures import colour_heat, colour_mask, sheet
 from dgkd_core.evaluation.inference import Protocol, Result, View, score
 from dgkd_core.evaluation.scores import Confusion, per_class
 from dgkd_core.files import atomic_file, read_json, write_metrics, write_text
+from dgkd_core.imaging.tiles import spread
 from dgkd_core.models.registry import load_model
 from dgkd_core.params import Params
 from dgkd_core.progress import Progress

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dgkd_core.data.pictures import voc_palette
+from dgkd_core.imaging.tiles import Font, png
 
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _PALETTE = np.array(voc_palette(), np.uint8).reshape(256, 3)
 
 
@@ -26,14 +25,6 @@ def colour_heat(heat: np.ndarray) -> np.ndarray:
     low = np.minimum(x.astype(int), len(stops) - 2)
     part = (x - low)[..., None]
     return np.rint(stops[low] * (1 - part) + stops[low + 1] * part).astype(np.uint8)
-
-
-def spread(order: Sequence[str], count: int) -> list[str]:
-    """``count`` items evenly spread over a ranking, from its first to its last."""
-    count = min(count, len(order))
-    if count <= 1:
-        return list(order[:count])
-    return [order[round(i * (len(order) - 1) / (count - 1))] for i in range(count)]
 
 
 def _legend(names: Sequence[str], font: Font, gap: int, width: int) -> list[tuple[int, int, str]]:
@@ -89,6 +80,4 @@ def sheet(
         y = bottom + 6 + below
         draw.rectangle((x, y, x + 12, y + 12), tuple(int(v) for v in _PALETTE[number]), "black")
         draw.text((x + 17, y - 2), name, "black", font)
-    buffer = io.BytesIO()
-    canvas.save(buffer, "PNG")
-    return buffer.getvalue()
+    return png(canvas)

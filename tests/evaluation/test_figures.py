@@ -4,13 +4,11 @@ import io
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from dgkd_core.data.pictures import voc_palette
 from dgkd_core.data.voc import CLASSES
-from dgkd_core.evaluation.figures import colour_heat, colour_mask, sheet, spread
+from dgkd_core.evaluation.figures import colour_heat, colour_mask, sheet
 
 TITLES = ("photo", "prediction", "truth")
 COLOURS = np.array(voc_palette()).reshape(256, 3)
@@ -65,27 +63,6 @@ def test_the_legend_shows_every_class_however_many(side: int) -> None:
 def test_captions_must_match() -> None:
     with pytest.raises(ValueError, match="zip"):
         sheet([_row()], ["a", "b"], ())
-
-
-@settings(deadline=None, derandomize=True, max_examples=100)
-@given(length=st.integers(0, 40), count=st.integers(1, 40))
-def test_spread_is_even_and_takes_the_first_and_the_last(length: int, count: int) -> None:
-    order = [str(i) for i in range(length)]
-    places = [int(item) for item in spread(order, count)]
-    assert len(places) == min(length, count)
-    assert places == sorted(set(places))
-    if count == 1 and length:
-        assert places == [0]
-    if len(places) > 1:
-        assert (places[0], places[-1]) == (0, length - 1)
-        steps = np.diff(places)
-        assert steps.max() - steps.min() <= 1 + (length - 1) % (len(places) - 1) / length
-
-
-def test_spread_by_hand() -> None:
-    assert spread(list("abcdefghi"), 5) == list("acegi")
-    assert spread(list("abc"), 9) == list("abc")
-    assert spread([], 3) == []
 
 
 def test_masks_take_vocs_colours() -> None:

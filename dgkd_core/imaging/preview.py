@@ -1,0 +1,170 @@
+"""A sheet that shows what darkening does: the same pictures at several strengths, as they are and
+brightened, so that the noise can be seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from dgkd_core.data.manifest import Entry
+from dgkd_core.data.pack import Pack
+from dgkd_core.data.pictures import decode_rgb
+from dgkd_core.files import atomic_file
+from dgkd_core.imaging.exposure import expose
+from dgkd_core.imaging.lowlight import Night, darken, luma, picture_rng
+from dgkd_core.imaging.tiles import png, spread, wrap
+
+PICTURES = 3  # the first, the middle and the last of the manifest
+RATIOS = (4.0, 10.0, 30.0, 100.0)  # strengths of the physical model, whatever is configured
+SIDE = 200  # longest side of a tile, pixels
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One place of the sheet: a tile (H, W, 3) uint8, or None, and a line or paragraphs below."""
+
+    image: np.ndarray | None
+    text: str
+
+
+def shrunk(image: np.ndarray, side: int = SIDE) -> np.ndarray:
+    """(H, W, 3) uint8 with its longest side at most ``side`` pixels."""
+    height, width = image.shape[:2]
+    if max(height, width) <= side:
+        return image
+    scale = side / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+
+
+def strengths(kind: str, physical: Mapping[str, Any], simple: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings for `darken` by column title.
+
+    The physical model is shown at each r of ``RATIOS``, the simple one at the mildest and the
+    strongest end of its configured ranges; all else is as configured.
+    """
+    if kind == "physical":
+        return {
+            f"r = {r:g}": {
+                "kind": kind,
+                "physical": {**physical, "ratio": (r, r)},
+                "simple": simple,
+            }
+            for r in RATIOS
+        }
+    columns = {}
+    for title, end in (("mildest", 1), ("strongest", 0)):
+        a, b, g = simple["alpha"][end], simple["beta"][end], simple["gamma"][1 - end]
+        fixed = {**simple, "alpha": (a, a), "beta": (b, b), "gamma": (g, g)}
+        columns[title] = {"kind": kind, "physical": physical, "simple": fixed}
+    return columns
+
+
+def _about(entry: Entry, tile: np.ndarray, night: Night) -> str:
+    size = f"{entry.width} x {entry.height} pixels"
+    if tile.shape[:2] != (entry.height, entry.width):
+        size += f", shown as {tile.shape[1]} x {tile.shape[0]}"
+    noise = f"noise {255 * night.read:.2f} levels"
+    if night.shot:
+        noise = f"shot gain {night.shot:.1e}, read noise {night.read:.1e}"
+    return "\n".join([entry.id, ", ".join(entry.labels), size, noise])
+
+
+def _rows(entry: Entry, image: np.ndarray, settings: Mapping[str, Any], seed: int) -> list[Any]:
+    """The two rows of one picture: normal and dark, then a description and brightened."""
+    tile = shrunk(image)
+    above, below = [Cell(tile, f"luma {luma(tile):.1f}")], []
+    for column in strengths(**settings).values():
+        night = darken(tile, picture_rng(seed, entry.id), **column)
+        bright = np.rint(expose(night.image, "gain") * 255).astype(np.uint8)
+        above.append(Cell(night.image, f"r {night.ratio:.3g}, luma {luma(night.image):.1f}"))
+        below.append(Cell(bright, f"brightened, luma {luma(bright):.1f}"))
+    return [above, [Cell(None, _about(entry, tile, night)), *below]]
+
+
+def _notes(settings: Mapping[str, Any]) -> list[str]:
+    if settings["kind"] == "physical":
+        low, high = settings["physical"]["ratio"]
+        strength = f"exposure is divided by r, which this data set draws from {low:g} to {high:g}"
+    else:
+        low, high = settings["simple"]["beta"]
+        strength = f"r is 1 / beta; this data set draws beta from {low:g} to {high:g}"
+    return [
+        "Upper rows: the dark picture as it is. Lower rows: scaled so that its 99.5th percentile "
+        "becomes white (exposure: gain).",
+        f"{strength[0].upper()}{strength[1:]}. Luma: mean, of 255.",
+        f"Pictures longer than {SIDE} pixels were shrunk first: the noise is that of the pixels "
+        "shown. A picture has the same draws in every column.",
+    ]
+
+
+def draw(
+    titles: Sequence[str], groups: Sequence[Sequence[Sequence[Cell]]], notes: Sequence[str]
+) -> bytes:
+    """Groups of rows of cells under column titles, with notes at the bottom, as PNG.
+
+    Tiles smaller than half of ``SIDE`` are enlarged by whole numbers, so that a pixel stays one.
+    """
+    title_font, font = ImageFont.load_default(14), ImageFont.load_default(11)
+    margin, gap, line = 10, 8, 15
+
+    def grown(image: np.ndarray) -> np.ndarray:
+        factor = max(1, SIDE // max(image.shape[:2]))
+        return image.repeat(factor, 0).repeat(factor, 1)
+
+    tiles = [
+        [[None if c.image is None else grown(c.image) for c in row] for row in g] for g in groups
+    ]
+    shown = [tile for group in tiles for row in group for tile in row if tile is not None]
+    column = max(132, *(tile.shape[1] for tile in shown))
+    width = 2 * margin + len(titles) * (column + gap) - gap
+    footer = [part for note in notes for part in wrap(note, font, width - 2 * margin)]
+    heights = [[max(t.shape[0] for t in row if t is not None) for row in group] for group in tiles]
+    body = sum(sum(h + line + gap for h in group) + 2 * gap for group in heights)
+    height = margin + 24 + body + line * len(footer) + margin
+    canvas = Image.new("RGB", (width, height), "white")
+    pen = ImageDraw.Draw(canvas)
+    for k, title in enumerate(titles):
+        pen.text((margin + k * (column + gap), margin), title, "black", title_font)
+    top = margin + 24
+    for group, pictures, sizes in zip(groups, tiles, heights, strict=True):
+        for row, images, size in zip(group, pictures, sizes, strict=True):
+            for k, (cell, tile) in enumerate(zip(row, images, strict=True)):
+                left = margin + k * (column + gap)
+                if tile is not None:
+                    canvas.paste(Image.fromarray(tile), (left, top))
+                    pen.text((left, top + size + 1), cell.text, "dimgray", font)
+                    continue
+                lines = [p for part in cell.text.split("\n") for p in wrap(part, font, column)]
+                for number, text in enumerate(lines):
+                    pen.text((left, top + number * line), text, "dimgray", font)
+            top += size + line + gap
+        top += 2 * gap
+    for number, text in enumerate(footer):
+        pen.text((margin, top + number * line), text, "dimgray", font)
+    return png(canvas)
+
+
+def write_preview(
+    path: str | Path, entries: Sequence[Entry], images: Pack, settings: Mapping[str, Any], seed: int
+) -> None:
+    """Draw ``PICTURES`` entries at several strengths and write the sheet, atomically.
+
+    Args:
+        entries: of the whole data set; those shown are spread evenly over them.
+        images: the pack of normal pictures.
+        settings: ``kind``, ``physical`` and ``simple``, as `darken` takes them.
+        seed: the run's seed; a picture is darkened by the draws that are its own.
+    """
+    groups = []
+    for entry in spread(entries, PICTURES):
+        image = decode_rgb(images.read(entry.image), entry.image)
+        groups.append(_rows(entry, image, settings, seed))
+    content = draw(["normal", *strengths(**settings)], groups, _notes(settings))
+    with atomic_file(path) as part:
+        part.write_bytes(content)
