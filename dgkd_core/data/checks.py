@@ -1,0 +1,47 @@
+"""What the readers of other people's data share: names of pictures, and problems told together."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+
+from dgkd_core.errors import InputError
+
+SHOWN = 50
+LONGEST_NAME = 200
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+_ODD = ("Cc", "Cs", "Zl", "Zp")  # control characters, lone surrogates, line separators
+
+
+def together(problems: Sequence[str]) -> InputError:
+    """All problems as one error, a line each: the first 50 in full, then how many more."""
+    more = len(problems) - SHOWN
+    tail = [f"… and {more} more problems"] if more > 0 else []
+    return InputError("\n".join([*problems[:SHOWN], *tail]))
+
+
+def shown(value: object) -> str:
+    """A value from a file as it can be shown in one short line."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}…"
+
+
+def name_problem(text: str) -> str | None:
+    """Why ``text`` cannot be a picture's id or file name; None where it can.
+
+    Spaces and letters of any script are fine.
+    """
+    if text.strip() in ("", ".", ".."):
+        return "is no name"
+    if "/" in text or "\\" in text:
+        return "holds a path separator"
+    if any(unicodedata.category(character) in _ODD for character in text):
+        return "holds a control character"
+    if len(text.encode()) > LONGEST_NAME:
+        return f"is longer than {LONGEST_NAME} bytes"
+    return None
+
+
+def normal_id(text: str) -> str:
+    """A picture's id as it is compared: Unicode's NFC, since macOS writes file names as NFD."""
+    return unicodedata.normalize("NFC", text)
