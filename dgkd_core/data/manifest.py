@@ -1,9 +1,10 @@
 """The manifest: one row a picture, written by prepare and read by every stage after it.
 
 ``manifest.csv`` has the columns id, split (train or val), labels (class names joined by ``;``),
-width, height and image (the picture's member name in images.zip). ``classes.json`` lists the class
-names; the id of a class in masks is its place in the list plus one, 0 is the background and 255
-is ignored.
+width, height, image (the normal-light picture's member name in images.zip, empty where there is
+none) and dark (the real low-light picture's in dark.zip, empty where darken makes one).
+``classes.json`` lists the class names; the id of a class in masks is its place in the list plus
+one, 0 is the background and 255 is ignored.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 from dgkd_core.errors import InputError
 from dgkd_core.files import read_json, write_json, write_text
 
-COLUMNS = ("id", "split", "labels", "width", "height", "image")
+COLUMNS = ("id", "split", "labels", "width", "height", "image", "dark")
 SPLITS = ("train", "val")
 
 
@@ -33,6 +34,7 @@ class Entry:
     width: int
     height: int
     image: str
+    dark: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,20 @@ class Manifest:
     def split(self, name: str) -> tuple[Entry, ...]:
         """The entries of ``train`` or ``val``, in the manifest's order."""
         return tuple(entry for entry in self.entries if entry.split == name)
+
+    def need_normal(self, splits: Sequence[str], key: str) -> None:
+        """Refuse a setting that needs a normal-light picture of every entry of ``splits``.
+
+        Raises:
+            InputError: names ``key`` (as ``distill.lambda is 1.0``) and the first picture without.
+        """
+        entries = [entry for split in splits for entry in self.split(split)]
+        lacking = [entry for entry in entries if not entry.image]
+        if lacking:
+            raise InputError(
+                f"{key}, which needs normal-light pictures, but {len(lacking)} of {len(entries)} "
+                f"{' and '.join(splits)} pictures have none ({lacking[0].id} is the first)"
+            )
 
     def label_vector(self, entry: Entry) -> np.ndarray:
         """(C,) float32, 1 where the picture holds the class."""
@@ -83,7 +99,7 @@ def write_manifest(folder: str | Path, manifest: Manifest) -> None:
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(COLUMNS)
     for e in manifest.entries:
-        writer.writerow([e.id, e.split, ";".join(e.labels), e.width, e.height, e.image])
+        writer.writerow([e.id, e.split, ";".join(e.labels), e.width, e.height, e.image, e.dark])
     write_text(Path(folder) / "manifest.csv", table.getvalue())
     write_json(Path(folder) / "classes.json", list(manifest.classes))
 
@@ -110,9 +126,12 @@ def read_manifest(folder: str | Path) -> Manifest:
     for number, row in enumerate(rows, 2):
         try:
             labels = tuple(name for name in row["labels"].split(";") if name)
-            entry = Entry(
-                row["id"], row["split"], labels, int(row["width"]), int(row["height"]), row["image"]
-            )
+            size = int(row["width"]), int(row["height"])
+            entry = Entry(row["id"], row["split"], labels, *size, row["image"], row["dark"])
+            if None in row.values():
+                raise ValueError("too few values")
+            if not (entry.image or entry.dark):
+                raise ValueError("neither a normal nor a dark picture")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(
                 f"{path}, line {number}: expected the columns {', '.join(COLUMNS)} ({error})"

@@ -3,38 +3,138 @@
 from __future__ import annotations
 
 import io
+import struct
+import warnings
+import zlib
+from dataclasses import dataclass
 from tokenize import TokenError
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from dgkd_core.errors import InputError
 
+MOST_PIXELS = 100_000_000  # a larger one is taken for a decompression bomb
+_KINDS = {
+    "1": "black and white",
+    "L": "grey",
+    "LA": "grey with transparency",
+    "P": "palette",
+    "PA": "palette with transparency",
+    "RGBA": "transparent",
+    "RGBX": "RGBX",
+    "CMYK": "CMYK",
+    "YCbCr": "YCbCr",
+    "LAB": "LAB",
+    "HSV": "HSV",
+}
+
 
 def _open(content: bytes, name: str) -> Image.Image:
+    if not content:
+        raise InputError(f"{name}: an empty file (0 bytes), expected a picture")
     try:
-        picture = Image.open(io.BytesIO(content))
-        picture.load()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            picture = Image.open(io.BytesIO(content))
+            width, height = picture.size
+            # Pillow keeps the high bytes of 16-bit colours, and says so before it decodes only
+            picture.info["deep"] = any(";16" in str(tile[3]) for tile in picture.tile)
+            if width * height <= MOST_PIXELS:
+                picture.load()
     except UnidentifiedImageError as error:
         raise InputError(f"{name}: not a picture file") from error
-    except (OSError, ValueError, Image.DecompressionBombError, SyntaxError) as error:
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{name}: too large, expected at most 100 megapixels ({error})") from error
+    except (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error) as error:
         raise InputError(f"{name}: cannot be decoded ({error})") from error
+    if width * height > MOST_PIXELS:
+        raise InputError(
+            f"{name}: {width}x{height} pixels, expected at most 100 megapixels "
+            f"(larger ones are taken for decompression bombs)"
+        )
     return picture
+
+
+def _to_rgb(picture: Image.Image, name: str) -> tuple[Image.Image, str | None]:
+    """A picture as RGB and what it was, where that was not RGB of 8 bits."""
+    if picture.mode == "RGB":
+        return picture, None
+    if picture.mode in _KINDS:
+        return picture.convert("RGB"), _KINDS[picture.mode]
+    values: Any = np.asarray(picture)
+    whole = picture.mode.startswith("I") and values.min() >= 0
+    if not whole or values.max() > 65535:
+        raise InputError(
+            f"{name}: a picture of mode {picture.mode} (floating point or 32 bits), expected 8 or "
+            f"16 bits a channel"
+        )
+    grey = Image.fromarray(((values.astype(np.int64) + 128) // 257).astype(np.uint8))
+    return grey.convert("RGB"), "16-bit grey"
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A user's picture as the packs hold it.
+
+    ``content`` are the bytes of a JPEG or PNG file of ``width`` x ``height`` pixels, RGB and
+    upright: the user's own where they are that already. ``notes`` say what was done to get there.
+    """
+
+    content: bytes
+    suffix: str
+    width: int
+    height: int
+    full_size: tuple[int, int]
+    notes: tuple[str, ...]
+
+
+def fit(size: tuple[int, int], long_side: int | None) -> tuple[int, int]:
+    """(width, height) shrunk so that the longer is at most ``long_side``; neither below 1."""
+    longest = max(size)
+    if long_side is None or longest <= long_side:
+        return size
+    width, height = (max(1, round(side * long_side / longest)) for side in size)
+    return width, height
+
+
+def read_photo(content: bytes, name: str, long_side: int | None = None) -> Photo:
+    """Check a user's picture file: RGB of 8 bits, upright, at most ``long_side`` pixels.
+
+    Grey, palette, transparent, CMYK and 16-bit pictures are converted, rotated ones (EXIF) turned
+    and large ones shrunk; `Photo.notes` says so. ``full_size`` is its (width, height) upright.
+
+    Raises:
+        InputError: not a picture, damaged, empty, over 100 megapixels, floating point.
+    """
+    picture = _open(content, name)
+    notes = []
+    if picture.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        picture = ImageOps.exif_transpose(picture)
+        notes.append("turned upright (EXIF)")
+    rgb, kind = _to_rgb(picture, name)
+    if picture.mode == "RGB" and picture.info.get("deep"):
+        kind = "16 bits a channel"
+    if kind:
+        notes.append(f"{kind}, converted to 8-bit RGB")
+    full = rgb.size
+    size = fit(full, long_side)
+    if size != full:
+        rgb = rgb.resize(size, Image.Resampling.LANCZOS)
+        notes.append(f"shrunk to a long side of {long_side}")
+    if not notes and picture.format in ("JPEG", "PNG"):
+        return Photo(content, "jpg" if picture.format == "JPEG" else "png", *full, full, ())
+    return Photo(encode_rgb(np.asarray(rgb)), "png", *size, full, tuple(notes))
 
 
 def decode_rgb(content: bytes, name: str) -> np.ndarray:
     """A picture file as (H, W, 3) uint8 sRGB; grey, palette and transparent ones are converted.
 
     Raises:
-        InputError: not a picture, damaged, or with more than 8 bits a channel.
+        InputError: not a picture, damaged, over 100 megapixels, floating point.
     """
-    picture = _open(content, name)
-    if picture.mode.startswith(("I", "F")):  # Pillow would clip these at 255
-        raise InputError(f"{name}: a {picture.mode} picture, expected 8 bits a channel")
-    if picture.mode != "RGB":
-        picture = picture.convert("RGB")
-    return np.asarray(picture)
+    return np.asarray(_to_rgb(_open(content, name), name)[0])
 
 
 def decode_mask(content: bytes, name: str) -> np.ndarray:

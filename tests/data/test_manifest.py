@@ -15,7 +15,8 @@ MANIFEST = Manifest(
     (
         Entry("a", "train", ("cat", "dög"), 10, 20, "a.jpg"),
         Entry('b,"x"', "train", (), 10, 20, "b.png"),
-        Entry("c", "val", ("dining table",), 30, 20, "c.jpg"),
+        Entry("c", "val", ("dining table",), 30, 20, "c.jpg", "c.JPG"),
+        Entry("ñ night", "val", ("cat",), 30, 20, "", "ñ night.jpg"),
     ),
 )
 
@@ -35,7 +36,7 @@ def test_splits_labels_and_counts() -> None:
     assert vector.tolist() == [1, 0, 1]
     assert MANIFEST.counts() == {
         "train": {"pictures": 2, "cat": 1, "dining table": 0, "dög": 1},
-        "val": {"pictures": 1, "cat": 0, "dining table": 1, "dög": 0},
+        "val": {"pictures": 2, "cat": 1, "dining table": 1, "dög": 0},
     }
 
 
@@ -60,10 +61,12 @@ def test_groups_are_of_one_size_and_hold_every_picture_once(
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("a,train,cat,10,x,a.jpg", "line 3: expected the columns id, split, labels"),
+        ("a,train,cat,10,x,a.jpg,", "line 3: expected the columns id, split, labels"),
         ("a,train", "line 3: expected the columns"),
-        ("a,test,cat,10,20,a.jpg", "line 3: split 'test' and labels 'cat', expected train or val"),
-        ("a,train,cow,10,20,a.jpg", "line 3: split 'train' and labels 'cow'"),
+        ("a,train,cat,10,20,a.jpg", "line 3: expected the columns"),
+        ("a,train,cat,10,20,,", "line 3: expected the columns"),
+        ("a,test,cat,10,20,a.jpg,", "line 3: split 'test' and labels 'cat', expected train or val"),
+        ("a,train,cow,10,20,a.jpg,", "line 3: split 'train' and labels 'cow'"),
     ],
 )
 def test_a_row_that_does_not_fit_is_named(row: str, message: str, tmp_path: Path) -> None:
@@ -95,3 +98,13 @@ def test_missing_and_damaged_files(tmp_path: Path) -> None:
     (tmp_path / "classes.json").write_text('{"a": 1}')
     with pytest.raises(InputError, match=r"classes\.json: expected a list of class names"):
         read_manifest(tmp_path)
+
+
+def test_what_needs_daylight_says_who_has_none() -> None:
+    MANIFEST.need_normal(["train"], "teacher.model is null")
+    with pytest.raises(InputError) as caught:
+        MANIFEST.need_normal(["train", "val"], "cam.source is mean")
+    assert str(caught.value) == (
+        "cam.source is mean, which needs normal-light pictures, but 1 of 4 train and val pictures "
+        "have none (ñ night is the first)"
+    )
