@@ -2,34 +2,38 @@
 
 from __future__ import annotations
 
-import io
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image
 
 from dgkd_core.data import scenes
-from dgkd_core.data.manifest import Entry, Manifest, write_manifest
+from dgkd_core.data.checks import together
+from dgkd_core.data.manifest import SPLITS, Entry, Manifest, write_manifest
 from dgkd_core.data.pack import write_pack
-from dgkd_core.data.pictures import decode_mask, decode_rgb, encode_mask, encode_rgb
-from dgkd_core.data.voc import CLASSES as VOC_CLASSES
-from dgkd_core.data.voc import Source, mask_table
+from dgkd_core.data.pictures import Photo, encode_mask, encode_rgb, read_photo
+from dgkd_core.data.source import Source, read_bytes
 from dgkd_core.errors import InputError
 from dgkd_core.parallel import ordered_map
-
-SHOWN = 50
 
 
 @dataclass(frozen=True)
 class Item:
-    """A checked picture: its manifest entry, its file's bytes and its mask, if it has one."""
+    """A checked picture: its manifest entry and what goes into the packs, None where there is none.
+
+    ``normal`` and ``dark`` are JPEG or PNG files, ``mask`` (H, W) uint8 ids; ``notes`` say what was
+    converted.
+    """
 
     entry: Entry
-    content: bytes
-    mask: np.ndarray | None
+    normal: bytes | None
+    dark: bytes | None = None
+    mask: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
 
 
 def _scene_item(key: tuple[int, str, int, int]) -> Item:
@@ -38,7 +42,7 @@ def _scene_item(key: tuple[int, str, int, int]) -> Item:
     name = f"{split}_{index:05d}"
     labels = tuple(scenes.CLASSES[i - 1] for i in scene.labels)
     entry = Entry(name, split, labels, size, size, f"{name}.png")
-    return Item(entry, encode_rgb(scene.image), scene.mask)
+    return Item(entry, encode_rgb(scene.image), mask=scene.mask)
 
 
 def scene_items(seed: int, train: int, val: int, size: int) -> Iterator[Item]:
@@ -48,93 +52,138 @@ def scene_items(seed: int, train: int, val: int, size: int) -> Iterator[Item]:
     return ordered_map(_scene_item, keys)
 
 
-def _picture_bytes(content: bytes, name: str) -> tuple[bytes, str, int, int]:
-    """A picture file's bytes, suffix, width and height; kept as it is where RGB and upright."""
-    image = decode_rgb(content, name)
-    with Image.open(io.BytesIO(content)) as picture:
-        turned = picture.getexif().get(ExifTags.Base.Orientation, 1) != 1
-        plain = picture.mode == "RGB" and picture.format in ("JPEG", "PNG") and not turned
-        suffix = "jpg" if picture.format == "JPEG" else "png"
-        if turned:
-            image = np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
-    height, width = image.shape[:2]
-    return (content, suffix, width, height) if plain else (encode_rgb(image), "png", width, height)
+def _size(path: Path, size: tuple[int, int], expected: tuple[int, int], of: Path) -> InputError:
+    found, wanted = (f"{width}x{height}" for width, height in (size, expected))
+    return InputError(f"{path}: {found} pixels, expected {wanted} as {of}")
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+def _photo(path: Path | None, long_side: int | None) -> Photo | None:
+    return None if path is None else read_photo(read_bytes(path), str(path), long_side)
 
 
-def _file_item(source: Source, classes: tuple[str, ...]) -> Item:
-    content, suffix, width, height = _picture_bytes(_read(source.image), str(source.image))
+def _mask(source: Source, photo: Photo, of: Path) -> np.ndarray | None:
+    """A picture's mask at the size that the picture is packed in."""
+    if source.mask is None:
+        return None
+    mask = source.mask.read()
+    size = mask.shape[1], mask.shape[0]
+    if size != photo.full_size:
+        raise _size(source.mask.path, size, photo.full_size, of)
+    if size == (photo.width, photo.height):
+        return mask
+    shrunk = Image.fromarray(mask).resize((photo.width, photo.height), Image.Resampling.NEAREST)
+    return np.asarray(shrunk)
+
+
+def _file_item(source: Source, long_side: int | None) -> Item | InputError:
+    """All files of one picture; every problem of any of them, a line each."""
+    problems: list[InputError] = []
+    photos: dict[str, Photo] = {}
+    for kind, path in (("normal", source.normal), ("dark", source.dark)):
+        try:
+            if photo := _photo(path, long_side):
+                photos[kind] = photo
+        except InputError as error:
+            problems.append(error)
+    normal, dark = photos.get("normal"), photos.get("dark")
+    first, of = (normal, source.normal) if normal else (dark, source.dark)
     mask = None
-    if source.mask is not None:
-        mask = decode_mask(_read(source.mask), str(source.mask))
-        if mask.shape != (height, width):
-            raise InputError(
-                f"{source.mask}: {mask.shape[1]}x{mask.shape[0]} pixels, "
-                f"expected {width}x{height} as {source.image.name}"
-            )
-        odd = np.setdiff1d(mask, [*range(len(VOC_CLASSES) + 1), 255])
-        if odd.size:
-            raise InputError(f"{source.mask}: class id {odd[0]}, expected 0 to 20 or 255")
-        mask = mask_table(classes)[mask]
-    name = f"{source.id}.{suffix}"
-    return Item(Entry(source.id, source.split, source.labels, width, height, name), content, mask)
-
-
-def _checked_item(job: tuple[Source, tuple[str, ...]]) -> Item | InputError:
+    if normal and dark and source.dark and of and normal.full_size != dark.full_size:
+        problems.append(_size(source.dark, dark.full_size, normal.full_size, of))
     try:
-        return _file_item(*job)
+        if first and of:
+            mask = _mask(source, first, of)
+        elif source.mask:
+            source.mask.read()  # for its own problems
     except InputError as error:
-        return error
+        problems.append(error)
+    if problems or first is None:
+        return InputError("\n".join(str(problem) for problem in problems))
+    entry = Entry(
+        source.id,
+        source.split,
+        source.labels,
+        first.width,
+        first.height,
+        f"{source.id}.{normal.suffix}" if normal else "",
+        f"{source.id}.{dark.suffix}" if dark else "",
+    )
+    contents = (photo.content if photo else None for photo in (normal, dark))
+    notes = dict.fromkeys(note for photo in photos.values() for note in photo.notes)
+    return Item(entry, *contents, mask, tuple(notes))
 
 
-def file_items(sources: Sequence[Source], classes: tuple[str, ...]) -> Iterator[Item | InputError]:
-    """Read and check the pictures of a VOC-like data set and map their masks to the classes.
+def _checked_item(job: tuple[Source, int | None]) -> Item | InputError:
+    return _file_item(*job)
 
-    A damaged picture or mask, and a mask that does not fit its picture, come as InputErrors.
+
+def file_items(sources: Sequence[Source], long_side: int | None) -> Iterator[Item | InputError]:
+    """Read and check the files of a data set's pictures, in several processes.
+
+    Pictures (and with them their masks) are shrunk to ``long_side`` pixels where they are larger.
+    What is damaged, or does not fit together, comes as an InputError with a line per problem.
     """
-    return ordered_map(_checked_item, ((source, classes) for source in sources))
+    return ordered_map(_checked_item, ((source, long_side) for source in sources))
+
+
+def conversions(notes: Iterable[tuple[str, str]]) -> list[str]:
+    """Lines that count what was converted, from (picture's id, note) pairs."""
+    counts: Counter[str] = Counter()
+    first: dict[str, str] = {}
+    for id_, note in notes:
+        counts[note] += 1
+        first.setdefault(note, id_)
+    return [
+        f"{count} picture{'s' if count > 1 else ''}: {note} ({first[note]}"
+        + (", …)" if count > 1 else ")")
+        for note, count in sorted(counts.items())
+    ]
 
 
 def write_data_set(
-    folder: Path, classes: tuple[str, ...], items: Iterable[Item | InputError]
-) -> Manifest:
-    """Write manifest.csv, classes.json, images.zip, masks_train.zip and masks_val.zip.
+    folder: Path,
+    classes: tuple[str, ...],
+    items: Iterable[Item | InputError],
+    splits: Sequence[str] = SPLITS,
+) -> tuple[Manifest, list[str]]:
+    """Write manifest.csv, classes.json and the packs images, dark, masks_train and masks_val.
 
     ``items`` may hold problems instead of pictures; if there are any, nothing is written.
+    ``splits`` are those that must not be empty.
+
+    Returns:
+        the manifest, and lines that say what was converted.
 
     Raises:
         InputError: all problems together, the first 50 in full.
     """
     entries: list[Entry] = []
     problems: list[str] = []
+    notes: list[tuple[str, str]] = []
     with ExitStack() as stack:
-        images = stack.enter_context(write_pack(folder / "images.zip"))
-        masks = {
-            split: stack.enter_context(write_pack(folder / f"masks_{split}.zip"))
-            for split in ("train", "val")
+        packs = {
+            name: stack.enter_context(write_pack(folder / f"{name}.zip"))
+            for name in ("images", "dark", "masks_train", "masks_val")
         }
         for item in items:
             if isinstance(item, InputError):
-                problems.append(str(item))
+                problems.extend(str(item).splitlines())
+            if problems or isinstance(item, InputError):
                 continue
             entry = item.entry
             entries.append(entry)
-            images.add(entry.image, item.content)
+            notes.extend((entry.id, note) for note in item.notes)
+            if item.normal is not None:
+                packs["images"].add(entry.image, item.normal)
+            if item.dark is not None:
+                packs["dark"].add(entry.dark, item.dark)
             if item.mask is not None:
-                masks[entry.split].add(f"{entry.id}.png", encode_mask(item.mask))
-        for split in ("train", "val"):
+                packs[f"masks_{entry.split}"].add(f"{entry.id}.png", encode_mask(item.mask))
+        for split in splits:
             if not problems and not any(entry.split == split for entry in entries):
                 problems.append(f"no {split} picture is left, expected at least one")
         if problems:
-            more = len(problems) - SHOWN
-            tail = [f"… and {more} more problems"] if more > 0 else []
-            raise InputError("\n".join(problems[:SHOWN] + tail))
+            raise together(problems)
     manifest = Manifest(classes, tuple(entries))
     write_manifest(folder, manifest)
-    return manifest
+    return manifest, conversions(notes)

@@ -38,8 +38,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Labels:
-    """Rows by picture id (NFC, no suffix), the class names, and every problem, a line each."""
+    """Rows by picture id (NFC, no suffix), the class names, and every problem, a line each.
 
+    ``path`` is the table's file, for messages.
+    """
+
+    path: Path
     rows: Mapping[str, Row]
     classes: tuple[str, ...]
     problems: tuple[str, ...]
@@ -158,7 +162,7 @@ def read_labels_csv(path: Path, classes: Sequence[str] | None) -> Labels:
         id_: replace(row, labels=tuple(name for name in names if name in row.labels))
         for id_, row in table.rows.items()
     }
-    return Labels(rows, names, tuple(table.problems))
+    return Labels(path, rows, names, tuple(table.problems))
 
 
 def _header_problem(names: Sequence[str]) -> str | None:

@@ -31,12 +31,19 @@ class Store:
         self._kept: dict[tuple[Path, str], np.ndarray] = {}
         self._room = limit
 
+    def _pack(self, path: Path) -> Pack:
+        if path not in self._packs:
+            self._packs[path] = Pack(path)
+        return self._packs[path]
+
+    def has(self, path: Path, name: str) -> bool:
+        """Whether the pack at ``path`` holds ``name``."""
+        return name in self._pack(path)
+
     def _get(self, path: Path, name: str, decode: Callable[[bytes, str], np.ndarray]) -> np.ndarray:
         if (path, name) in self._kept:
             return self._kept[path, name]
-        if path not in self._packs:
-            self._packs[path] = Pack(path)
-        picture = decode(self._packs[path].read(name), f"{path}: {name}")
+        picture = decode(self._pack(path).read(name), f"{path}: {name}")
         if picture.nbytes <= self._room:
             self._room -= picture.nbytes
             self._kept[path, name] = picture

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from dgkd_core.data.checks import name_problem, shown
+from dgkd_core.data.checks import together
 from dgkd_core.data.mat import read_mat_field
-from dgkd_core.data.voc import CLASSES
+from dgkd_core.data.names import VOC as CLASSES
+from dgkd_core.data.source import read_ids
 from dgkd_core.errors import InputError
 
 _WITHIN = ("", "dataset", "benchmark_RELEASE/dataset")
@@ -54,26 +55,6 @@ def find_dataset(root: Path) -> Path:
     return found
 
 
-def read_ids(path: Path) -> list[str]:
-    """The picture ids of a list, one a line."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such list, expected one picture id a line") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8, expected one picture id a line") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1)]
-    ids = [(number, id_) for number, id_ in lines if id_]
-    if not ids:
-        raise InputError(f"{path}: empty, expected one picture id a line")
-    for number, id_ in ids:
-        if problem := name_problem(id_):
-            raise InputError(f"{path}:{number}: {shown(id_)} {problem}, expected a picture id")
-    return [id_ for _, id_ in ids]
-
-
 def train_aug(voc_train: Sequence[str], voc_val: Sequence[str], sbd: Path) -> list[str]:
     """The field's training list: VOC train with SBD train and SBD val, without VOC val.
 
@@ -89,7 +70,10 @@ def train_aug(voc_train: Sequence[str], voc_val: Sequence[str], sbd: Path) -> li
         InputError: the dataset or a list of it is missing or damaged.
     """
     folder = find_dataset(sbd)
-    others = {*read_ids(folder / "train.txt"), *read_ids(folder / "val.txt")}
+    lists = [read_ids(folder / name) for name in ("train.txt", "val.txt")]
+    if problems := [problem for _, found in lists for problem in found]:
+        raise together(problems)
+    others = {id_ for ids, _ in lists for id_ in ids}
     ids = [*voc_train, *sorted(others)]
     held_out = set(voc_val)
     return [id_ for id_ in dict.fromkeys(ids) if id_ not in held_out]

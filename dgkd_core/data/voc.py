@@ -1,4 +1,8 @@
-"""PASCAL VOC 2012 in its own layout: JPEGImages, SegmentationClass(Aug), Annotations, ImageSets."""
+"""PASCAL VOC 2012 in its own layout: JPEGImages, SegmentationClass(Aug), Annotations, ImageSets.
+
+With the Semantic Boundaries Dataset (SBD) beside it, ``train_aug`` needs no list of its own, and
+masks come from SBD's .mat files where VOC has none.
+"""
 
 from __future__ import annotations
 
@@ -10,45 +14,36 @@ import defusedxml.ElementTree as ElementTree
 import numpy as np
 from defusedxml import DefusedXmlException
 
+from dgkd_core.data import sbd
+from dgkd_core.data.labels import read_labels_csv
+from dgkd_core.data.names import VOC as CLASSES
+from dgkd_core.data.source import (
+    DataSet,
+    Ids,
+    Mask,
+    MaskFile,
+    Source,
+    once,
+    own,
+    read_bytes,
+    read_ids,
+)
 from dgkd_core.errors import InputError
-
-CLASSES = (
-    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
-    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
-    "tvmonitor",
-)  # fmt: skip
 
 # LookupError: an encoding that Python does not know
 _UNREADABLE = (ElementTree.ParseError, DefusedXmlException, OSError, ValueError, LookupError)
 
 
 @dataclass(frozen=True)
-class Source:
-    """One picture's files. ``labels`` are class names; ``mask`` is None where there is none."""
+class SbdMask:
+    """A mask in one of SBD's cls/ID.mat files."""
 
-    id: str
-    split: str
-    image: Path
-    mask: Path | None
-    labels: tuple[str, ...]
+    path: Path
+    ids: Ids
 
-
-def read_list(root: Path, name: str) -> list[str]:
-    """Picture ids of ImageSets/Segmentation/NAME.txt, one a line."""
-    path = root / "ImageSets" / "Segmentation" / f"{name}.txt"
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        there = sorted(file.stem for file in path.parent.glob("*.txt"))
-        raise InputError(
-            f"{path}: no such list; found here: {', '.join(there) or 'none'}"
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a readable UTF-8 list ({error})") from error
-    ids = [line.strip() for line in text.splitlines() if line.strip()]
-    if not ids:
-        raise InputError(f"{path}: empty, expected one picture id a line")
-    return ids
+    def read(self) -> np.ndarray:
+        mask = sbd.read_mat_mask(read_bytes(self.path), str(self.path))
+        return self.ids.map(mask, self.path)
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
@@ -69,68 +64,123 @@ def read_labels(path: Path) -> tuple[str, ...]:
     return tuple(name for name in CLASSES if name in names)
 
 
-def choose_classes(wanted: Sequence[str]) -> tuple[str, ...]:
-    """The class names to keep, in the order of their new ids; none given keeps all."""
-    for name in wanted:
-        if name not in CLASSES:
-            raise InputError(
-                f"data.classes: {name!r} is not a VOC class, expected among {', '.join(CLASSES)}"
-            )
-    return tuple(wanted) or CLASSES
+class VocTree:
+    """The files of …/VOCdevkit/VOC2012, and of SBD where ``sbd_root`` holds it.
 
+    Args:
+        classes: the names to keep; others become 255 in masks and leave the labels.
+        labels: a CSV of image-level labels in place of the Annotations.
 
-def mask_table(classes: Sequence[str]) -> np.ndarray:
-    """(256,) uint8 that maps VOC's ids to new ones: 0 stays, other classes become 255."""
-    table = np.full(256, 255, np.uint8)
-    table[0] = 0
-    for new, name in enumerate(classes, 1):
-        table[CLASSES.index(name) + 1] = new
-    return table
-
-
-def read_voc(
-    root: Path, classes: Sequence[str], train_list: str, val_list: str
-) -> tuple[list[Source], list[str], int]:
-    """The data set's pictures with labels reduced to ``classes``.
-
-    Pictures that hold none of the classes are left out.
-
-    Returns:
-        the pictures; the problems found, a line each; how many pictures were left out.
+    Raises:
+        InputError: ``root`` or ``sbd_root`` has another layout.
     """
-    if not (root / "JPEGImages").is_dir():
-        raise InputError(
-            f"data.root: {root} holds no JPEGImages folder, expected VOC's layout (…/VOC2012)"
-        )
-    folders = [root / "SegmentationClassAug", root / "SegmentationClass"]
-    masks = next((folder for folder in folders if folder.is_dir()), None)
-    sources: list[Source] = []
-    problems: list[str] = []
-    left_out = 0
-    seen: dict[str, str] = {}
-    for split, name in (("train", train_list), ("val", val_list)):
-        for id_ in read_list(root, name):
-            if id_ in seen:
-                problems.append(f"{name}.txt: {id_} is listed already in {seen[id_]}.txt")
-                continue
-            seen[id_] = name
-            image = root / "JPEGImages" / f"{id_}.jpg"
+
+    def __init__(
+        self,
+        root: Path,
+        classes: Sequence[str],
+        sbd_root: Path | None = None,
+        labels: Path | None = None,
+    ) -> None:
+        if not (root / "JPEGImages").is_dir():
+            raise InputError(
+                f"data.root: {root} holds no JPEGImages folder, expected VOC's layout (…/VOC2012)"
+            )
+        self.root, self.classes = root, tuple(classes)
+        self.sbd = sbd.find_dataset(sbd_root) if sbd_root is not None else None
+        self.table = read_labels_csv(labels, CLASSES) if labels is not None else None
+        self.ids_of_masks = Ids.of(CLASSES, classes)
+
+    def _list(self, name: str) -> Path:
+        return self.root / "ImageSets" / "Segmentation" / f"{name}.txt"
+
+    def ids(self, name: str, problems: list[str]) -> list[str]:
+        """The picture ids of ImageSets/Segmentation/NAME.txt.
+
+        ``train_aug`` without a list is VOC's train and all of SBD, less VOC's val.
+        """
+        try:
+            if name == "train_aug" and self.sbd is not None and not self._list(name).exists():
+                return sbd.train_aug(
+                    self.ids("train", problems), self.ids("val", problems), self.sbd
+                )
+            ids, odd = read_ids(self._list(name))
+        except InputError as error:
+            problems.extend(str(error).splitlines())
+            return []
+        problems.extend(odd)
+        return ids
+
+    def _mask(self, id_: str) -> Mask | None:
+        for folder in ("SegmentationClassAug", "SegmentationClass"):
+            path = self.root / folder / f"{id_}.png"
+            if path.is_file():
+                return MaskFile(path, self.ids_of_masks)
+        if self.sbd is not None and (path := self.sbd / "cls" / f"{id_}.mat").is_file():
+            return SbdMask(path, self.ids_of_masks)
+        return None
+
+    def _labels(self, id_: str) -> tuple[str, ...]:
+        if self.table is None:
+            path = self.root / "Annotations" / f"{id_}.xml"
+            if not (labels := read_labels(path)):
+                raise InputError(f"{path}: no object, expected at least one: the image's labels")
+            return labels
+        if id_ not in self.table.rows:
+            raise InputError(f"{self.table.path}: no row for {id_}, expected its labels")
+        return self.table.rows[id_].labels
+
+    def sources(self, listed: Sequence[tuple[str, str]], problems: list[str]) -> list[Source]:
+        """The files of listed pictures, (id, split) each, that hold one of the classes."""
+        found = []
+        for id_, split in listed:
+            image = self.root / "JPEGImages" / f"{id_}.jpg"
             if not image.is_file():
-                problems.append(f"{image}: no such file, but {name}.txt lists it")
+                problems.append(f"{image}: no such file, but the {split} list names it")
                 continue
             try:
-                labels = read_labels(root / "Annotations" / f"{id_}.xml")
+                labels = own(self._labels(id_), self.classes)
             except InputError as error:
                 problems.append(str(error))
                 continue
-            kept = tuple(c for c in classes if c in labels)
-            if not kept:
-                left_out += 1
+            if not labels:
                 continue
-            mask = masks / f"{id_}.png" if masks else None
-            if mask is not None and not mask.is_file():
-                mask = None
+            mask = self._mask(id_)
             if mask is None and split == "val":
                 problems.append(f"{id_}: no mask in SegmentationClass(Aug), needed to score val")
-            sources.append(Source(id_, split, image, mask, kept))
-    return sources, problems, left_out
+            found.append(Source(id_, split, labels, image, mask=mask))
+        return found
+
+
+def left_out(listed: int, sources: int, problems: int, classes: int) -> list[str]:
+    """A note on the pictures that hold none of the classes."""
+    none = listed - sources - problems
+    if none <= 0:
+        return []
+    return [f"{none} pictures hold none of the {classes} classes, left out"]
+
+
+def read_voc(
+    root: Path,
+    classes: Sequence[str],
+    train_list: str,
+    val_list: str,
+    sbd_root: Path | None = None,
+    labels: Path | None = None,
+) -> DataSet:
+    """VOC 2012, with labels reduced to ``classes``; pictures that hold none of them are left out.
+
+    Raises:
+        InputError: the folder has another layout.
+    """
+    tree = VocTree(root, classes, sbd_root, labels)
+    problems = list(tree.table.problems) if tree.table else []
+    lists = [
+        (split, f"{name}.txt", tree.ids(name, problems))
+        for split, name in (("train", train_list), ("val", val_list))
+    ]
+    listed = once(lists, problems)
+    before = len(problems)
+    sources = tree.sources(listed, problems)
+    notes = left_out(len(listed), len(sources), len(problems) - before, len(classes))
+    return DataSet(tuple(classes), sources, problems, notes)

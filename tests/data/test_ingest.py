@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from dgkd_core.data import ingest, scenes
+from dgkd_core.data import checks, scenes
 from dgkd_core.data.ingest import Item, file_items, scene_items, write_data_set
 from dgkd_core.data.manifest import Entry, read_manifest
 from dgkd_core.data.pack import Pack
@@ -17,7 +17,10 @@ from dgkd_core.data.pictures import decode_mask, decode_rgb
 from dgkd_core.data.voc import CLASSES, read_voc
 from dgkd_core.errors import InputError
 
-OUTPUTS = ["classes.json", "images.zip", "manifest.csv", "masks_train.zip", "masks_val.zip"]
+OUTPUTS = [
+    *("classes.json", "dark.zip", "images.zip", "manifest.csv"),
+    *("masks_train.zip", "masks_val.zip"),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -26,14 +29,14 @@ def _one_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _items(tree: Any, classes: tuple[str, ...] = CLASSES) -> Iterator[Item | InputError]:
-    sources, problems, _ = read_voc(tree.root, classes, "train", "val")
-    yield from (InputError(problem) for problem in problems)
-    yield from file_items(sources, classes)
+    found = read_voc(tree.root, classes, "train", "val")
+    yield from (InputError(problem) for problem in found.problems)
+    yield from file_items(found.sources, None)
 
 
 def test_a_voc_tree_becomes_packs(voc_tree: Any, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    manifest = write_data_set(out, CLASSES, _items(voc_tree))
+    manifest, _ = write_data_set(out, CLASSES, _items(voc_tree))
     assert sorted(p.name for p in out.iterdir()) == OUTPUTS
     assert read_manifest(out) == manifest
     assert manifest.entries[0] == Entry("t1", "train", ("cat", "dog"), 12, 8, "t1.jpg")
@@ -48,7 +51,7 @@ def test_a_voc_tree_becomes_packs(voc_tree: Any, tmp_path: Path) -> None:
 
 def test_a_subset_renumbers_masks_and_ignores_the_rest(voc_tree: Any, tmp_path: Path) -> None:
     classes = ("person", "dog")
-    manifest = write_data_set(tmp_path / "out", classes, _items(voc_tree, classes))
+    manifest, _ = write_data_set(tmp_path / "out", classes, _items(voc_tree, classes))
     assert manifest.classes == classes
     masks = Pack(tmp_path / "out" / "masks_train.zip")
     assert masks.names() == ["t1.png", "t2.png"]
@@ -73,7 +76,7 @@ def test_the_same_bytes_every_time_and_for_any_number_of_processes(
 
 def test_a_training_picture_needs_no_mask(voc_tree: Any, tmp_path: Path) -> None:
     voc_tree.mask_path("t1").unlink()
-    manifest = write_data_set(tmp_path / "out", CLASSES, _items(voc_tree))
+    manifest, _ = write_data_set(tmp_path / "out", CLASSES, _items(voc_tree))
     assert "t1" in {entry.id for entry in manifest.entries}
     assert Pack(tmp_path / "out" / "masks_train.zip").names() == ["t2.png", "t3.png"]
 
@@ -84,7 +87,7 @@ def _damage(tree: Any, kind: str) -> str:
     small = io.BytesIO()
     if kind == "size":
         Image.fromarray(tree.mask([8])[:5]).save(mask)
-        return f"{mask}: 12x5 pixels, expected 12x8 as t1.jpg"
+        return f"{mask}: 12x5 pixels, expected 12x8 as {image}"
     if kind == "mode":
         Image.new("RGB", (12, 8)).save(mask)
         return f"{mask}: a RGB picture, expected class ids (palette or 8-bit grey)"
@@ -97,19 +100,24 @@ def _damage(tree: Any, kind: str) -> str:
     if kind == "image":
         image.write_bytes(b"no picture")
         return f"{image}: not a picture file"
-    if kind == "deep image":
-        Image.fromarray(np.zeros((8, 12), np.uint16)).save(small, "PNG")
+    if kind == "floating point":
+        Image.fromarray(np.zeros((8, 12), np.float32)).save(small, "TIFF")
         image.write_bytes(small.getvalue())
-        return f"{image}: a I;16 picture, expected 8 bits a channel"
+        return (
+            f"{image}: a picture of mode F (floating point or 32 bits), expected 8 or 16 bits a "
+            f"channel"
+        )
     if kind == "folder":
         mask.unlink()
         image.unlink()
         image.mkdir()
-        return f"{image}: no such file, but train.txt lists it"
+        return f"{image}: no such file, but the train list names it"
     raise AssertionError(kind)
 
 
-@pytest.mark.parametrize("kind", ["size", "mode", "id", "mask", "image", "deep image", "folder"])
+@pytest.mark.parametrize(
+    "kind", ["size", "mode", "id", "mask", "image", "floating point", "folder"]
+)
 def test_one_problem_is_one_line_and_the_old_output_stays(
     kind: str, voc_tree: Any, tmp_path: Path
 ) -> None:
@@ -140,7 +148,7 @@ def test_all_problems_come_together_and_nothing_is_written(voc_tree: Any, tmp_pa
 
 
 def test_very_many_problems_are_counted(tmp_path: Path) -> None:
-    problems = [InputError(f"p{i}") for i in range(ingest.SHOWN + 7)]
+    problems = [InputError(f"p{i}") for i in range(checks.SHOWN + 7)]
     with pytest.raises(InputError) as caught:
         write_data_set(tmp_path, CLASSES, problems)
     lines = str(caught.value).splitlines()
@@ -149,8 +157,8 @@ def test_very_many_problems_are_counted(tmp_path: Path) -> None:
 
 
 def test_a_split_without_pictures_is_refused(voc_tree: Any, tmp_path: Path) -> None:
-    sources, _, _ = read_voc(voc_tree.root, CLASSES, "train", "val")
-    items = [i for i in file_items(sources, CLASSES) if isinstance(i, Item)]
+    sources = read_voc(voc_tree.root, CLASSES, "train", "val").sources
+    items = [i for i in file_items(sources, None) if isinstance(i, Item)]
     for missing in ("train", "val"):
         others = [item for item in items if item.entry.split != missing]
         with pytest.raises(InputError, match=f"^no {missing} picture is left, expected at least"):
@@ -163,7 +171,7 @@ def test_a_turned_photo_is_stored_upright(voc_tree: Any, tmp_path: Path) -> None
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6  # turn clockwise to see it upright
     Image.fromarray(wide).save(voc_tree.image_path("t1"), "JPEG", exif=exif, quality=95)
-    manifest = write_data_set(tmp_path / "out", CLASSES, _items(voc_tree))
+    manifest, _ = write_data_set(tmp_path / "out", CLASSES, _items(voc_tree))
     entry = manifest.entries[0]
     assert (entry.image, entry.width, entry.height) == ("t1.png", 12, 8)
     stored = decode_rgb(Pack(tmp_path / "out" / "images.zip").read("t1.png"), "t1")
@@ -181,7 +189,7 @@ def test_a_grey_photo_is_stored_as_rgb(voc_tree: Any, tmp_path: Path) -> None:
 
 
 def test_scenes_are_written_as_they_are_drawn(tmp_path: Path) -> None:
-    manifest = write_data_set(tmp_path, scenes.CLASSES, scene_items(4, 3, 2, 40))
+    manifest, _ = write_data_set(tmp_path, scenes.CLASSES, scene_items(4, 3, 2, 40))
     assert [e.id for e in manifest.split("train")] == [f"train_{i:05d}" for i in range(3)]
     assert [e.id for e in manifest.split("val")] == [f"val_{i:05d}" for i in range(2)]
     images, masks = Pack(tmp_path / "images.zip"), Pack(tmp_path / "masks_val.zip")

@@ -32,7 +32,10 @@ def problems(folder: Path, text: str | bytes, classes: tuple[str, ...] | None = 
 
 def test_rows_by_id_with_labels_in_class_order(tmp_path: Path) -> None:
     assert read(tmp_path, GOOD) == Labels(
-        {"a": Row(("dog", "cat"), "train", 2), "b": Row(("sofa",), "val", 3)}, CLASSES, ()
+        tmp_path / "labels.csv",
+        {"a": Row(("dog", "cat"), "train", 2), "b": Row(("sofa",), "val", 3)},
+        CLASSES,
+        (),
     )
 
 
@@ -76,7 +79,8 @@ def test_a_name_is_the_same_however_its_accents_are_written(tmp_path: Path) -> N
     assert composed != apart
     assert normal_id(apart) == composed
     labels = read(tmp_path, f"id,labels\n{apart},{composed}\n", (apart,))
-    assert labels == Labels({composed: Row((apart,), None, 2)}, (apart,), ())
+    rows = {composed: Row((apart,), None, 2)}
+    assert labels == Labels(tmp_path / "labels.csv", rows, (apart,), ())
     assert problems(tmp_path, f"id,labels\n{apart},cat\n{composed}.png,cat\n") == [
         "3: id 'Käfer' again, it is on line 2 already"
     ]

@@ -262,14 +262,14 @@ def _write(name: str, content: bytes) -> Callable[[Path], Any]:
         (lambda folder: (folder / "val.txt").unlink(), "dataset: no val.txt, expected cls, img, "),
         (lambda folder: (folder / "img").rmdir(), "dataset: no img, expected cls, img, train.txt"),
         (lambda folder: (folder / "cls").rmdir(), "no cls folder here, in dataset or in benchmark"),
-        (_write("train.txt", b"a\n\xff\xfe\n"), "train.txt: not UTF-8, expected one picture id a"),
+        (_write("train.txt", b"a\n\xff\xfe\n"), "train.txt: not a readable UTF-8 list"),
         (_write("val.txt", b" \n\r\n"), "val.txt: empty, expected one picture id a line"),
         (_write("val.txt", b"a\n\nx/b\n"), "val.txt:3: 'x/b' holds a path separator, expected a"),
         (
             _write("val.txt", b"..\\b\n"),
             "val.txt:1: '..\\\\b' holds a path separator, expected a p",
         ),
-        (_write("val.txt", b"a\n..\n"), "val.txt:2: '..' is no name, expected a picture id"),
+        (_write("val.txt", b"a\n..\n"), "val.txt:2: '..' is no name, expected a picture's id"),
         (_write("val.txt", b"a\nb\0c\n"), "val.txt:2: 'b\\x00c' holds a control character, expec"),
     ],
 )

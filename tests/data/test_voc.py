@@ -5,73 +5,78 @@ from typing import Any
 
 import numpy as np
 import pytest
+from trees import make_sbd, write_mat
 
-from dgkd_core.data.voc import (
-    CLASSES,
-    Source,
-    choose_classes,
-    mask_table,
-    read_labels,
-    read_list,
-    read_voc,
-)
+from dgkd_core.data.source import Ids, Source, keep_classes, read_ids
+from dgkd_core.data.voc import CLASSES, read_labels, read_voc
 from dgkd_core.errors import InputError
 
 VOC6 = Path(__file__).resolve().parents[3] / "shared" / "data" / "voc6" / "VOCdevkit" / "VOC2012"
 
 
 def test_all_classes(voc_tree: Any) -> None:
-    sources, problems, left_out = read_voc(voc_tree.root, CLASSES, "train", "val")
-    assert (problems, left_out) == ([], 0)
-    assert [(s.id, s.split, s.labels) for s in sources] == [
+    found = read_voc(voc_tree.root, CLASSES, "train", "val")
+    assert (found.classes, found.problems, found.notes) == (CLASSES, [], [])
+    assert [(s.id, s.split, s.labels) for s in found.sources] == [
         ("t1", "train", ("cat", "dog")),
         ("t2", "train", ("person", "sofa")),
         ("t3", "train", ("sofa",)),
         ("v1", "val", ("dog",)),
     ]
-    assert sources[0].image == voc_tree.image_path("t1")
-    assert sources[0].mask == voc_tree.mask_path("t1")
+    assert found.sources[0].normal == voc_tree.image_path("t1")
+    assert found.sources[0].dark is None
+    assert found.sources[0].mask is not None
+    assert found.sources[0].mask.path == voc_tree.mask_path("t1")
 
 
 def test_a_subset_drops_other_classes_from_the_labels(voc_tree: Any) -> None:
-    sources, problems, left_out = read_voc(voc_tree.root, ("person", "dog"), "train", "val")
-    assert (problems, left_out) == ([], 1)
-    found = {s.id: s.labels for s in sources}
-    assert found == {"t1": ("dog",), "t2": ("person",), "v1": ("dog",)}
+    found = read_voc(voc_tree.root, ("person", "dog"), "train", "val")
+    assert found.problems == []
+    assert found.notes == ["1 pictures hold none of the 2 classes, left out"]
+    labels = {s.id: s.labels for s in found.sources}
+    assert labels == {"t1": ("dog",), "t2": ("person",), "v1": ("dog",)}
 
 
 def test_a_subset_renumbers_the_ids_and_ignores_other_classes() -> None:
-    table = mask_table(("person", "cat"))
-    assert table.dtype == np.uint8
-    assert (table[0], table[15], table[8], table[255]) == (0, 1, 2, 255)
-    others = [i for i in range(256) if i not in (0, 15, 8)]
-    assert (table[others] == 255).all()
-    assert (mask_table(CLASSES)[:21] == np.arange(21)).all()
+    every = np.array([[*range(21), 255]], np.uint8)
+    new = Ids.of(CLASSES, ("person", "cat")).map(every, Path("m.png"))
+    assert new.dtype == np.uint8
+    expected = np.full((1, 22), 255)
+    expected[0, [0, 15, 8]] = (0, 1, 2)
+    assert (new == expected).all()
+    assert (Ids.of(CLASSES, CLASSES).map(every, Path("m.png")) == every).all()
+    with pytest.raises(InputError, match=r"^m\.png: class id 21, expected 0 to 20 or 255$"):
+        Ids.of(CLASSES, CLASSES).map(np.array([[0, 99, 21]], np.uint8), Path("m.png"))
 
 
 def test_classes_keep_the_order_that_was_asked_for() -> None:
-    assert choose_classes(["sofa", "cat"]) == ("sofa", "cat")
-    assert choose_classes([]) == CLASSES
+    assert keep_classes(["sofa", "cat"], CLASSES, "VOC") == ("sofa", "cat")
+    assert keep_classes([], CLASSES, "VOC") == CLASSES
     assert len(CLASSES) == 20
     with pytest.raises(InputError, match=r"data\.classes: 'unicorn' is not a VOC class, expected"):
-        choose_classes(["cat", "unicorn"])
+        keep_classes(["cat", "unicorn"], CLASSES, "VOC")
 
 
-def test_the_augmented_masks_come_first(voc_tree: Any) -> None:
+def _masks(root: Path, **options: Any) -> dict[str, Path | None]:
+    found = read_voc(root, CLASSES, "train", "val", **options)
+    assert found.problems == []
+    return {s.id: s.mask.path if s.mask else None for s in found.sources}
+
+
+def test_masks_are_the_augmented_ones_or_vocs_or_none(voc_tree: Any) -> None:
     folder = voc_tree.root / "SegmentationClassAug"
     folder.mkdir()
-    for id_ in ("t1", "v1"):
-        (folder / f"{id_}.png").write_bytes(voc_tree.mask_path(id_).read_bytes())
-    sources, problems, _ = read_voc(voc_tree.root, CLASSES, "train", "val")
-    assert problems == []
-    masks = {s.id: s.mask for s in sources}
+    (folder / "t1.png").write_bytes(voc_tree.mask_path("t1").read_bytes())
+    voc_tree.mask_path("t3").unlink()
+    masks = _masks(voc_tree.root)
     assert masks["t1"] == folder / "t1.png"
-    assert masks["t2"] is None  # a training picture needs none
+    assert masks["t2"] == voc_tree.mask_path("t2")
+    assert masks["t3"] is None  # a training picture needs none
 
 
 def test_a_val_picture_needs_a_mask(voc_tree: Any) -> None:
     voc_tree.mask_path("v1").unlink()
-    _, problems, _ = read_voc(voc_tree.root, CLASSES, "train", "val")
+    problems = read_voc(voc_tree.root, CLASSES, "train", "val").problems
     assert problems == ["v1: no mask in SegmentationClass(Aug), needed to score val"]
 
 
@@ -79,14 +84,50 @@ def test_every_problem_is_reported(voc_tree: Any) -> None:
     voc_tree.write_list("val", ["v1", "t1", "none"])
     voc_tree.annotation("t2", "<annotation>")
     voc_tree.annotation("t3", "<a><object><name>unicorn</name></object></a>")
-    sources, problems, _ = read_voc(voc_tree.root, CLASSES, "train", "val")
-    assert [s.id for s in sources] == ["t1", "v1"]
-    assert len(problems) == 4
-    assert "t2.xml: not readable as XML" in problems[0]
-    assert "t3.xml: class 'unicorn' is not one of VOC's 20 classes" in problems[1]
-    assert problems[2] == "val.txt: t1 is listed already in train.txt"
-    assert problems[3].endswith("none.jpg: no such file, but val.txt lists it")
-    assert not any("\n" in problem for problem in problems)
+    found = read_voc(voc_tree.root, CLASSES, "train", "val")
+    assert [s.id for s in found.sources] == ["t1", "v1"]
+    assert len(found.problems) == 4
+    assert found.problems[0] == "val.txt: t1 is listed already in train.txt, expected once"
+    assert "t2.xml: not readable as XML" in found.problems[1]
+    assert "t3.xml: class 'unicorn' is not one of VOC's 20 classes" in found.problems[2]
+    assert found.problems[3].endswith("none.jpg: no such file, but the val list names it")
+    assert not any("\n" in problem for problem in found.problems)
+
+
+def test_with_sbd_train_aug_needs_no_list_and_masks_come_from_its_mat_files(
+    voc_tree: Any, tmp_path: Path
+) -> None:
+    sbd = make_sbd(tmp_path / "benchmark_RELEASE" / "dataset", train=["s1", "v1"], val=["t2"])
+    voc_tree.add("s1", ["cat"])
+    voc_tree.mask_path("s1").unlink()
+    write_mat(sbd / "cls" / "s1.mat", voc_tree.mask([8])[:, :-4].repeat(2, 1)[:, :12])
+    found = read_voc(voc_tree.root, CLASSES, "train_aug", "val", sbd_root=tmp_path)
+    assert found.problems == []
+    # VOC's train, then what SBD adds; v1 is VOC's val
+    assert [s.id for s in found.sources] == ["t1", "t2", "t3", "s1", "v1"]
+    masks = {s.id: s.mask for s in found.sources}
+    assert masks["t2"] is not None
+    assert masks["t2"].path == voc_tree.mask_path("t2"), "VOC's own mask comes first"
+    assert masks["s1"] is not None
+    assert masks["s1"].path == sbd / "cls" / "s1.mat"
+    assert set(np.unique(masks["s1"].read())) <= {0, 8}
+    voc_tree.write_list("train_aug", ["t3"])  # a list of the user's own counts
+    found = read_voc(voc_tree.root, CLASSES, "train_aug", "val", sbd_root=tmp_path)
+    assert [s.id for s in found.sources] == ["t3", "v1"]
+
+
+def test_labels_from_a_table_in_place_of_the_annotations(voc_tree: Any) -> None:
+    table = voc_tree.root / "labels.csv"
+    table.write_text("id,labels\nt1,cat\nt2.jpg,sofa;person\nv1,dog\n")
+    for path in (voc_tree.root / "Annotations").iterdir():
+        path.unlink()
+    found = read_voc(voc_tree.root, CLASSES, "train", "val", labels=table)
+    assert {s.id: s.labels for s in found.sources} == {
+        "t1": ("cat",),
+        "t2": ("person", "sofa"),
+        "v1": ("dog",),
+    }
+    assert found.problems == [f"{table}: no row for t3, expected its labels"]
 
 
 @pytest.mark.parametrize(
@@ -126,15 +167,15 @@ def test_labels_come_once_each_in_vocs_order(voc_tree: Any) -> None:
 def test_lists(voc_tree: Any) -> None:
     folder = voc_tree.root / "ImageSets" / "Segmentation"
     (folder / "val.txt").write_text("\n  a \r\nb\n\n")
-    assert read_list(voc_tree.root, "val") == ["a", "b"]
+    assert read_ids(folder / "val.txt") == (["a", "b"], [])
     with pytest.raises(InputError, match=r"nope\.txt: no such list; found here: train, val"):
-        read_list(voc_tree.root, "nope")
+        read_ids(folder / "nope.txt")
     (folder / "val.txt").write_text(" \n")
     with pytest.raises(InputError, match=r"val\.txt: empty, expected one picture id a line"):
-        read_list(voc_tree.root, "val")
+        read_ids(folder / "val.txt")
     (folder / "val.txt").write_bytes(b"\xff\xfea")
     with pytest.raises(InputError, match=r"val\.txt: not a readable UTF-8 list"):
-        read_list(voc_tree.root, "val")
+        read_ids(folder / "val.txt")
 
 
 def test_another_layout(tmp_path: Path) -> None:
@@ -146,8 +187,8 @@ def test_the_shared_subset_is_read_without_a_problem() -> None:
     if not VOC6.is_dir():
         pytest.skip(f"{VOC6} is not here")
     classes = ("cat", "cow", "dog", "horse", "person", "sheep")
-    sources, problems, left_out = read_voc(VOC6, classes, "train_aug", "val")
-    assert problems == []
-    splits = [source.split for source in sources]
-    assert (splits.count("train"), splits.count("val"), left_out) == (1732, 200, 0)
-    assert all(isinstance(source, Source) and source.labels for source in sources)
+    found = read_voc(VOC6, classes, "train_aug", "val")
+    assert (found.problems, found.notes) == ([], [])
+    splits = [source.split for source in found.sources]
+    assert (splits.count("train"), splits.count("val")) == (1732, 200)
+    assert all(isinstance(source, Source) and source.labels for source in found.sources)

@@ -1,0 +1,217 @@
+"""What a data set's reader finds: files by picture, before any of them is opened.
+
+Readers (`voc`, `lis`, `folder`) give a `DataSet`; `ingest` opens, checks and packs what it names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from dgkd_core.data.checks import PICTURE_SUFFIXES, name_problem, normal_id, shown
+from dgkd_core.data.pictures import decode_mask
+from dgkd_core.errors import InputError
+
+IGNORE = 255
+
+
+class Mask(Protocol):
+    """Where the mask of a picture is; ``path`` names it in messages."""
+
+    @property
+    def path(self) -> Path: ...
+
+    def read(self) -> np.ndarray:
+        """(H, W) uint8 ids of this project's classes, 255 ignored; InputError where damaged."""
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file's content; one that cannot be read is an InputError that names it."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+@dataclass(frozen=True)
+class Ids:
+    """From a data set's own class ids to this project's.
+
+    ``table`` holds 256 values: the new id, 255 for classes that are ignored and -1 for ids that the
+    data set does not have.
+    """
+
+    table: tuple[int, ...]
+    highest: int
+
+    @classmethod
+    def of(cls, names: Sequence[str], classes: Sequence[str]) -> Ids:
+        """For a data set whose id k is ``names[k - 1]``, 0 the background, 255 ignored.
+
+        ``classes`` are the names to keep, in the order of their new ids.
+        """
+        table = np.full(256, -1, int)
+        table[1 : len(names) + 1] = IGNORE
+        table[0], table[IGNORE] = 0, IGNORE
+        for new, name in enumerate(classes, 1):
+            table[names.index(name) + 1] = new
+        return cls(tuple(int(value) for value in table), len(names))
+
+    def map(self, mask: np.ndarray, path: Path) -> np.ndarray:
+        """(H, W) uint8 in the data set's ids to uint8 in this project's.
+
+        Raises:
+            InputError: names ``path`` and an id that the data set does not have.
+        """
+        new = np.array(self.table)[mask]
+        if new.size and new.min() < 0:
+            odd = int(mask[new < 0].min())
+            raise InputError(f"{path}: class id {odd}, expected 0 to {self.highest} or 255")
+        return new.astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class MaskFile:
+    """A mask in a palette or 8-bit grey picture file of class ids."""
+
+    path: Path
+    ids: Ids
+
+    def read(self) -> np.ndarray:
+        return self.ids.map(decode_mask(read_bytes(self.path), str(self.path)), self.path)
+
+
+@dataclass(frozen=True)
+class Source:
+    """One picture's files, at least one of ``normal`` (daylight) and ``dark`` (low light).
+
+    ``labels`` are class names; ``mask`` is None where there is none.
+    """
+
+    id: str
+    split: str
+    labels: tuple[str, ...]
+    normal: Path | None
+    dark: Path | None = None
+    mask: Mask | None = None
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set as its reader found it.
+
+    ``problems`` are lines that name a file, what was found and what was expected; ``notes`` are
+    lines for the user.
+    """
+
+    classes: tuple[str, ...]
+    sources: list[Source]
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def read_lines(path: Path) -> list[tuple[int, str]]:
+    """The lines of a list file by number, stripped, empty ones left out.
+
+    Raises:
+        InputError: the list is missing, not UTF-8 or empty.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        there = sorted(file.stem for file in path.parent.glob("*.txt"))
+        raise InputError(
+            f"{path}: no such list; found here: {', '.join(there) or 'none'}"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not a readable UTF-8 list ({error})") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    numbered = [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1)]
+    lines = [(number, line) for number, line in numbered if line]
+    if not lines:
+        raise InputError(f"{path}: empty, expected one picture id a line")
+    return lines
+
+
+def read_ids(path: Path) -> tuple[list[str], list[str]]:
+    """The picture ids of a list file, one a line, and the problems of single lines.
+
+    Raises:
+        InputError: the list is missing, not UTF-8 or empty.
+    """
+    ids, problems = [], []
+    for number, line in read_lines(path):
+        if problem := name_problem(line):
+            problems.append(f"{path}:{number}: {shown(line)} {problem}, expected a picture's id")
+        else:
+            ids.append(normal_id(line))
+    return ids, problems
+
+
+def pictures_by_id(folder: Path, problems: list[str]) -> dict[str, Path]:
+    """The picture files of a folder by their id: the name without suffix, in Unicode's NFC form.
+
+    Two files of one id are a problem; files that are no pictures by their suffix are left out.
+    """
+    found: dict[str, Path] = {}
+    for path in _files(folder):
+        if path.suffix.lower() not in PICTURE_SUFFIXES or path.name.startswith("."):
+            continue
+        id_ = normal_id(path.stem)
+        if id_ in found:
+            problems.append(f"{path}: the same name as {found[id_].name}, expected one file each")
+            continue
+        found[id_] = path
+    return found
+
+
+def _files(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if not path.is_dir())
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read ({error.strerror})") from error
+
+
+def keep_classes(wanted: Sequence[str], known: Sequence[str], of: str) -> tuple[str, ...]:
+    """The class names to keep, in the order of their new ids; none given keeps all.
+
+    Raises:
+        InputError: a name is not among ``known``; ``of`` says whose classes these are.
+    """
+    for name in wanted:
+        if name not in known:
+            raise InputError(
+                f"data.classes: {name!r} is not a {of} class, expected among {', '.join(known)}"
+            )
+    return tuple(wanted) or tuple(known)
+
+
+def own(labels: Iterable[str], classes: Sequence[str]) -> tuple[str, ...]:
+    """Those of ``classes`` that occur in ``labels``, in the order of the classes."""
+    there = set(labels)
+    return tuple(name for name in classes if name in there)
+
+
+def once(
+    lists: Iterable[tuple[str, str, Sequence[str]]], problems: list[str]
+) -> list[tuple[str, str]]:
+    """(id, split) of every listed picture; one that is listed twice is a problem.
+
+    Args:
+        lists: split, the list's name and its ids.
+    """
+    seen: dict[str, str] = {}
+    found = []
+    for split, name, ids in lists:
+        for id_ in ids:
+            if id_ in seen:
+                problems.append(f"{name}: {id_} is listed already in {seen[id_]}, expected once")
+                continue
+            seen[id_] = name
+            found.append((id_, split))
+    return found

@@ -1,0 +1,92 @@
+"""Further pictures to test on: a folder of photographs, or a list of some."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from dgkd_core.data.checks import PICTURE_SUFFIXES, normal_id
+from dgkd_core.data.folder import LABELS, FolderTree
+from dgkd_core.data.labels import read_labels_csv
+from dgkd_core.data.source import DataSet, Ids, MaskFile, Source, read_lines
+from dgkd_core.data.voc import CLASSES as VOC_CLASSES
+from dgkd_core.data.voc import VocTree
+from dgkd_core.errors import InputError
+
+
+def _voc_root(path: Path) -> Path | None:
+    root = path.parent.parent.parent
+    inside = path.parent.name == "Segmentation" and path.parent.parent.name == "ImageSets"
+    return root if inside and (root / "JPEGImages").is_dir() else None
+
+
+def _voc_list(root: Path, path: Path, classes: Sequence[str]) -> DataSet:
+    """A list of VOC's own: pictures of the day, to be darkened as val is."""
+    kept = [name for name in classes if name in VOC_CLASSES]
+    if len(kept) < len(classes):
+        other = next(name for name in classes if name not in VOC_CLASSES)
+        raise InputError(f"{path}: a list of VOC, which has no class {other!r} as the networks do")
+    tree, problems = VocTree(root, classes), list[str]()
+    listed = [(id_, "val") for id_ in dict.fromkeys(tree.ids(path.stem, problems))]
+    sources = tree.sources(listed, problems)
+    return DataSet(tuple(classes), sources, problems)
+
+
+def _picture_list(path: Path, classes: Sequence[str]) -> DataSet:
+    """A list of files, one a line, relative to its folder; masks/NAME.png beside it score."""
+    problems: list[str] = []
+    sources: dict[str, Source] = {}
+    ids = Ids.of(classes, classes)
+    for number, line in read_lines(path):
+        picture = path.parent / line
+        id_ = normal_id(picture.stem)
+        if not picture.is_file():
+            problems.append(
+                f"{path}:{number}: {line!r} is not there, expected a picture at {picture}"
+            )
+        elif picture.suffix.lower() not in PICTURE_SUFFIXES:
+            problems.append(
+                f"{path}:{number}: {line!r} is no picture, expected {', '.join(PICTURE_SUFFIXES)}"
+            )
+        elif id_ in sources:
+            problems.append(
+                f"{path}:{number}: a second picture is named {id_}, expected different names"
+            )
+        else:
+            mask = path.parent / "masks" / f"{picture.stem}.png"
+            of = MaskFile(mask, ids) if mask.is_file() else None
+            sources[id_] = Source(id_, "val", (), None, picture, of)
+    return DataSet(tuple(classes), list(sources.values()), problems)
+
+
+def _folder(path: Path, classes: Sequence[str], key: str) -> DataSet:
+    """A folder as `dgkd_core.data.folder` describes it; labels are optional here."""
+    tree = FolderTree(path, key)
+    problems, ids = tree.problems, Ids.of(classes, classes)
+    labels: dict[str, tuple[str, ...]] = {}
+    if (path / LABELS).is_file():
+        table = read_labels_csv(path / LABELS, classes)
+        problems.extend(table.problems)
+        labels = {id_: row.labels for id_, row in table.rows.items()}
+    sources = [tree.source(id_, "val", labels.get(id_, ()), ids) for id_ in tree.ids]
+    return DataSet(tuple(classes), sources, problems)
+
+
+def read_testset(path: Path, classes: Sequence[str], key: str) -> DataSet:
+    """The pictures of a test set, all of them val.
+
+    Args:
+        path: a folder (naturally dark photographs, or normal/ and dark/ in it; masks/ scores them),
+            a .txt list of such photographs, or a list in VOC's ImageSets/Segmentation.
+        classes: the names that the networks know.
+        key: what params call it, for messages.
+
+    Raises:
+        InputError: neither, or nothing in it.
+    """
+    if path.is_dir():
+        return _folder(path, classes, key)
+    if path.suffix != ".txt" or not path.is_file():
+        raise InputError(f"{key}: {path} is neither a folder of pictures nor a .txt list of some")
+    root = _voc_root(path)
+    return _voc_list(root, path, classes) if root else _picture_list(path, classes)
