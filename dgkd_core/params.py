@@ -35,6 +35,8 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Scale = Annotated[float, Field(ge=0.1, le=4)]
 Span = tuple[Positive, Positive]
+SetName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,40}$")]
+NOT_USED = "data/none"  # stands for a folder that a data set does not have
 
 
 class Scenes(_Section):
@@ -48,15 +50,35 @@ class Scenes(_Section):
 class Data(_Section):
     """Where pictures and labels come from."""
 
-    kind: Literal["scenes", "voc"] = Field(
-        description="scenes: drawn by the code; voc: a folder in PASCAL VOC's layout"
+    kind: Literal["scenes", "voc", "lis", "voc2lis", "folder"] = Field(
+        description="scenes: drawn by the code; voc: PASCAL VOC 2012; lis: LIS's real pairs; "
+        "voc2lis: train on darkened VOC, test on LIS; folder: any pictures with a CSV of labels"
     )
-    root: str = Field(min_length=1, description="the folder with JPEGImages, Annotations, …")
+    root: str = Field(
+        min_length=1,
+        description="the data set's folder: with JPEGImages (voc, voc2lis), with RGB-normal and "
+        "RGB-dark (lis), with normal, dark and labels.csv (folder)",
+    )
+    sbd_root: str = Field(
+        min_length=1,
+        description="voc, voc2lis: SBD's folder (…/benchmark_RELEASE/dataset) for train_aug and "
+        "its masks; data/none: not used",
+    )
+    lis_root: str = Field(min_length=1, description="voc2lis: LIS's folder; data/none: not used")
+    labels: str | None = Field(
+        description="a CSV of image-level labels (id, labels[, split]) in data.root; null: the "
+        "data set's own, for folder labels.csv"
+    )
     classes: list[str] = Field(
         description="class names to keep, in the order of their ids; [] keeps all"
     )
-    train_list: str = Field(min_length=1, description="list in ImageSets/Segmentation, no .txt")
-    val_list: str = Field(min_length=1, description="list in ImageSets/Segmentation, no .txt")
+    train_list: str = Field(
+        min_length=1, description="voc: list in ImageSets/Segmentation; lis: of the annotations"
+    )
+    val_list: str = Field(min_length=1, description="the same for the pictures to score on")
+    long_side: int | None = Field(
+        ge=32, description="larger pictures are shrunk to this long side, pixels; null: never"
+    )
     depth_root: str = Field(
         min_length=1, description="folder of measured depth maps ID.png, for depth.model: given"
     )
@@ -68,6 +90,10 @@ class Data(_Section):
             raise ValueError("classes: a name occurs twice, expected each class once")
         if self.kind == "scenes" and self.classes:
             raise ValueError("classes: the built-in scenes keep all their classes, expected []")
+        for key in ("train_list", "val_list", "labels"):
+            name = getattr(self, key)
+            if name is not None and ("/" in name or "\\" in name or name in (".", "..")):
+                raise ValueError(f"{key}: {name!r} is a path, expected a plain file name")
         return self
 
 
@@ -200,6 +226,13 @@ class Teacher(_Training):
         description="colour jitter: brightness, contrast, saturation, hue"
     )
     mask_warmup: int = Field(ge=0, description="step at which the mask loss sets in")
+    model: str | None = Field(
+        description="the folder of a teacher trained elsewhere (`dgkd convert authors`, or "
+        "artifacts/teacher of another run), taken as it is; null: train one here"
+    )
+    model_sha256: str | None = Field(
+        pattern=r"^[0-9a-f]{64}$", description="pins that folder; `dgkd preset` fills it in"
+    )
     projections: Literal["random", "trained"] = Field(
         description="the projections that deep and shallow are distilled through: random (the "
         "paper's release) or trained by an auxiliary classifier, without touching the rest"
@@ -299,6 +332,10 @@ class Evaluate(_Section):
     )
     sheet: Count = Field(description="pictures on the figure sheet")
     batch: Count = Field(description="pictures a forward pass")
+    sets: dict[SetName, Annotated[str, Field(min_length=1)]] = Field(
+        description="further test sets by name, each with metrics of its own: a folder of "
+        "photographs (dark ones, or normal/ and dark/; masks/ to score) or a .txt list of some"
+    )
 
 
 class Params(_Section):

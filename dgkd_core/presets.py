@@ -18,6 +18,7 @@ from dgkd_core.params import Params, validate, yaml_problem
 from dgkd_core.paths import link_for_experiments, resolve
 
 _SPECIAL_DEPTH = ("scenes", "given", "gradient")
+_BY_NAME = ("evaluate.sets",)  # the user names the keys: replaced as a whole
 _FAR = 1000  # columns, beyond every comment
 
 
@@ -67,6 +68,11 @@ def _lay_over(
         if key not in target:
             raise InputError(f"{name}: params.yaml has no such key")
         old = target[key]
+        if name in _BY_NAME and isinstance(value, Mapping):
+            row = CommentedMap(value)
+            row.fa.set_flow_style()
+            target[key] = row
+            continue
         if isinstance(old, CommentedMap) != isinstance(value, Mapping):
             kind = "a section" if isinstance(old, CommentedMap) else "a value"
             raise InputError(f"{name}: is {kind} in params.yaml")
@@ -74,9 +80,9 @@ def _lay_over(
             _lay_over(old, value, f"{name}.", column)
             continue
         if isinstance(value, list):
-            row = CommentedSeq(value)
-            row.fa.set_flow_style()
-            target[key] = row
+            items = CommentedSeq(value)
+            items.fa.set_flow_style()
+            target[key] = items
         else:
             target[key] = value
         if key in comments:  # a longer value before had pushed it to the right
@@ -109,7 +115,11 @@ def _plain(value: Any) -> Any:
 
 def _pin(params: CommentedMap, folder: Path) -> None:
     """Pin the files that params name: another content under the same name is another parameter."""
-    model, depth = params["model"], params["depth"]
+    model, depth, teacher = params["model"], params["depth"], params["teacher"]
+    given = teacher["model"]
+    if given is not None and not resolve(given, folder).is_dir():
+        raise InputError(f"teacher.model: {resolve(given, folder)} is not a folder")
+    teacher["model_sha256"] = None if given is None else sha256(resolve(given, folder))
     weights = model["weights"]
     local = isinstance(weights, str) and weights != "imagenet"
     if local and not resolve(weights, folder).is_file():
@@ -169,14 +179,14 @@ def apply_preset(name: str, assignments: Sequence[str], folder: str | Path = "."
     checked: Params = validate(_plain(params))
     _pin(params, folder)
     notes = []
-    for key in ("root", "depth_root"):
-        given = getattr(checked.data, key)
-        if not resolve(given, folder).is_dir():
-            notes.append(f"data.{key}: {resolve(given, folder)} is not there yet")
+    roots = ("root", "sbd_root", "lis_root", "depth_root")
+    places = {f"data.{key}": getattr(checked.data, key) for key in roots}
+    places |= {f"evaluate.sets.{name}": path for name, path in checked.evaluate.sets.items()}
+    for key, given in places.items():
+        if not resolve(given, folder).exists():
+            notes.append(f"{key}: {resolve(given, folder)} is not there yet")
         elif not link_for_experiments(given, folder):
-            notes.append(
-                f"data.{key}: queued experiments cannot follow {given}; give an absolute path"
-            )
+            notes.append(f"{key}: queued experiments cannot follow {given}; give an absolute path")
     buffer = io.StringIO()
     _yaml().dump(params, buffer)
     write_text(path, buffer.getvalue())

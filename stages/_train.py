@@ -56,6 +56,10 @@ def train_and_score(
     truth = Path(ARTIFACTS, "prepare", "masks_val.zip")
     result = score(model, manifest, truth, view, Protocol(), where, f"{stage}, val")
     write_metrics(f"metrics/{stage}.json", {"val": result.metrics(manifest.classes)})
-    light = "dark" if view.dark else "normal"
-    print(f"{stage}: the {folder}'s mIoU is {result.confusion.miou():.2f} on {light} val")
+    light, miou = "dark" if view.dark else "normal", result.confusion.miou()
+    print(
+        f"{stage}: the {folder}'s mIoU is {miou:.2f} on {light} val"
+        if miou == miou
+        else f"{stage}: no {light} val picture has a mask, the {folder} is not scored"
+    )
     return curve

@@ -28,6 +28,8 @@ def cam(params: Params) -> None:
     source, where, section = Path(ARTIFACTS, "prepare"), start(params.seed, "cam"), params.cam
     dark, depth = Path(ARTIFACTS, "darken", "dark.zip"), Path(ARTIFACTS, "depth", "depth.zip")
     manifest = read_manifest(source)
+    if section.source != "student":
+        manifest.need_normal(["train", "val"], f"cam.source is {section.source}")
     student, spec = load_model(Path(ARTIFACTS, "student"), where)
     teacher, _ = load_model(Path(ARTIFACTS, "teacher"), where)
     protocol = Protocol(tuple(section.scales), section.flip, batch=section.batch)
@@ -35,7 +37,7 @@ def cam(params: Params) -> None:
     night = student, dark_view(store, dark, depth, spec)
     day = teacher, View(store, source / "images.zip", None, dark=False, exposure="none")
     chosen = {"student": [night], "teacher": [day], "mean": [night, day]}[section.source]
-    sweep = Sweep(len(manifest.classes))
+    sweep, truth = Sweep(len(manifest.classes)), source / "masks_val.zip"
     for split in ("train", "val"):
         with write_pack(Path(ARTIFACTS, "cam", f"{split}.zip")) as pack:
             entries = manifest.split(split)
@@ -50,9 +52,8 @@ def cam(params: Params) -> None:
                     labels = manifest.label_vector(entry)
                     maps = class_maps(mask, labels)
                     pack.add(f"{entry.id}.npy", encode_array(maps), compress=True)
-                    if split == "val":
-                        truth = store.mask(source / "masks_val.zip", f"{entry.id}.png")
-                        sweep.add(truth, maps, labels)
+                    if split == "val" and store.has(truth, name := f"{entry.id}.png"):
+                        sweep.add(store.mask(truth, name), maps, labels)
     threshold, best = sweep.best()
     write_json(Path(ARTIFACTS, "cam", "threshold.json"), {"threshold": threshold})
     metrics = {
@@ -60,7 +61,10 @@ def cam(params: Params) -> None:
         "sweep": {f"{t:.2f}": miou for t, miou in sweep.mious().items()},
     }
     write_metrics("metrics/cam.json", metrics)
-    print(f"cam: mIoU {best:.2f} on val at threshold {threshold:.2f} ({section.source})")
+    if threshold is None:
+        print("cam: no val picture has a mask, the class maps are not scored")
+    else:
+        print(f"cam: mIoU {best:.2f} on val at threshold {threshold:.2f} ({section.source})")
 
 
 if __name__ == "__main__":

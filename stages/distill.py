@@ -50,6 +50,7 @@ def distill(params: Params) -> None:
         pretrained = first_weights(student, spec, params.model)
     dgkd = None
     if section.weight > 0 and section.pairs:
+        manifest.need_normal(["train"], f"distill.lambda is {section.weight}")
         dgkd = DGKD(
             len(manifest.classes),
             spec.width,

@@ -1,5 +1,6 @@
 """prepare: check the user's data set and write a manifest, packs of pictures and packs of masks.
 
+Every file that the chain will use is read; all problems come together and nothing is written then.
 Training masks go into a pack of their own, which only `evaluate` reads.
 """
 
@@ -8,30 +9,70 @@ from pathlib import Path
 
 import _start  # noqa: F401
 
-from dgkd_core.data import scenes, voc
+from dgkd_core.data import folder, lis, scenes, voc
 from dgkd_core.data.ingest import Item, file_items, scene_items, write_data_set
+from dgkd_core.data.manifest import Manifest
+from dgkd_core.data.pack import Pack
+from dgkd_core.data.source import DataSet, keep_classes
 from dgkd_core.errors import InputError
 from dgkd_core.files import write_metrics
-from dgkd_core.params import Data, Params
+from dgkd_core.params import NOT_USED, Data, Params
 from dgkd_core.paths import link_for_experiments, resolve
 from dgkd_core.progress import Progress
 from dgkd_core.stage import ARTIFACTS, run
 
 
-def voc_items(data: Data, classes: tuple[str, ...]) -> Iterator[Item | InputError]:
-    sources, problems, left_out = voc.read_voc(
-        resolve(data.root), classes, data.train_list, data.val_list
-    )
-    if left_out:
-        print(f"prepare: {left_out} pictures hold none of the {len(classes)} classes, left out")
-    yield from (InputError(problem) for problem in problems)
-    yield from Progress(file_items(sources, classes), "prepare", len(sources), lines=4)
+def find(data: Data) -> DataSet:
+    """What the data set's reader finds in data.root."""
+    root = resolve(data.root)
+    lists = data.train_list, data.val_list
+    labels = root / data.labels if data.labels is not None else None
+    sbd_root = resolve(data.sbd_root) if data.sbd_root != NOT_USED else None
+    if data.kind == "folder":
+        return folder.read_folder(root, data.classes, labels)
+    if data.kind == "voc":
+        classes = keep_classes(data.classes, voc.CLASSES, "VOC")
+        return voc.read_voc(root, classes, *lists, sbd_root, labels)
+    classes = keep_classes(data.classes, lis.CLASSES, "LIS")
+    if data.kind == "lis":
+        return lis.read_lis(root, classes, *lists, labels)
+    return lis.read_voc2lis(root, resolve(data.lis_root), classes, *lists, sbd_root, labels)
+
+
+def checked(found: DataSet, long_side: int | None) -> Iterator[Item | InputError]:
+    """The data set's problems, then its pictures."""
+    for note in found.notes:
+        print(f"prepare: {note}")
+    yield from (InputError(problem) for problem in found.problems)
+    items = file_items(found.sources, long_side)
+    yield from Progress(items, "prepare", len(found.sources), lines=4)
+
+
+def what_can_run(manifest: Manifest, scored: int) -> list[str]:
+    """Lines on what a data set without daylight pictures or without val masks asks of params."""
+    lines = []
+    train, val = manifest.split("train"), manifest.split("val")
+    if not all(entry.image for entry in train):
+        lines.append(
+            "no normal-light pictures to train on: this needs teacher.model (a folder with a "
+            "trained teacher), distill.lambda 0, cam.source student and refine.guide dark; there "
+            "is no distillation without pairs"
+        )
+    if not any(entry.image for entry in val):
+        lines.append("no normal-light val pictures: networks are scored in the dark only")
+    if not scored:
+        lines.append(
+            "no val picture has a mask: nothing is scored, and refine.threshold must be a number"
+        )
+    elif scored < len(val):
+        lines.append(f"{scored} of {len(val)} val pictures have a mask and are scored")
+    return lines
 
 
 def prepare(params: Params) -> None:
-    data = params.data
-    link_for_experiments(data.root)
-    link_for_experiments(data.depth_root)
+    data, out = params.data, Path(ARTIFACTS, "prepare")
+    for root in (data.root, data.sbd_root, data.lis_root, data.depth_root):
+        link_for_experiments(root)
     items: Iterator[Item | InputError]
     if data.kind == "scenes":
         classes = scenes.CLASSES
@@ -39,11 +80,14 @@ def prepare(params: Params) -> None:
         drawn = scene_items(params.seed, size.train, size.val, size.size)
         items = iter(Progress(drawn, "prepare", size.train + size.val, lines=4))
     else:
-        classes = voc.choose_classes(data.classes)
-        items = voc_items(data, classes)
-    manifest = write_data_set(Path(ARTIFACTS, "prepare"), classes, items)
+        found = find(data)
+        classes = found.classes
+        items = checked(found, data.long_side)
+    manifest, notes = write_data_set(out, classes, items)
     counts = manifest.counts()
     write_metrics("metrics/prepare.json", counts)
+    for line in [*notes, *what_can_run(manifest, len(Pack(out / "masks_val.zip")))]:
+        print(f"prepare: {line}")
     print(f"prepare: {counts['train']['pictures']} train, {counts['val']['pictures']} val pictures")
 
 

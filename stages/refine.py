@@ -13,6 +13,7 @@ import numpy as np
 from dgkd_core.data.manifest import Entry, Manifest, read_manifest
 from dgkd_core.data.pack import Pack, write_pack
 from dgkd_core.data.pictures import decode_array, decode_depth, decode_mask, decode_rgb, encode_mask
+from dgkd_core.errors import InputError
 from dgkd_core.evaluation.cams import Sweep
 from dgkd_core.evaluation.scores import Confusion, per_class
 from dgkd_core.files import write_metrics
@@ -73,14 +74,23 @@ def sharp_maps(
 def refine(params: Params) -> None:
     source, section = Path(ARTIFACTS, "prepare"), params.refine
     manifest = read_manifest(source)
+    if section.guide == "normal":
+        manifest.need_normal(["train", "val"], "refine.guide is normal")
     pack = Pack(source / "masks_val.zip")
     classes = len(manifest.classes)
     val = list(sharp_maps("val", manifest, params))
-    truth = {e.id: decode_mask(pack.read(f"{e.id}.png"), e.id) for e, _, _ in val}
+    masks = {e.id: f"{e.id}.png" for e, _, _ in val if f"{e.id}.png" in pack}
+    truth = {id_: decode_mask(pack.read(name), name) for id_, name in masks.items()}
     sweep = Sweep(classes)
     for entry, labels, maps in val:
-        sweep.add(truth[entry.id], maps, labels)
+        if entry.id in truth:
+            sweep.add(truth[entry.id], maps, labels)
     threshold = sweep.best()[0] if section.threshold == "auto" else section.threshold
+    if threshold is None:
+        raise InputError(
+            "refine.threshold is auto, but no val picture has a mask to choose it by; expected a "
+            "number between 0 and 1, such as 0.3"
+        )
     confusion, decided = Confusion(classes), []
     for split in ("val", "train"):
         with write_pack(Path(ARTIFACTS, "refine", f"{split}.zip")) as out:
@@ -88,10 +98,10 @@ def refine(params: Params) -> None:
             for entry, labels, maps in refined:
                 pseudo = pseudo_label(maps, labels, threshold, section.margin)
                 out.add(f"{entry.id}.png", encode_mask(pseudo))
-                if split == "val":
+                if split == "val" and entry.id in truth:
                     known = np.where(pseudo == 255, 255, truth[entry.id]).astype(np.uint8)
                     confusion.add(known, pseudo)
-                else:
+                if split == "train":
                     decided.append(float((pseudo != 255).mean()))
     metrics = {
         "coverage": 100 * float(np.mean(decided)),
@@ -104,7 +114,8 @@ def refine(params: Params) -> None:
         },
     }
     write_metrics("metrics/refine.json", metrics)
-    print(f"refine: mIoU {confusion.miou():.2f} on val where decided, threshold {threshold}")
+    scored = f"mIoU {confusion.miou():.2f} on val where decided, " if truth else ""
+    print(f"refine: {scored}threshold {threshold}, coverage {metrics['coverage']:.1f} %")
 
 
 if __name__ == "__main__":

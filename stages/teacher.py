@@ -5,22 +5,49 @@ from pathlib import Path
 import _start  # noqa: F401
 from _train import train_and_score
 
-from dgkd_core.data.manifest import read_manifest
+from dgkd_core.data.manifest import Manifest, read_manifest
 from dgkd_core.data.samples import Crops, Inputs, Store
 from dgkd_core.device import start
+from dgkd_core.errors import InputError
 from dgkd_core.evaluation.inference import View
+from dgkd_core.files import sha256, write_metrics
 from dgkd_core.imaging.pamr import PAMR
 from dgkd_core.models.network import Network
-from dgkd_core.models.registry import Spec, build, first_weights
+from dgkd_core.models.registry import Spec, build, first_weights, load_model, save_model
 from dgkd_core.params import Params
+from dgkd_core.paths import resolve
 from dgkd_core.stage import ARTIFACTS, run
+from dgkd_core.training.loop import write_curve
 from dgkd_core.training.weak import AuxiliaryClassifier, freeze, teacher_step
+
+
+def take_over(folder: Path, pin: str | None, manifest: Manifest) -> None:
+    """Copy a teacher that was trained elsewhere, if it has this data set's classes."""
+    if pin is not None and (found := sha256(folder)) != pin:
+        raise InputError(
+            f"{folder}: SHA-256 {found[:12]}…, teacher.model_sha256 expects {pin[:12]}…; "
+            f"`dgkd preset` writes the pin anew"
+        )
+    model, spec = load_model(folder)
+    if not isinstance(model, Network) or spec.classes != manifest.classes:
+        raise InputError(
+            f"{folder}: a {spec.kind} for {', '.join(spec.classes)}, teacher.model expects a "
+            f"network for {', '.join(manifest.classes)}"
+        )
+    save_model(Path(ARTIFACTS, "teacher"), model, spec)
+    write_curve("metrics/curves/teacher.csv", [])
+    write_metrics("metrics/teacher.json", {})
+    print(f"teacher: taken from {folder}, not trained")
 
 
 def teacher(params: Params) -> None:
     where, section = start(params.seed, "teacher"), params.teacher
     images = Path(ARTIFACTS, "prepare", "images.zip")
     manifest = read_manifest(images.parent)
+    if section.model is not None:
+        take_over(resolve(section.model), section.model_sha256, manifest)
+        return
+    manifest.need_normal(["train"], "teacher.model is null")
     spec = Spec.of(params.model, "network", manifest.classes, dgf2="off", exposure="none")
     model = build(spec)
     assert isinstance(model, Network)

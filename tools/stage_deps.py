@@ -48,7 +48,8 @@ def main() -> None:
     path = ROOT / "dvc.yaml"
     document = yaml.load(path)
     wrong = []
-    for name, stage in document["stages"].items():
+    for name, entry in document["stages"].items():
+        stage = entry.get("do", entry)  # a stage that is repeated (foreach) has them under do
         expected = modules_of(ROOT / "stages" / f"{name}.py")
         given = [dep for dep in stage["deps"] if dep.endswith(".py")]
         if given != expected:

@@ -59,8 +59,10 @@ class Sweep:
         """mIoU in percent by threshold."""
         return dict(zip(self.thresholds, (c.miou() for c in self._confusions), strict=True))
 
-    def best(self) -> tuple[float, float]:
-        """The best threshold (the lowest of equals) and its mIoU."""
-        mious = self.mious()
+    def best(self) -> tuple[float | None, float]:
+        """The best threshold (the lowest of equals) and its mIoU; None, NaN without a picture."""
+        mious = {t: miou for t, miou in self.mious().items() if miou == miou}
+        if not mious:
+            return None, float("nan")
         threshold = max(mious, key=lambda t: (mious[t], -t))
         return threshold, mious[threshold]

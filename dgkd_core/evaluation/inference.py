@@ -155,16 +155,26 @@ def score(
     device: torch.device,
     label: str,
 ) -> Result:
-    """Run a network on the val pictures and compare with their masks in the pack ``truth``."""
-    confusion = Confusion(len(manifest.classes))
-    entries = manifest.split("val")
+    """Run a network on the val pictures and compare with their masks in the pack ``truth``.
+
+    Pictures without a mask are predicted and not counted; those that the view has no normal-light
+    picture of are left out.
+    """
+    classes = len(manifest.classes)
+    confusion = Confusion(classes)
+    entries = [entry for entry in manifest.split("val") if view.dark or entry.image]
     predictions, scores, labels = {}, [], []
     for entry, ids, probabilities in predict(model, entries, view, protocol, device, label):
-        confusion.add(view.store.mask(truth, f"{entry.id}.png"), ids)
+        name = f"{entry.id}.png"
+        if view.store.has(truth, name):
+            confusion.add(view.store.mask(truth, name), ids)
         predictions[entry.id] = ids
         scores.append(probabilities)
         labels.append(manifest.label_vector(entry))
-    mean_ap = mean_average_precision(np.array(scores), np.array(labels))
+    shape = len(scores), classes
+    mean_ap = mean_average_precision(
+        np.reshape(np.array(scores), shape), np.reshape(np.array(labels), shape)
+    )
     return Result(confusion, mean_ap, predictions)
 
 

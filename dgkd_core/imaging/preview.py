@@ -150,21 +150,45 @@ def draw(
     return png(canvas)
 
 
+def _real_row(entry: Entry, image: np.ndarray) -> list[Cell]:
+    """A picture that was taken in the dark, as it is and brightened."""
+    tile = shrunk(image)
+    bright = np.rint(expose(tile, "gain") * 255).astype(np.uint8)
+    about = f"{entry.id}\n{', '.join(entry.labels)}\n{entry.width} x {entry.height} pixels"
+    cells = Cell(tile, f"luma {luma(tile):.1f}"), Cell(bright, f"luma {luma(bright):.1f}")
+    return [*cells, Cell(None, about)]
+
+
 def write_preview(
-    path: str | Path, entries: Sequence[Entry], images: Pack, settings: Mapping[str, Any], seed: int
+    path: str | Path,
+    entries: Sequence[Entry],
+    images: Pack,
+    real: Pack,
+    settings: Mapping[str, Any],
+    seed: int,
 ) -> None:
     """Draw ``PICTURES`` entries at several strengths and write the sheet, atomically.
+
+    Of a data set that has real dark pictures only, these are shown, as they are and brightened.
 
     Args:
         entries: of the whole data set; those shown are spread evenly over them.
         images: the pack of normal pictures.
+        real: the pack of real dark pictures.
         settings: ``kind``, ``physical`` and ``simple``, as `darken` takes them.
         seed: the run's seed; a picture is darkened by the draws that are its own.
     """
-    groups = []
-    for entry in spread(entries, PICTURES):
+    groups: list[list[list[Cell]]] = []
+    titles, notes = ["normal", *strengths(**settings)], _notes(settings)
+    normal = [entry for entry in entries if entry.image]
+    for entry in spread(normal, PICTURES):
         image = decode_rgb(images.read(entry.image), entry.image)
         groups.append(_rows(entry, image, settings, seed))
-    content = draw(["normal", *strengths(**settings)], groups, _notes(settings))
+    if not normal:
+        chosen = spread(entries, PICTURES)
+        titles, notes = ["dark", "brightened", ""], ["These pictures are really dark."]
+        shown = {entry: decode_rgb(real.read(entry.dark), entry.dark) for entry in chosen}
+        groups = [[_real_row(entry, image)] for entry, image in shown.items()]
+    content = draw(titles, groups, notes)
     with atomic_file(path) as part:
         part.write_bytes(content)

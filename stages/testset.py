@@ -1,0 +1,72 @@
+"""testset: score the networks on further pictures, one set of `evaluate.sets` a run.
+
+    python stages/testset.py NAME
+
+Naturally dark pictures are taken as they are, others are darkened as val is. Depth comes from the
+chain's depth network, from depth/ID.png beside the pictures where the chain's depth is measured.
+"""
+
+import sys
+from functools import partial
+
+import _start  # noqa: F401
+from _depth import write_depth
+from _score import ROOT, Places, score_networks, tabulate, write_predictions, write_sheet
+
+from dgkd_core.data.darkening import write_dark
+from dgkd_core.data.ingest import file_items, write_data_set
+from dgkd_core.data.samples import Store
+from dgkd_core.data.testset import read_testset
+from dgkd_core.errors import InputError
+from dgkd_core.files import read_json, write_metrics
+from dgkd_core.params import Params
+from dgkd_core.paths import link_for_experiments, resolve
+from dgkd_core.progress import Progress
+from dgkd_core.stage import run
+
+
+def testset(name: str, params: Params) -> None:
+    key = f"evaluate.sets.{name}"
+    if name not in params.evaluate.sets:
+        known = ", ".join(params.evaluate.sets) or "none"
+        raise InputError(f"{key}: params.yaml has no such set, there are: {known}")
+    link_for_experiments(params.evaluate.sets[name])
+    place, out = resolve(params.evaluate.sets[name]), ROOT / "testset" / name
+    classes = tuple(read_json(ROOT / "prepare/classes.json"))
+    found = read_testset(place, classes, key)
+    label = f"testset {name}"
+    items = file_items(found.sources, params.data.long_side)
+    checked = Progress(items, label, len(found.sources), lines=4)
+    problems = (InputError(problem) for problem in found.problems)
+    manifest, notes = write_data_set(out, classes, [*problems, *checked], splits=("val",))
+    for note in notes:
+        print(f"{label}: {note}")
+    places = Places(
+        images=out / "images.zip",
+        dark=out / "night.zip",
+        depth=out / "depth.zip",
+        truth=out / "masks_val.zip",
+    )
+    night = f"{label}, dark"
+    write_dark(manifest, out, places.dark, params.seed, params.lowlight.model_dump(), night)
+    measured = (place if place.is_dir() else place.parent) / "depth"
+    write_depth(manifest, places.dark, places.depth, measured, params, label)
+    store = Store()
+    results = score_networks(label, manifest, places, params, store)
+    final = results["segmenter.dark"]
+    metrics, table = tabulate(manifest, results)
+    scored = sum(store.has(places.truth, f"{entry.id}.png") for entry in manifest.entries)
+    write_predictions(out / "predictions.zip", final)
+    write_sheet(out / "sheet.png", manifest, places, store, final, params.evaluate.sheet)
+    (out / "per_class.csv").write_text(table)
+    pictures = {"count": len(manifest.entries), "scored": scored}
+    write_metrics(f"metrics/testset/{name}.json", {**metrics, "pictures": pictures})
+    print(f"{label}: {pictures['count']} pictures, {scored} of them with a mask")
+    for kind, result in results.items() if scored else ():
+        print(f"{label}: mIoU {result.confusion.miou():6.2f}  {kind.replace('.', ' on ')}")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("testset: expected a name in evaluate.sets, as in python stages/testset.py night")
+    run("testset", partial(testset, sys.argv[1]))

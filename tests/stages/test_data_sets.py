@@ -1,0 +1,252 @@
+"""The whole chain on data sets of a user's own: pairs, dark pictures alone, no masks, odd sizes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from ruamel.yaml import YAML
+from support import one_line
+
+from dgkd_core.data import scenes
+from dgkd_core.data.manifest import read_manifest
+from dgkd_core.data.pack import Pack
+from dgkd_core.data.pictures import decode_mask, decode_rgb
+from dgkd_core.imaging.lowlight import darken_simple, picture_rng
+from dgkd_core.presets import apply_preset
+
+pytestmark = pytest.mark.slow
+CLASSES = list(scenes.CLASSES)
+UP_TO_DEPTH = ("prepare", "darken", "depth_model", "depth_adapt", "depth")
+AFTER_TEACHER = ("distill", "cam", "refine", "segment", "evaluate")
+DARK = {"alpha": (0.9, 1.0), "beta": (0.05, 0.08), "gamma": (1.0, 1.2), "noise": 0.002}
+
+
+def make(root: Path, kinds: tuple[str, ...], masks: bool = True, count: int = 8) -> Path:
+    """A folder data set of scenes: two of every eight pictures are val."""
+    rows = ["id,labels,split"]
+    for name in ("normal", "dark", "masks"):
+        (root / name).mkdir(parents=True)
+    for index in range(count):
+        scene, id_ = scenes.render(3, "mine", index, 48), f"é {index}"
+        split = "val" if index % 4 == 3 else "train"
+        night = darken_simple(scene.image, picture_rng(0, id_), **DARK)
+        if "normal" in kinds:
+            Image.fromarray(scene.image).save(root / "normal" / f"{id_}.jpg", quality=95)
+        if "dark" in kinds:
+            Image.fromarray(night.image).save(root / "dark" / f"{id_}.png")
+        if masks and split == "val":
+            Image.fromarray(scene.mask).save(root / "masks" / f"{id_}.png")
+        labels = ";".join(scenes.CLASSES[k - 1] for k in scene.labels)
+        rows.append(f"{id_},{labels},{split}")
+    (root / "labels.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return root
+
+
+def choose(*values: str) -> None:
+    folder = ["data.kind=folder", "data.root=mine", f"data.classes=[{', '.join(CLASSES)}]"]
+    apply_preset("tiny", [*folder, "depth.model=gradient", *values])
+
+
+def metrics(stage: str) -> Any:
+    return json.loads(Path(f"metrics/{stage}.json").read_text())
+
+
+def test_real_pairs(project: Path, run_stages: Callable[..., None]) -> None:
+    root = make(project / "mine", ("normal", "dark"))
+    choose("cam.source=mean", "refine.guide=normal")
+    run_stages(*UP_TO_DEPTH, "teacher", *AFTER_TEACHER)
+    dark = Pack(Path("artifacts/darken/dark.zip"))
+    for entry in read_manifest("artifacts/prepare").entries:
+        mine = np.asarray(Image.open(root / "dark" / f"{entry.id}.png"))
+        assert (decode_rgb(dark.read(f"{entry.id}.png"), entry.id) == mine).all()
+    assert metrics("darken")["noise_std"] is None
+    assert metrics("darken")["mean_luma"]["dark"] < 20
+    assert set(metrics("evaluate")["segmenter"]) == {"normal", "dark"}
+
+
+def test_dark_pictures_alone_and_a_teacher_from_elsewhere(
+    project: Path, run_stages: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(project / "mine", ("normal",))
+    choose()
+    run_stages(*UP_TO_DEPTH, "teacher")
+    shutil.copytree("artifacts/teacher", "elsewhere")
+    shutil.rmtree(project / "mine")
+    make(project / "mine", ("dark",))
+    capsys.readouterr()
+    choose()
+    run_stages("prepare", "darken", "depth_model", "depth_adapt", "depth")
+    said = capsys.readouterr().out
+    assert "prepare: no normal-light pictures to train on: this needs teacher.model" in said
+    assert "prepare: no normal-light val pictures: networks are scored in the dark only" in said
+
+    # what cannot run says so in one line, each by the key that asks for it
+    none = (
+        "which needs normal-light pictures, but 6 of 6 train pictures have none (é 0 is the first)"
+    )
+    assert one_line(lambda: run_stages("teacher")) == f"teacher.model is null, {none}"
+    choose("teacher.model=elsewhere")
+    run_stages("teacher")
+    assert one_line(lambda: run_stages("distill")) == f"distill.lambda is 1.0, {none}"
+    choose("teacher.model=elsewhere", "distill.lambda=0", "cam.source=mean")
+    run_stages("teacher", "distill")
+    one_line(lambda: run_stages("cam"), "cam.source is mean, which needs normal-light pictures")
+    choose("teacher.model=elsewhere", "distill.lambda=0", "refine.guide=normal")
+    run_stages("cam")
+    one_line(lambda: run_stages("refine"), "refine.guide is normal, which needs normal-light")
+
+    # and what can, does
+    choose("teacher.model=elsewhere", "distill.lambda=0")
+    run_stages(*AFTER_TEACHER)
+    evaluated = metrics("evaluate")
+    assert set(evaluated["segmenter"]) == {"dark"}
+    assert set(evaluated["teacher"]) == {"dark", "dark_exposed"}
+    same = (
+        Path(folder, "model.safetensors").read_bytes()
+        for folder in ("elsewhere", "artifacts/teacher")
+    )
+    assert next(same) == next(same)
+
+
+def test_a_teacher_from_elsewhere_must_fit_and_be_the_pinned_one(
+    project: Path, run_stages: Callable[..., None]
+) -> None:
+    make(project / "mine", ("normal",))
+    choose()
+    run_stages("prepare", "teacher")
+    shutil.copytree("artifacts/teacher", "elsewhere")
+    choose("teacher.model=elsewhere", f"data.classes=[{', '.join(reversed(CLASSES))}]")
+    run_stages("prepare")
+    one_line(lambda: run_stages("teacher"), "elsewhere", "a network for ball,", "expects a network")
+    choose("teacher.model=elsewhere")
+    with open("elsewhere/model.json", "a") as file:
+        file.write("\n")
+    one_line(lambda: run_stages("teacher"), "elsewhere", "teacher.model_sha256 expects")
+    one_line(lambda: choose("teacher.model=nowhere"), "teacher.model", "nowhere is not a folder")
+
+
+def test_no_mask_at_all(
+    project: Path, run_stages: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(project / "mine", ("normal", "dark"), masks=False)
+    choose()
+    run_stages(*UP_TO_DEPTH, "teacher", "distill", "cam")
+    said = capsys.readouterr().out
+    assert (
+        "prepare: no val picture has a mask: nothing is scored, and refine.threshold must" in said
+    )
+    assert "teacher: no normal val picture has a mask, the teacher is not scored" in said
+    assert "cam: no val picture has a mask, the class maps are not scored" in said
+    message = one_line(lambda: run_stages("refine"), "refine.threshold is auto")
+    assert "no val picture has a mask" in message
+    choose("refine.threshold=0.3")
+    run_stages("refine", "segment", "evaluate")
+    assert metrics("evaluate")["segmenter"] == {"dark": None, "normal": None}
+    assert len(Pack(Path("artifacts/evaluate/predictions.zip"))) == 2
+    assert Path("artifacts/evaluate/sheet.png").is_file()
+
+
+def test_some_masks(project: Path, run_stages: Callable[..., None], capsys: Any) -> None:
+    root = make(project / "mine", ("normal",))
+    (root / "masks" / "é 3.png").unlink()
+    choose("distill.lambda=0")
+    run_stages(*UP_TO_DEPTH, "teacher", *AFTER_TEACHER)
+    assert "prepare: 1 of 2 val pictures have a mask and are scored" in capsys.readouterr().out
+    assert metrics("evaluate")["segmenter"]["dark"] is not None
+
+
+def odd(root: Path, name: str, size: tuple[int, int], masks: bool) -> None:
+    """A picture of any size that shows stripes, its mask (ball on the left half)."""
+    width, height = size
+    row = np.linspace(20, 230, width).astype(np.uint8)
+    image = np.repeat(np.stack([row, row[::-1], row], 1)[None], height, 0)
+    Image.fromarray(image).save(root / "normal" / f"{name}.png", compress_level=1)
+    if masks:
+        mask = np.zeros((height, width), np.uint8)
+        mask[:, : (width + 1) // 2] = 1
+        Image.fromarray(mask).save(root / "masks" / f"{name}.png")
+    split = "val" if masks else "train"
+    with open(root / "labels.csv", "a", encoding="utf-8") as table:
+        table.write(f"{name},ball,{split}\n")
+
+
+SIZES = {
+    "one wide": (1, 40),
+    "one high": (40, 1),
+    "one pixel": (1, 1),
+    "long": (400, 5),
+    "tall": (3, 300),
+    "smaller than the crop": (20, 17),
+}
+
+
+@pytest.mark.parametrize("depth", ["gradient", "scenes"])
+def test_pictures_of_odd_sizes_go_through_the_whole_chain(
+    depth: str, project: Path, run_stages: Callable[..., None]
+) -> None:
+    root = make(project / "mine", ("normal",), count=4)
+    for name, size in SIZES.items():
+        odd(root, f"{name} t", size, masks=False)
+        odd(root, f"{name} v", size, masks=True)
+    choose(f"depth.model={depth}", "refine.dilations=[1, 2, 4, 8]", "cam.scales=[1.0, 0.5, 1.5]")
+    run_stages(*UP_TO_DEPTH, "teacher", *AFTER_TEACHER)
+    predictions = Pack(Path("artifacts/evaluate/predictions.zip"))
+    for name, (width, height) in SIZES.items():
+        assert decode_mask(predictions.read(f"{name} v.png"), name).shape == (height, width)
+
+
+def test_forty_megapixels_go_through_the_whole_chain(
+    project: Path, run_stages: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = make(project / "mine", ("normal",), count=4)
+    odd(root, "large", (8000, 5000), masks=True)
+    choose("depth.model=scenes")
+    run_stages(*UP_TO_DEPTH, "teacher", *AFTER_TEACHER)
+    assert "prepare: 1 picture: shrunk to a long side of 1024 (large)" in capsys.readouterr().out
+    entry = next(e for e in read_manifest("artifacts/prepare").entries if e.id == "large")
+    assert (entry.width, entry.height) == (1024, 640)
+    mask = decode_mask(Pack(Path("artifacts/prepare/masks_val.zip")).read("large.png"), "large")
+    assert mask.shape == (640, 1024)
+    assert (mask[:, :512] == 1).all()
+    assert (mask[:, 512:] == 0).all()
+
+
+def test_further_test_sets(
+    project: Path, run_stages: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import testset
+
+    from dgkd_core.params import load_params
+
+    make(project / "night", ("dark",), count=8)
+    for path in (project / "night" / "dark").iterdir():
+        path.rename(project / "night" / path.name)
+    (project / "night" / "dark").rmdir()
+    (project / "night" / "normal").rmdir()
+    (project / "few.txt").write_text("night/é 3.png\nnight/é 0.png\n", encoding="utf-8")
+    apply_preset("tiny", ["evaluate.sets={dusk: night, few: few.txt}"])
+    run_stages(*UP_TO_DEPTH, "teacher", *AFTER_TEACHER)
+    for name in ("dusk", "few"):
+        testset.testset(name, load_params())
+    dusk, few = metrics("testset/dusk"), metrics("testset/few")
+    assert dusk["pictures"] == {"count": 8, "scored": 2}
+    assert few["pictures"] == {"count": 2, "scored": 0}
+    assert set(dusk["segmenter"]) == {"dark"}
+    assert dusk["segmenter"]["dark"] > 0
+    assert few["segmenter"]["dark"] is None
+    assert len(Pack(Path("artifacts/testset/few/predictions.zip"))) == 2
+    assert Path("artifacts/testset/dusk/sheet.png").is_file()
+    params = load_params()
+    one_line(lambda: testset.testset("dawn", params), "evaluate.sets.dawn", "dusk, few")
+    with open("params.yaml") as file:
+        assert YAML(typ="safe").load(file)["evaluate"]["sets"] == {
+            "dusk": "night",
+            "few": "few.txt",
+        }
