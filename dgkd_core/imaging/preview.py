@@ -21,7 +21,7 @@ from dgkd_core.imaging.tiles import png, spread, wrap
 
 PICTURES = 3  # the first, the middle and the last of the manifest
 RATIOS = (4.0, 10.0, 30.0, 100.0)  # strengths of the physical model, whatever is configured
-SIDE = 200  # longest side of a tile, pixels
+SIDE = 256  # longest side of a tile, pixels
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,10 @@ def _about(entry: Entry, tile: np.ndarray, night: Night) -> str:
     size = f"{entry.width} x {entry.height} pixels"
     if tile.shape[:2] != (entry.height, entry.width):
         size += f", shown as {tile.shape[1]} x {tile.shape[0]}"
-    noise = f"noise {255 * night.read:.2f} levels"
+    noise = [f"noise {255 * night.read:.2f} levels"]
     if night.shot:
-        noise = f"shot gain {night.shot:.1e}, read noise {night.read:.1e}"
-    return "\n".join([entry.id, ", ".join(entry.labels), size, noise])
+        noise = [f"shot noise gain {night.shot:.1e}", f"read noise {night.read:.1e} of full scale"]
+    return "\n".join([entry.id, ", ".join(entry.labels) or "no class", size, *noise])
 
 
 def _rows(entry: Entry, image: np.ndarray, settings: Mapping[str, Any], seed: int) -> list[Any]:
@@ -93,7 +93,9 @@ def _notes(settings: Mapping[str, Any]) -> list[str]:
         strength = f"exposure is divided by r, which this data set draws from {low:g} to {high:g}"
     else:
         low, high = settings["simple"]["beta"]
-        strength = f"r is 1 / beta; this data set draws beta from {low:g} to {high:g}"
+        strength = (
+            f"in the simple model r is 1 / beta; this data set draws beta from {low:g} to {high:g}"
+        )
     return [
         "Upper rows: the dark picture as it is. Lower rows: scaled so that its 99.5th percentile "
         "becomes white (exposure: gain).",
@@ -103,50 +105,55 @@ def _notes(settings: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _grown(image: np.ndarray) -> np.ndarray:
+    factor = max(1, SIDE // max(image.shape[:2]))
+    return image.repeat(factor, 0).repeat(factor, 1)
+
+
 def draw(
     titles: Sequence[str], groups: Sequence[Sequence[Sequence[Cell]]], notes: Sequence[str]
 ) -> bytes:
     """Groups of rows of cells under column titles, with notes at the bottom, as PNG.
 
-    Tiles smaller than half of ``SIDE`` are enlarged by whole numbers, so that a pixel stays one.
+    Tiles of at most half of ``SIDE`` are enlarged by whole numbers, so that a pixel stays one.
     """
     title_font, font = ImageFont.load_default(14), ImageFont.load_default(11)
-    margin, gap, line = 10, 8, 15
-
-    def grown(image: np.ndarray) -> np.ndarray:
-        factor = max(1, SIDE // max(image.shape[:2]))
-        return image.repeat(factor, 0).repeat(factor, 1)
-
-    tiles = [
-        [[None if c.image is None else grown(c.image) for c in row] for row in g] for g in groups
-    ]
-    shown = [tile for group in tiles for row in group for tile in row if tile is not None]
-    column = max(132, *(tile.shape[1] for tile in shown))
+    margin, gap, line, head = 10, 8, 15, 24
+    tiles = [_grown(c.image) for g in groups for row in g for c in row if c.image is not None]
+    column = max(132, *(tile.shape[1] for tile in tiles))
     width = 2 * margin + len(titles) * (column + gap) - gap
-    footer = [part for note in notes for part in wrap(note, font, width - 2 * margin)]
-    heights = [[max(t.shape[0] for t in row if t is not None) for row in group] for group in tiles]
-    body = sum(sum(h + line + gap for h in group) + 2 * gap for group in heights)
-    height = margin + 24 + body + line * len(footer) + margin
-    canvas = Image.new("RGB", (width, height), "white")
-    pen = ImageDraw.Draw(canvas)
-    for k, title in enumerate(titles):
-        pen.text((margin + k * (column + gap), margin), title, "black", title_font)
-    top = margin + 24
-    for group, pictures, sizes in zip(groups, tiles, heights, strict=True):
-        for row, images, size in zip(group, pictures, sizes, strict=True):
-            for k, (cell, tile) in enumerate(zip(row, images, strict=True)):
-                left = margin + k * (column + gap)
-                if tile is not None:
-                    canvas.paste(Image.fromarray(tile), (left, top))
-                    pen.text((left, top + size + 1), cell.text, "dimgray", font)
-                    continue
-                lines = [p for part in cell.text.split("\n") for p in wrap(part, font, column)]
-                for number, text in enumerate(lines):
-                    pen.text((left, top + number * line), text, "dimgray", font)
-            top += size + line + gap
+
+    def lines(text: str, room: int = column) -> list[str]:
+        return [part for paragraph in text.split("\n") for part in wrap(paragraph, font, room)]
+
+    def place(pen: ImageDraw.ImageDraw, x: int, y: int, text: Sequence[str]) -> None:
+        for number, part in enumerate(text):
+            pen.text((x, y + number * line), part, "dimgray", font)
+
+    # a row is as high as its highest cell: a tile and its caption, or text alone
+    rows = []
+    top = margin + head
+    for group in groups:
+        for row in group:
+            pictures = [None if cell.image is None else _grown(cell.image) for cell in row]
+            below = max((tile.shape[0] for tile in pictures if tile is not None), default=0)
+            texts = [lines(cell.text) for cell in row]
+            starts = [0 if tile is None else below for tile in pictures]
+            rows.append((top, pictures, texts, starts))
+            top += max(s + line * len(t) for s, t in zip(starts, texts, strict=True)) + gap
         top += 2 * gap
-    for number, text in enumerate(footer):
-        pen.text((margin, top + number * line), text, "dimgray", font)
+    footer = [part for note in notes for part in lines(note, width - 2 * margin)]
+    canvas = Image.new("RGB", (width, top + line * len(footer) + margin), "white")
+    pen = ImageDraw.Draw(canvas)
+    lefts = [margin + k * (column + gap) for k in range(len(titles))]
+    for left, title in zip(lefts, titles, strict=True):
+        pen.text((left, margin), title, "black", title_font)
+    for y, pictures, texts, starts in rows:
+        for left, tile, text, start in zip(lefts, pictures, texts, starts, strict=True):
+            if tile is not None:
+                canvas.paste(Image.fromarray(tile), (left, y))
+            place(pen, left, y + start + 1, text)
+    place(pen, margin, top, footer)
     return png(canvas)
 
 

@@ -21,15 +21,19 @@ def spread(order: Sequence[T], count: int) -> list[T]:
 
 
 def wrap(text: str, font: Font, width: int) -> list[str]:
-    """Lines of at most ``width`` pixels, broken between words; a longer word stays whole."""
+    """Lines of at most ``width`` pixels, broken between words and inside a longer word."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and font.getlength(longer) > width:
-            lines.append(word)
-        else:
+        if font.getlength(longer) <= width:
             lines[-1] = longer
-    return lines
+            continue
+        lines.append("")
+        for letter in word:
+            if lines[-1] and font.getlength(lines[-1] + letter) > width:
+                lines.append("")
+            lines[-1] += letter
+    return lines if len(lines) == 1 or lines[0] else lines[1:]
 
 
 def png(canvas: Image.Image) -> bytes:

@@ -32,14 +32,26 @@ def test_spread_by_hand() -> None:
     assert spread([], 3) == []
 
 
-@pytest.mark.parametrize("width", [40, 90, 200])
+@pytest.mark.parametrize("width", [40, 90, 260])
 def test_lines_hold_every_word_and_fit_the_width(width: int) -> None:
     font = ImageFont.load_default(11)
     text = "one two three, four  five unquestionably-longer-than-forty-pixels six seven"
     lines = wrap(text, font, width)
-    assert " ".join(lines) == " ".join(text.split())
-    for line in lines:
-        assert font.getlength(line) <= width or " " not in line
+    assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+    assert all(0 < font.getlength(line) <= width for line in lines)
+    words = text.split()
     for line, after in pairwise(lines):
-        assert font.getlength(f"{line} {after.split()[0]}") > width
+        first = after.split()[0]
+        if first in words:  # not the rest of a broken word
+            assert font.getlength(f"{line} {first}") > width
+    broken = [word for line in lines for word in line.split() if word not in words]
+    assert bool(broken) == (width < 150)
     assert wrap("", font, width) == [""]
+
+
+def test_a_long_word_alone_is_broken_too() -> None:
+    font = ImageFont.load_default(11)
+    lines = wrap("x" * 50, font, 60)
+    assert "".join(lines) == "x" * 50
+    assert len(lines) > 3
+    assert all(font.getlength(line) <= 60 for line in lines)
