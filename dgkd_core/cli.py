@@ -31,6 +31,38 @@ def _convert_mxnet(args: argparse.Namespace) -> None:
     print(*convert_mxnet(args.file, args.out), sep="\n")
 
 
+def _unpack(args: argparse.Namespace) -> None:
+    from dgkd_core.data.archive import unpack, wanted_md5
+
+    if args.md5 is not None and len(args.archives) > 1:
+        raise InputError(f"--md5 with {len(args.archives)} archives, expected one")
+    for archive in args.archives:  # before the first is unpacked
+        wanted_md5(archive, args.md5)
+    for archive in args.archives:
+        print(*unpack(archive, args.out, args.md5), sep="\n", flush=True)
+
+
+def _add_unpack(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser(
+        "unpack",
+        help="check and unpack a data set's downloaded archives",
+        description="Compare a downloaded archive's MD5 with the published one, check all that is "
+        "in it and unpack it whole or not at all; it can be run again. The published MD5s of "
+        "VOCtrainval_11-May-2012.tar and benchmark.tgz (SBD) are known. "
+        "Example: dgkd unpack VOCtrainval_11-May-2012.tar benchmark.tgz data",
+    )
+    command.add_argument(
+        "archives", nargs="+", type=Path, metavar="ARCHIVE", help="a tar, tar.gz or zip file"
+    )
+    command.add_argument("out", type=Path, metavar="OUT", help="a folder; what is in it stays")
+    command.add_argument(
+        "--md5",
+        metavar="HASH",
+        help="what the MD5 of the (only) archive must be; any: unpack whatever it is",
+    )
+    command.set_defaults(run=_unpack)
+
+
 def _add_convert(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     convert = commands.add_parser(
         "convert",
@@ -83,6 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     preset.add_argument("name", help="a file in presets/ without .yaml; scenes is the default")
     preset.add_argument("values", nargs="*", metavar="key=value", help="such as seed=1")
     preset.set_defaults(run=_preset)
+    _add_unpack(commands)
     _add_convert(commands)
     return parser
 

@@ -34,6 +34,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         [],
         ["nonsense"],
         ["preset"],
+        ["unpack"],
+        ["unpack", "a.tar"],
         ["convert"],
         ["convert", "nonsense"],
         ["convert", "mxnet", "a"],

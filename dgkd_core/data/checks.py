@@ -26,6 +26,11 @@ def shown(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}…"
 
 
+def holds_control_characters(text: str) -> bool:
+    """Line breaks and the like, or bytes that were no text; spaces of any kind are fine."""
+    return any(unicodedata.category(character) in _ODD for character in text)
+
+
 def name_problem(text: str) -> str | None:
     """Why ``text`` cannot be a picture's id or file name; None where it can.
 
@@ -35,7 +40,7 @@ def name_problem(text: str) -> str | None:
         return "is no name"
     if "/" in text or "\\" in text:
         return "holds a path separator"
-    if any(unicodedata.category(character) in _ODD for character in text):
+    if holds_control_characters(text):
         return "holds a control character"
     if len(text.encode()) > LONGEST_NAME:
         return f"is longer than {LONGEST_NAME} bytes"
