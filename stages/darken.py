@@ -22,12 +22,12 @@ def darken(params: Params) -> None:
     settings = params.lowlight.model_dump()
     metrics = write_dark(manifest, source, out, params.seed, settings, "darken")
     preview = out.with_name("preview.png")
-    packs = Pack(source / "images.zip"), Pack(source / "dark.zip")
-    write_preview(preview, manifest.entries, *packs, settings, params.seed)
+    images, real = Pack(source / "images.zip"), Pack(source / "dark.zip")
+    write_preview(preview, manifest.entries, images, settings, params.seed, real)
     write_metrics("metrics/darken.json", metrics)
-    real = sum(bool(entry.dark) for entry in manifest.entries)
-    if real:
-        print(f"darken: {real} of {len(manifest.entries)} pictures are really dark, taken as is")
+    taken = sum(bool(entry.dark) for entry in manifest.entries)
+    if taken:
+        print(f"darken: {taken} of {len(manifest.entries)} pictures are really dark, taken as is")
     luma = metrics["mean_luma"]
     print(
         f"darken: mean luma {luma['normal']:.1f} -> {luma['dark']:.1f} of 255, noise "

@@ -170,9 +170,9 @@ def write_preview(
     path: str | Path,
     entries: Sequence[Entry],
     images: Pack,
-    real: Pack,
     settings: Mapping[str, Any],
     seed: int,
+    real: Pack | None = None,
 ) -> None:
     """Draw ``PICTURES`` entries at several strengths and write the sheet, atomically.
 
@@ -181,9 +181,9 @@ def write_preview(
     Args:
         entries: of the whole data set; those shown are spread evenly over them.
         images: the pack of normal pictures.
-        real: the pack of real dark pictures.
         settings: ``kind``, ``physical`` and ``simple``, as `darken` takes them.
         seed: the run's seed; a picture is darkened by the draws that are its own.
+        real: the pack of real dark pictures, for entries that have no normal one.
     """
     groups: list[list[list[Cell]]] = []
     titles, notes = ["normal", *strengths(**settings)], _notes(settings)
@@ -191,7 +191,7 @@ def write_preview(
     for entry in spread(normal, PICTURES):
         image = decode_rgb(images.read(entry.image), entry.image)
         groups.append(_rows(entry, image, settings, seed))
-    if not normal:
+    if not normal and real is not None:
         chosen = spread(entries, PICTURES)
         titles, notes = ["dark", "brightened", ""], ["These pictures are really dark."]
         shown = {entry: decode_rgb(real.read(entry.dark), entry.dark) for entry in chosen}

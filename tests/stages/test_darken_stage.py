@@ -22,7 +22,10 @@ NAMES = [f"p{i}" for i in range(20)]  # more than the chunks of eight that a wor
 def _prepare(names: Sequence[str]) -> None:
     """What prepare would write for these pictures: each picture depends on its name alone."""
     entries = []
-    with write_pack("artifacts/prepare/images.zip") as images:
+    with (
+        write_pack("artifacts/prepare/images.zip") as images,
+        write_pack("artifacts/prepare/dark.zip"),
+    ):
         for name in names:
             number = NAMES.index(name)
             height, width = SIZES[number % len(SIZES)]
