@@ -180,6 +180,14 @@ class DepthModel(_Section):
     lr: Positive = Field(description="peak learning rate (AdamW)")
 
 
+class Adapt(_Section):
+    """Adaptation of the DPT to the dark, by its own maps of the normal training pictures."""
+
+    iterations: int = Field(ge=0, description="training steps; 0: the DPT stays as it is")
+    batch: Count = Field(description="pairs of a dark and a normal picture a step")
+    lr: Positive = Field(description="peak learning rate (AdamW)")
+
+
 class Depth(_Section):
     """Depth maps of the dark pictures."""
 
@@ -196,6 +204,16 @@ class Depth(_Section):
     )
     invert: bool = Field(description="given maps are far = bright")
     batch: Count = Field(description="pictures a forward pass")
+    adapt: Adapt
+
+    @model_validator(mode="after")
+    def _check(self) -> Depth:
+        if self.adapt.iterations and self.model in ("given", "gradient"):
+            raise ValueError(
+                f"adapt.iterations: is {self.adapt.iterations} with model {self.model}, "
+                "which is no network, expected 0"
+            )
+        return self
 
 
 class _Training(_Section):

@@ -5,16 +5,15 @@ from pathlib import Path
 
 import _start  # noqa: F401
 import numpy as np
+from _depth import estimated
 from PIL import Image
 
-from dgkd_core.data.manifest import Entry, by_size, read_manifest
+from dgkd_core.data.manifest import Entry, read_manifest
 from dgkd_core.data.pack import Pack, write_pack
-from dgkd_core.data.pictures import decode_depth, decode_rgb, encode_depth
+from dgkd_core.data.pictures import decode_depth, encode_depth
 from dgkd_core.device import start
 from dgkd_core.errors import InputError
 from dgkd_core.files import read_json, write_metrics
-from dgkd_core.imaging.exposure import expose
-from dgkd_core.models.depth import estimate, load_dpt, to_unit
 from dgkd_core.params import Params
 from dgkd_core.paths import resolve
 from dgkd_core.progress import Progress
@@ -46,22 +45,6 @@ def gradient(entries: tuple[Entry, ...]) -> Iterator[tuple[Entry, np.ndarray]]:
         yield entry, np.repeat(ramp[:, None], entry.width, 1)
 
 
-def estimated(entries: tuple[Entry, ...], params: Params) -> Iterator[tuple[Entry, np.ndarray]]:
-    """Maps by the DPT of depth_model, from the dark pictures."""
-    where = start(params.seed, "depth")
-    model, processor = load_dpt(Path(ARTIFACTS, "depth_model"), local=True)
-    model.to(where)
-    dark = Pack(Path(ARTIFACTS, "darken", "dark.zip"))
-    for group in Progress(by_size(entries, params.depth.batch), "depth", lines=4):
-        pictures = []
-        for entry in group:
-            name = f"{entry.id}.png"
-            exposed = expose(decode_rgb(dark.read(name), name), params.depth.exposure)
-            pictures.append(np.rint(exposed * 255).astype(np.uint8))
-        maps = estimate(model, processor, pictures, where)
-        yield from ((entry, to_unit(depth)) for entry, depth in zip(group, maps, strict=True))
-
-
 def depth(params: Params) -> None:
     entries = read_manifest(Path(ARTIFACTS, "prepare")).entries
     source = read_json(Path(ARTIFACTS, "depth_model", "source.json"))["model"]
@@ -70,7 +53,8 @@ def depth(params: Params) -> None:
     elif source == "gradient":
         maps = gradient(entries)
     else:
-        maps = estimated(entries, params)
+        dark = Pack(Path(ARTIFACTS, "darken", "dark.zip"))
+        maps = estimated(entries, dark, params.depth, start(params.seed, "depth"), "depth")
     means, deviations = [], []
     with write_pack(Path(ARTIFACTS, "depth", "depth.zip")) as pack:
         for entry, depth_map in maps:

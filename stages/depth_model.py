@@ -13,7 +13,7 @@ import torch
 from dgkd_core.data import scenes
 from dgkd_core.device import start
 from dgkd_core.files import atomic_folder, write_json, write_metrics
-from dgkd_core.imaging.exposure import expose
+from dgkd_core.imaging.exposure import expose_8bit
 from dgkd_core.imaging.lowlight import darken, picture_rng
 from dgkd_core.models.depth import (
     depth_errors,
@@ -37,8 +37,7 @@ def draw(params: Params, split: str, count: int) -> tuple[list[np.ndarray], list
         scene = scenes.render(params.seed, f"depth-{split}", index, params.depth_model.size)
         rng = picture_rng(params.seed, f"depth-{split}-{index}")
         night = darken(scene.image, rng, **params.lowlight.model_dump())
-        exposed = expose(night.image, params.depth.exposure)
-        pictures.append(np.rint(exposed * 255).astype(np.uint8))
+        pictures.append(expose_8bit(night.image, params.depth.exposure))
         depths.append(scene.depth)
     return pictures, depths
 

@@ -16,7 +16,7 @@ from torch import nn
 from dgkd_core.errors import InputError
 
 CHAIN = (
-    *("prepare", "darken", "depth_model", "depth", "teacher"),
+    *("prepare", "darken", "depth_model", "depth_adapt", "depth", "teacher"),
     *("distill", "cam", "refine", "segment", "evaluate"),
 )
 

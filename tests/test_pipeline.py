@@ -35,7 +35,7 @@ def built(dvc_project: Path) -> Path:
     return dvc_project
 
 
-def test_all_ten_stages_leave_what_dvc_yaml_promises(built: Path) -> None:
+def test_all_eleven_stages_leave_what_dvc_yaml_promises(built: Path) -> None:
     stages = YAML(typ="safe").load(built / "dvc.yaml")["stages"]
     assert tuple(stages) == CHAIN
     for stage in stages.values():
@@ -58,24 +58,27 @@ def test_a_second_repro_does_nothing(built: Path) -> None:
 
 AFTER = {
     "prepare": set(CHAIN) - {"depth_model"},
-    "darken": {"darken", "depth"} | set(CHAIN[5:]),
-    "depth_model": {"depth_model", "depth"} | set(CHAIN[5:]),
-    "depth": {"depth"} | set(CHAIN[5:]),
-    "teacher": {"teacher"} | set(CHAIN[5:]),
-    **{stage: set(CHAIN[CHAIN.index(stage) :]) for stage in CHAIN[5:]},
+    "darken": {"darken", "depth_adapt", "depth"} | set(CHAIN[6:]),
+    "depth_model": {"depth_model", "depth_adapt", "depth"} | set(CHAIN[6:]),
+    "depth_adapt": {"depth_adapt", "depth"} | set(CHAIN[6:]),
+    "depth": {"depth"} | set(CHAIN[6:]),
+    "teacher": {"teacher"} | set(CHAIN[6:]),
+    **{stage: set(CHAIN[CHAIN.index(stage) :]) for stage in CHAIN[6:]},
 }
 
 
 @pytest.mark.parametrize(
     ("key", "value", "readers"),
     [
-        ("seed", 1, {"prepare", "darken", "depth_model", "teacher", "distill", "segment"}),
+        ("seed", 1, {*CHAIN[:4], "teacher", "distill", "segment"}),
         ("data.scenes.train", 11, {"prepare"}),
         ("lowlight.physical.ratio", [4, 16], {"darken", "depth_model"}),
         ("model.backbone", "resnet18", {"teacher", "distill", "segment"}),
         ("model.dgf2", "paper", {"distill", "segment"}),
         ("model.exposure", "gamma", {"distill", "refine", "segment", "evaluate"}),
         ("depth_model.lr", 0.01, {"depth_model"}),
+        ("depth.exposure", "gamma", {"depth_model", "depth_adapt", "depth"}),
+        ("depth.adapt.lr", 1e-4, {"depth_adapt"}),
         ("depth.invert", True, {"depth"}),
         ("teacher.iterations", 7, {"teacher"}),
         ("distill.lambda", 0.5, {"distill"}),

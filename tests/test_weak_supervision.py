@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from support import CHAIN
 
 from dgkd_core.data import scenes
 from dgkd_core.data.pictures import encode_mask
@@ -53,14 +54,13 @@ def test_deleting_every_training_mask_changes_nothing_but_scores(
 ) -> None:
     make_voc(project / "voc")
     apply_preset("tiny", ["data.kind=voc", "data.root=voc"])
-    chain = ("prepare", "darken", "depth_model", "depth", "teacher", "distill", "cam", "refine")
-    run_stages(*chain, "segment", "evaluate")
+    run_stages(*CHAIN)
     with_masks = fingerprints()
     assert len(with_masks) >= 12
     scored = Path("metrics/evaluate.json").read_text()
     for mask in (project / "voc/SegmentationClassAug").glob("train*.png"):
         mask.unlink()
-    run_stages(*chain, "segment", "evaluate")
+    run_stages(*CHAIN)
     assert fingerprints() == with_masks
     assert '"scored_pictures": 8' in scored
     assert '"scored_pictures": 0' in Path("metrics/evaluate.json").read_text()

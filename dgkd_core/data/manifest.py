@@ -80,13 +80,19 @@ class Manifest:
         }
 
 
-def by_size(entries: Sequence[Entry], most: int) -> list[list[Entry]]:
-    """Entries in groups of at most ``most`` pictures of one size, to be run as one batch."""
+def by_size(entries: Sequence[Entry], most: int, pixels: int | None = None) -> list[list[Entry]]:
+    """Entries in groups of pictures of one size, to be run as one batch.
+
+    Args:
+        most: pictures of a group.
+        pixels: of a group, all pictures together; a larger picture is a group of its own.
+    """
     groups: list[list[Entry]] = []
     for entry in sorted(entries, key=lambda e: (e.height, e.width, e.id)):
         last = groups[-1] if groups else []
         same = last and (last[0].height, last[0].width) == (entry.height, entry.width)
-        if same and len(last) < most:
+        room = pixels is None or (len(last) + 1) * entry.height * entry.width <= pixels
+        if same and room and len(last) < most:
             last.append(entry)
         else:
             groups.append([entry])

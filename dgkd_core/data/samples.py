@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +16,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from dgkd_core.data.manifest import Entry, Manifest
 from dgkd_core.data.pack import Pack
 from dgkd_core.data.pictures import decode_depth, decode_mask, decode_rgb
-from dgkd_core.data.transforms import apply_geometry, colour_jitter, draw_geometry
-from dgkd_core.imaging.exposure import expose
-from dgkd_core.models.network import MEAN
+from dgkd_core.data.transforms import MEAN, apply_geometry, colour_jitter, draw_geometry
+from dgkd_core.imaging.exposure import expose, expose_8bit
 from dgkd_core.parallel import wanted_workers
 
 CACHE_BYTES = 1 << 30
@@ -152,6 +152,53 @@ class Crops(Dataset[dict[str, Tensor]]):
         return sample
 
 
+class Twins(Dataset[tuple[Tensor, Tensor]]):
+    """Whole pictures in both lights as a network's input, one pair per (position, index).
+
+    A sample is (normal, dark), (3, h, w) each; the dark picture goes through ``exposure``. A random
+    half is mirrored; the draw depends on the seed and the position alone.
+
+    Args:
+        to_input: pictures (H, W, 3) uint8 to (3, h, w) each; the same shape for the same H and W.
+    """
+
+    def __init__(
+        self,
+        entries: Sequence[Entry],
+        normal: Path,
+        dark: Path,
+        exposure: str,
+        to_input: Callable[[list[np.ndarray]], list[Tensor]],
+        seed: int,
+    ) -> None:
+        self.entries, self.seed = entries, seed
+        self.normal, self.dark, self.exposure, self.to_input = normal, dark, exposure, to_input
+        self.store = Store()
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        position, index = key
+        entry = self.entries[index]
+        picture = self.store.rgb(self.normal, entry.image)
+        night = expose_8bit(self.store.rgb(self.dark, f"{entry.id}.png"), self.exposure)
+        normal, dark = self.to_input([picture.copy(), night])
+        if np.random.default_rng((self.seed, position)).random() < 0.5:
+            return normal.flip(-1), dark.flip(-1)
+        return normal, dark
+
+
+def twins_by_shape(pairs: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    """A batch of twins: normal_0 and dark_0, (n, 3, h, w) each, then those of the next shape."""
+    batch: dict[str, Tensor] = {}
+    for k, shape in enumerate(dict.fromkeys(dark.shape for _, dark in pairs)):
+        same = [pair for pair in pairs if pair[1].shape == shape]
+        batch[f"normal_{k}"] = torch.stack([normal for normal, _ in same])
+        batch[f"dark_{k}"] = torch.stack([dark for _, dark in same])
+    return batch
+
+
 class Positions(Sampler[list[tuple[int, int]]]):
     """Batches of (position, index): every epoch visits each picture once, in an order of its own.
 
@@ -187,8 +234,12 @@ def workers(device: torch.device) -> int:
 
 
 def training_batches(
-    crops: Crops, batch: int, iterations: int, device: torch.device
-) -> DataLoader[dict[str, Tensor]]:
+    crops: Crops | Twins,
+    batch: int,
+    iterations: int,
+    device: torch.device,
+    collate: Callable[[Any], dict[str, Tensor]] | None = None,
+) -> DataLoader[Any]:
     """A loader of ``iterations`` batches; the same batches for any number of workers."""
     sampler = Positions(len(crops), batch, iterations, crops.seed)
     count = workers(device)
@@ -196,6 +247,7 @@ def training_batches(
         crops,
         batch_sampler=sampler,
         num_workers=count,
+        collate_fn=collate,
         pin_memory=device.type == "cuda",
         persistent_workers=count > 0,
     )

@@ -36,3 +36,8 @@ def expose(image: np.ndarray, kind: str, percentile: float = 99.5, mean: float =
         power = min(1.0, np.log(mean) / np.log(max(luma, 1e-4))) if luma < 1 else 1.0
         return (x**power).astype(np.float32)
     raise ValueError(f"exposure must be one of {', '.join(EXPOSURES)}, got {kind!r}")
+
+
+def expose_8bit(image: np.ndarray, kind: str) -> np.ndarray:
+    """`expose`, rounded back to (H, W, 3) uint8: what an image processor takes."""
+    return np.rint(expose(image, kind) * 255).astype(np.uint8)

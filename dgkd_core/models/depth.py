@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
+from scipy.stats import rankdata
 from torch import Tensor
 from transformers import (
     AutoImageProcessor,
@@ -22,6 +24,9 @@ from transformers.utils.logging import disable_progress_bar
 
 from dgkd_core.errors import InputError
 from dgkd_core.files import sha256
+
+MOST_ASPECT = 4  # a DPT's input is at most so many times as long as it is wide
+LONGEST = 2048  # pixels that the long side of a stretched picture keeps
 
 
 def small_dpt(size: int, width: int) -> tuple[DPTForDepthEstimation, DPTImageProcessor]:
@@ -101,6 +106,13 @@ def load_dpt(source: str | Path, local: bool, revision: str | None = None) -> tu
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise InputError(f"depth.model is {str(source)!r}: cannot be loaded ({reason})") from error
+    config = model.config
+    if config.model_type == "dpt" and (config.is_hybrid or config.backbone_config is None):
+        # transformers lays the patches of such a DPT (Intel/dpt-large, dpt-hybrid-midas) out as a
+        # square, whatever the picture was: only pictures of its own size come out right
+        side = config.image_size
+        processor.size = {"height": side, "width": side}
+        processor.keep_aspect_ratio, processor.ensure_multiple_of = False, 1
     return model.eval(), processor
 
 
@@ -118,11 +130,76 @@ def gradient_loss(predicted: Tensor, truth: Tensor) -> Tensor:
     return error.abs().mean() + dx + dy
 
 
+def without_extremes(picture: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8, stretched to 1:4 where it is longer than that, else as it is.
+
+    A processor that keeps the aspect ratio (Depth-Anything) would scale 3 x 500 pixels to a height
+    that it rounds to 0 patches, and a strip as high as the network's input to thousands of them.
+    """
+    height, width = picture.shape[:2]
+    long = min(max(height, width), LONGEST)
+    short = -(-long // MOST_ASPECT)
+    if max(height, width) <= MOST_ASPECT * min(height, width):
+        return picture
+    size = (long, short) if width > height else (short, long)
+    return np.array(Image.fromarray(picture, "RGB").resize(size, Image.Resampling.BILINEAR))
+
+
+def network_inputs(processor: Any, pictures: Sequence[np.ndarray]) -> list[Tensor]:
+    """Pictures of any sizes, (H, W, 3) uint8 each, as the network's input, (3, h, w) float each."""
+    # the layout is named: of 3 x 500 x 3 numbers the processor would take the first for the colours
+    inputs = processor(
+        images=[without_extremes(picture) for picture in pictures],
+        input_data_format="channels_last",
+    )
+    return [torch.as_tensor(pixels) for pixels in inputs["pixel_values"]]
+
+
+def half_precision(device: torch.device) -> torch.dtype | None:
+    """float16 on a GPU, None (float32) elsewhere.
+
+    bfloat16 would leave 128 steps of depth between two powers of two, float16 leaves 1,024.
+    """
+    return torch.float16 if device.type == "cuda" else None
+
+
+def _forward(model: Any, pixels: Tensor) -> Tensor:
+    """(N, 3, h, w) to (N, h, w) float32."""
+    half = half_precision(pixels.device)
+    if half is not None:
+        with torch.autocast(pixels.device.type, half):
+            depth = model(pixel_values=pixels).predicted_depth.float()
+        if depth.isfinite().all():  # float16 ends at 65,504
+            return depth
+    return model(pixel_values=pixels).predicted_depth.float()
+
+
+@torch.inference_mode()
+def predict(
+    model: Any, processor: Any, pictures: Sequence[np.ndarray], device: torch.device
+) -> list[Tensor]:
+    """Relative inverse depth at the network's own resolution; those of one shape run as a batch.
+
+    Args:
+        pictures: (H, W, 3) uint8 each, of any sizes.
+
+    Returns:
+        (h, w) float32 on the device each, larger = nearer, not normalised.
+    """
+    inputs = network_inputs(processor, pictures)
+    maps: dict[int, Tensor] = {}
+    for shape in dict.fromkeys(pixels.shape for pixels in inputs):
+        same = [i for i, pixels in enumerate(inputs) if pixels.shape == shape]
+        batch = torch.stack([inputs[i] for i in same]).to(device)
+        maps.update(zip(same, _forward(model, batch), strict=True))
+    return [maps[i] for i in range(len(inputs))]
+
+
 @torch.inference_mode()
 def estimate(
     model: Any, processor: Any, pictures: Sequence[np.ndarray], device: torch.device
 ) -> list[np.ndarray]:
-    """Relative inverse depth of pictures of one size.
+    """Relative inverse depth of pictures of any sizes.
 
     Args:
         pictures: (H, W, 3) uint8 each.
@@ -130,11 +207,13 @@ def estimate(
     Returns:
         (H, W) float32 each, larger = nearer, not normalised.
     """
-    inputs = processor(images=list(pictures), return_tensors="pt")
-    depth = model(pixel_values=inputs["pixel_values"].to(device)).predicted_depth
-    size = pictures[0].shape[:2]
-    depth = F.interpolate(depth[:, None].float(), size, mode="bicubic", align_corners=False)
-    return list(depth[:, 0].cpu().numpy())
+
+    def resized(depth: Tensor, size: tuple[int, ...]) -> np.ndarray:
+        full = F.interpolate(depth[None, None], size, mode="bicubic", align_corners=False)
+        return full[0, 0].cpu().numpy()
+
+    maps = predict(model, processor, pictures, device)
+    return [resized(d, picture.shape[:2]) for d, picture in zip(maps, pictures, strict=True)]
 
 
 def to_unit(depth: np.ndarray) -> np.ndarray:
@@ -143,6 +222,17 @@ def to_unit(depth: np.ndarray) -> np.ndarray:
     if high - low < 1e-12:
         return np.zeros(depth.shape, np.float32)
     return ((depth - low) / (high - low)).astype(np.float32)
+
+
+def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Spearman's rank correlation of two depth maps of one shape, -1 to 1; 0 where one is flat.
+
+    It asks for the order of near and far only: no scale, shift or curve of the depth changes it.
+    """
+    ranks = rankdata(a.ravel()), rankdata(b.ravel())
+    if min(np.ptp(rank) for rank in ranks) == 0:
+        return 0.0
+    return float(np.corrcoef(*ranks)[0, 1])
 
 
 def depth_errors(guess: np.ndarray, exact: np.ndarray, mean_map: np.ndarray) -> dict[str, float]:

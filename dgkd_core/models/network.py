@@ -9,13 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from dgkd_core.choices import FUSIONS
+from dgkd_core.data.transforms import MEAN, STD
 from dgkd_core.models.dgf2 import DGF2, DepthPrior
 from dgkd_core.models.encoder import Encoder
 from dgkd_core.models.head import Decoder, Head, class_scores
 from dgkd_core.models.tone_curve import ToneCurve
-
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
 
 
 def normalise(image: Tensor) -> Tensor:

@@ -58,6 +58,22 @@ def test_groups_are_of_one_size_and_hold_every_picture_once(
     assert len(groups) == full
 
 
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(sizes=sizes, most=st.integers(1, 5), pixels=st.integers(1, 20))
+def test_groups_fit_into_memory_as_far_as_single_pictures_do(
+    sizes: list[tuple[int, int]], most: int, pixels: int
+) -> None:
+    entries = [Entry(f"{i:02d}", "val", (), w, h, "") for i, (w, h) in enumerate(sizes)]
+    groups = by_size(entries, most, pixels)
+    assert sorted(e.id for group in groups for e in group) == [e.id for e in entries]
+    for group in groups:
+        assert len(group) == 1 or sum(e.width * e.height for e in group) <= pixels
+    full = sum(
+        -(-sizes.count((w, h)) // max(1, min(most, pixels // (w * h)))) for w, h in set(sizes)
+    )
+    assert len(groups) == full
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [

@@ -17,13 +17,15 @@ from dgkd_core.data.samples import (
     Inputs,
     Positions,
     Store,
+    Twins,
     training_batches,
+    twins_by_shape,
     whole_depths,
     whole_pictures,
     workers,
 )
+from dgkd_core.data.transforms import MEAN
 from dgkd_core.errors import InputError
-from dgkd_core.models.network import MEAN
 
 HEIGHT, WIDTH = 40, 56
 SETTINGS = settings(deadline=None, derandomize=True, max_examples=60)
@@ -212,6 +214,58 @@ def test_batches_are_the_same_for_any_number_of_workers(
     assert all(_same(a, b) for a, b in zip(*batches, strict=True))
     assert len(batches[0]) == 4
     assert batches[0][0]["dark"].shape == (2, 3, 32, 32)
+
+
+def _as_they_are(pictures: list[np.ndarray]) -> list[torch.Tensor]:
+    return [torch.from_numpy(picture).permute(2, 0, 1).float() for picture in pictures]
+
+
+def _twins(packs: dict[str, Path], seed: int = 3, exposure: str = "gain") -> Twins:
+    entries = MANIFEST.split("train")
+    return Twins(entries, packs["normal"], packs["dark"], exposure, _as_they_are, seed)
+
+
+def test_twins_are_mirrored_together_by_seed_and_position(packs: dict[str, Path]) -> None:
+    flips = {}
+    for seed, position in [(seed, position) for seed in (3, 4) for position in range(20)]:
+        normal, dark = _twins(packs, seed)[position, position % 3]
+        assert normal.shape == dark.shape == (3, HEIGHT, WIDTH)
+        red = normal[0, 0].tolist()
+        assert red in (sorted(red), sorted(red, reverse=True))
+        torch.testing.assert_close(dark, normal, rtol=0, atol=6)  # four levels became one
+        flips[seed, position] = red[0] > red[-1]
+    assert len(set(flips.values())) == 2
+    assert [flips[3, p] for p in range(20)] != [flips[4, p] for p in range(20)]
+
+
+def test_only_the_dark_twin_is_exposed(packs: dict[str, Path]) -> None:
+    bright, plain = _twins(packs)[0, 0], _twins(packs, exposure="none")[0, 0]
+    assert torch.equal(bright[0], plain[0])
+    assert bright[1].max() == 255
+    assert plain[1].max() == 63
+
+
+def test_twins_by_shape_hold_every_pair_once() -> None:
+    shapes = [(4, 6), (6, 4), (4, 6), (5, 5), (6, 4)]
+    pairs = [(torch.full((3, *s), float(i)), torch.full((3, *s), -i)) for i, s in enumerate(shapes)]
+    batch = twins_by_shape(pairs)
+    assert set(batch) == {f"{light}_{k}" for light in ("normal", "dark") for k in range(3)}
+    for k, members in enumerate(([0, 2], [1, 4], [3])):
+        assert batch[f"normal_{k}"].shape == (len(members), 3, *shapes[members[0]])
+        assert batch[f"normal_{k}"][:, 0, 0, 0].tolist() == members
+        assert batch[f"dark_{k}"][:, 0, 0, 0].tolist() == [-i for i in members]
+
+
+def test_batches_of_twins_are_the_same_for_any_number_of_workers(
+    packs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for count in ("0", "2"):
+        monkeypatch.setenv("DGKD_WORKERS", count)
+        loader = training_batches(_twins(packs), 2, 4, torch.device("cpu"), twins_by_shape)
+        found.append([batch["dark_0"] for batch in loader])
+    assert [batch.shape for batch in found[0]] == [(2, 3, HEIGHT, WIDTH)] * 4
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 def test_the_number_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from dgkd_core.choices import EXPOSURES
-from dgkd_core.imaging.exposure import expose
+from dgkd_core.imaging.exposure import expose, expose_8bit
 
 images = hnp.arrays(
     np.uint8,
@@ -89,3 +89,11 @@ def test_what_does_not_fit_is_named() -> None:
         expose(np.zeros((2, 2, 3), np.uint8), "auto")
     with pytest.raises(ValueError, match=r"image must be \(H, W, 3\) uint8, got \(2, 2\) float64"):
         expose(np.zeros((2, 2)), "none")
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(image=images, kind=st.sampled_from(EXPOSURES))
+def test_eight_bits_are_the_nearest(image: np.ndarray, kind: str) -> None:
+    rounded = expose_8bit(image, kind)
+    assert rounded.dtype == np.uint8
+    assert np.abs(rounded / 255 - expose(image, kind)).max() <= 0.5001 / 255

@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
+from transformers import (
+    DepthAnythingConfig,
+    DepthAnythingForDepthEstimation,
+    Dinov2Config,
+    DPTConfig,
+    DPTForDepthEstimation,
+    DPTImageProcessor,
+)
 
 from dgkd_core.errors import InputError
 from dgkd_core.files import sha256
+from dgkd_core.models import depth as depth_module
 from dgkd_core.models.depth import (
     depth_errors,
     estimate,
     gradient_loss,
     load_dpt,
+    network_inputs,
+    predict,
+    rank_correlation,
     save_dpt,
     small_dpt,
     to_unit,
+    without_extremes,
 )
 
 CPU = torch.device("cpu")
@@ -30,6 +47,179 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("dpt")
     save_dpt(*small_dpt(32, 16), path)
     return path
+
+
+def _depth_anything() -> DepthAnythingForDepthEstimation:
+    backbone = Dinov2Config(
+        hidden_size=16,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        mlp_ratio=2,
+        image_size=70,
+        patch_size=14,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+        reshape_hidden_states=False,
+    )
+    return DepthAnythingForDepthEstimation(
+        DepthAnythingConfig(
+            backbone_config=backbone,
+            reassemble_hidden_size=16,
+            neck_hidden_sizes=[8, 8, 8, 8],
+            fusion_hidden_size=8,
+            head_hidden_size=4,
+            patch_size=14,
+        )
+    )
+
+
+def _plain_dpt() -> DPTForDepthEstimation:
+    """As Intel/dpt-large: no convolutions before the transformer."""
+    return DPTForDepthEstimation(
+        DPTConfig(
+            hidden_size=16,
+            num_hidden_layers=4,
+            num_attention_heads=2,
+            intermediate_size=16,
+            image_size=64,
+            patch_size=16,
+            backbone_out_indices=[0, 1, 2, 3],
+            neck_hidden_sizes=[8, 8, 8, 8],
+            fusion_hidden_size=8,
+            use_auxiliary_head=False,
+        )
+    )
+
+
+@pytest.fixture(scope="module", params=["hybrid", "plain", "depth-anything"])
+def kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A model and a processor that keeps the aspect ratio, by way of a folder."""
+    torch.manual_seed(0)
+    model: Any
+    if request.param == "hybrid":
+        model, side, multiple = small_dpt(32, 16)[0], 64, 32
+    elif request.param == "plain":
+        model, side, multiple = _plain_dpt(), 64, 32
+    else:
+        model, side, multiple = _depth_anything(), 70, 14
+    processor = DPTImageProcessor(
+        size={"height": side, "width": side}, keep_aspect_ratio=True, ensure_multiple_of=multiple
+    )
+    path = tmp_path_factory.mktemp(request.param)
+    save_dpt(model, processor, path)
+    return load_dpt(path, local=True)
+
+
+ODD = [
+    *[(1, 1), (1, 500), (500, 1), (2, 2), (3, 1), (1, 3), (3, 3), (3, 500), (500, 3)],
+    *[(2000, 7), (7, 2000), (64, 255), (257, 64), (40, 57), (3000, 10)],
+]
+
+
+def _random(*size: int) -> np.ndarray:
+    return np.random.default_rng(size).integers(0, 256, (*size, 3), dtype=np.uint8)
+
+
+def test_pictures_of_all_shapes_at_once(kind: tuple[Any, Any]) -> None:
+    pictures = [_random(*size) for size in ODD]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        maps = estimate(*kind, pictures, CPU)
+    assert [depth.shape for depth in maps] == ODD
+    assert all(np.isfinite(depth).all() for depth in maps)
+    assert all(depth.dtype == np.float32 for depth in maps)
+    for i in (0, 7, 13):
+        alone = estimate(*kind, pictures[i : i + 1], CPU)[0]
+        np.testing.assert_allclose(alone, maps[i], atol=1e-5)
+
+
+def test_forty_megapixels(kind: tuple[Any, Any]) -> None:
+    (depth,) = estimate(*kind, [np.broadcast_to(_random(1, 8000), (5000, 8000, 3)).copy()], CPU)
+    assert depth.shape == (5000, 8000)
+    assert np.isfinite(depth[::50, ::50]).all()
+
+
+def test_a_network_that_can_keeps_the_aspect_ratio_and_others_get_their_square(
+    kind: tuple[Any, Any],
+) -> None:
+    model, processor = kind
+    wide, square = network_inputs(processor, [_random(100, 200), _random(50, 50)])
+    if model.config.model_type == "depth_anything":
+        assert (wide.shape, square.shape) == ((3, 70, 140), (3, 70, 70))
+    else:
+        side = model.config.image_size
+        assert wide.shape == square.shape == (3, side, side)
+    assert [depth.ndim for depth in predict(model, processor, [_random(100, 200)], CPU)] == [2]
+
+
+def test_three_rows_are_not_three_colours(kind: tuple[Any, Any]) -> None:
+    """A 3 x 3 picture of one colour is a picture of one colour."""
+    colour = np.broadcast_to(np.array([250, 5, 5], np.uint8), (3, 3, 3)).copy()
+    small, large = network_inputs(kind[1], [colour, np.tile(colour, (20, 20, 1))])
+    torch.testing.assert_close(small, large)
+    assert small[0].min() > small[1].max()
+
+
+@pytest.mark.parametrize("size", [(1, 4), (30, 120), (120, 30), (5, 5), (4000, 1000)])
+def test_pictures_up_to_1_to_4_stay_as_they_are(size: tuple[int, int]) -> None:
+    picture = _random(*size)
+    assert without_extremes(picture) is picture
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((3, 500), (125, 500)),
+        ((500, 3), (500, 125)),
+        ((1, 5), (2, 5)),
+        ((7, 2000), (500, 2000)),
+        ((4000, 900), (2048, 512)),
+        ((10, 100000), (512, 2048)),
+    ],
+)
+def test_longer_ones_are_stretched_and_no_larger_than_a_network_sees(
+    size: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    picture = np.broadcast_to(_random(1, size[1]), (*size, 3)).copy()
+    stretched = without_extremes(picture)
+    assert stretched.shape == (*expected, 3)
+    if size[1] == expected[1] > 3:
+        assert np.array_equal(stretched[0], picture[0]), "columns keep their colours"
+
+
+def test_a_cpu_computes_in_float32(kind: tuple[Any, Any]) -> None:
+    model, processor = kind
+    pixels = network_inputs(processor, [_random(40, 57)])[0]
+    with torch.inference_mode():
+        exact = model(pixel_values=pixels[None]).predicted_depth[0]
+    assert exact.dtype == torch.float32
+    assert torch.equal(predict(model, processor, [_random(40, 57)], CPU)[0], exact)
+    assert depth_module.half_precision(CPU) is None
+    assert depth_module.half_precision(torch.device("cuda")) == torch.float16
+
+
+def test_half_precision_is_close_and_gives_way_where_it_overflows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A CPU stands in for the GPU."""
+    torch.manual_seed(0)
+    weight = torch.randn(1, 3, 1, 1)
+
+    def model(scale: float) -> Any:
+        def forward(pixel_values: torch.Tensor) -> SimpleNamespace:
+            product = torch.nn.functional.conv2d(pixel_values, weight * scale)
+            return SimpleNamespace(predicted_depth=product[:, 0])
+
+        return forward
+
+    processor = DPTImageProcessor(size={"height": 8, "width": 8})
+    pictures = [_random(8, 8)]
+    exact = {scale: predict(model(scale), processor, pictures, CPU)[0] for scale in (1.0, 1e5)}
+    monkeypatch.setattr(depth_module, "half_precision", lambda device: torch.float16)
+    half = predict(model(1.0), processor, pictures, CPU)[0]
+    assert half.dtype == torch.float32
+    assert not torch.equal(half, exact[1.0])
+    torch.testing.assert_close(half, exact[1.0], rtol=1e-2, atol=1e-2)
+    assert torch.equal(predict(model(1e5), processor, pictures, CPU)[0], exact[1e5])
 
 
 @pytest.mark.parametrize("size", [(40, 57), (32, 32), (9, 90)])
@@ -99,6 +289,15 @@ def test_to_unit() -> None:
     depth = to_unit(np.array([[3.0, 5.0], [4.0, 7.0]]))
     np.testing.assert_allclose(depth, [[0, 0.5], [0.25, 1]])
     assert to_unit(np.full((2, 2), 8.0)).max() == 0
+
+
+def test_rank_correlation_against_scipy() -> None:
+    rng = np.random.default_rng(3)
+    a, b = rng.integers(0, 9, (6, 7)).astype(float), rng.integers(0, 9, (6, 7)).astype(float)
+    assert rank_correlation(a, b) == pytest.approx(spearmanr(a.ravel(), b.ravel()).statistic)
+    assert rank_correlation(a, np.exp(3 * a)) == pytest.approx(1)
+    assert rank_correlation(a, -a) == pytest.approx(-1)
+    assert rank_correlation(a, np.full((6, 7), 2.0)) == 0
 
 
 def test_depth_errors_tell_looking_from_guessing() -> None:

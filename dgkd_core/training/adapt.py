@@ -1,0 +1,77 @@
+"""A depth network's adaptation to the dark: it learns from itself in daylight.
+
+A frozen copy sees the normal picture, the network sees the dark one, and their maps are to agree up
+to scale and shift, which relative depth leaves open. The loss is that of MiDaS (Ranftl et al.,
+*Towards Robust Monocular Depth Estimation*, TPAMI 2022, arXiv 1907.01341): maps aligned by median
+and mean absolute deviation, their absolute difference, and its gradients at four scales. Alignment
+by least squares, its other form, would let a map turned inside out agree.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dgkd_core.training.loop import Batch, Losses, Step
+
+SCALES = 4
+GRADIENT_WEIGHT = 0.5
+
+
+def align(depth: Tensor) -> Tensor:
+    """(N, H, W) to median 0 and mean absolute deviation 1, each map by itself; flat ones to 0."""
+    flat = depth.flatten(1)
+    ordered = flat.sort(dim=1).values
+    count = flat.shape[1]
+    median = (ordered[:, (count - 1) // 2] + ordered[:, count // 2]) / 2
+    centred = flat - median[:, None]
+    spread = centred.abs().mean(dim=1, keepdim=True).clamp(min=1e-6)
+    return (centred / spread).view_as(depth)
+
+
+def ssi_losses(predicted: Tensor, target: Tensor) -> Losses:
+    """Scale-and-shift invariant losses of (N, H, W) depth.
+
+    Returns:
+        depth: half the mean absolute difference of the aligned maps; gradient: the mean absolute
+        horizontal plus vertical steps of that difference, summed over every pixel, every second,
+        fourth and eighth, times 0.5; (N,) each, one number a map.
+    """
+    if predicted.shape != target.shape or predicted.ndim != 3:
+        raise ValueError(
+            f"expected two (N, H, W) tensors of one shape, got {tuple(predicted.shape)} and "
+            f"{tuple(target.shape)}"
+        )
+    error = align(predicted) - align(target)
+    gradient = error.new_zeros(len(error))
+    for scale in range(SCALES):
+        coarse = error[:, :: 2**scale, :: 2**scale]
+        for axis in (1, 2):
+            if coarse.shape[axis] > 1:
+                gradient = gradient + coarse.diff(dim=axis).abs().mean(dim=(1, 2))
+    return {"depth": error.abs().mean(dim=(1, 2)) / 2, "gradient": GRADIENT_WEIGHT * gradient}
+
+
+def adaptation_step(model: Any, original: Any) -> Step:
+    """The network's map from the dark picture follows the original's from the normal one.
+
+    The network stays in evaluation mode, as it will be used and as the original is: no dropout, and
+    batch norms keep their statistics, which a few pictures would estimate badly; all weights learn.
+
+    Args:
+        model, original: depth networks of transformers; the original is not trained.
+    """
+
+    def step(batch: Batch, i: int) -> Losses:
+        model.eval()
+        found: list[Losses] = []
+        for k in range(len(batch) // 2):
+            with torch.no_grad():
+                target = original(pixel_values=batch[f"normal_{k}"]).predicted_depth
+            predicted = model(pixel_values=batch[f"dark_{k}"]).predicted_depth
+            found.append(ssi_losses(predicted.float(), target.float()))
+        return {name: torch.cat([losses[name] for losses in found]).mean() for name in found[0]}
+
+    return step

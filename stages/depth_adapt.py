@@ -1,0 +1,100 @@
+"""depth_adapt: teach the DPT to see in the dark what it sees by day, where depth.adapt says so.
+
+It learns from itself, on training pictures: no measured depth and no label is read.
+"""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import _start  # noqa: F401
+import numpy as np
+import torch
+from _depth import dark_pictures, in_groups
+
+from dgkd_core.data.manifest import Entry, read_manifest
+from dgkd_core.data.pack import Pack
+from dgkd_core.data.pictures import decode_rgb
+from dgkd_core.data.samples import Twins, training_batches, twins_by_shape
+from dgkd_core.device import start
+from dgkd_core.errors import InputError
+from dgkd_core.files import atomic_folder, write_json, write_metrics
+from dgkd_core.models.depth import load_dpt, network_inputs, predict, rank_correlation, save_dpt
+from dgkd_core.params import Params
+from dgkd_core.stage import ARTIFACTS, run
+from dgkd_core.training.adapt import adaptation_step
+from dgkd_core.training.loop import Recipe, train, write_curve
+
+PREPARED, DARK = Path(ARTIFACTS, "prepare"), Path(ARTIFACTS, "darken", "dark.zip")
+
+
+def with_twin(entries: Sequence[Entry]) -> tuple[Entry, ...]:
+    """Without the dark pictures that have no normal twin."""
+    return tuple(entry for entry in entries if entry.image)
+
+
+def agreement(
+    model: Any, original: Any, processor: Any, params: Params, where: torch.device
+) -> dict[str, float]:
+    """Mean rank correlation, in percent, of maps from dark val pictures with the original's by day.
+
+    before: of the original's maps, after: of the adapted model's; NaN without val pictures.
+    """
+    entries = with_twin(read_manifest(PREPARED).split("val"))
+    images, dark = Pack(PREPARED / "images.zip"), Pack(DARK)
+    found: dict[str, list[float]] = {"before": [], "after": []}
+    for group in in_groups(entries, params.depth.adapt.batch, "depth_adapt, val"):
+        normal = [np.array(decode_rgb(images.read(e.image), e.image)) for e in group]
+        night = dark_pictures(group, dark, params.depth.exposure)
+        by_day = predict(original, processor, normal, where)
+        for name, network in (("before", original), ("after", model)):
+            for a, b in zip(by_day, predict(network, processor, night, where), strict=True):
+                found[name].append(rank_correlation(a.cpu().numpy(), b.cpu().numpy()))
+    return {
+        name: 100 * float(np.mean(values)) if values else float("nan")
+        for name, values in found.items()
+    }
+
+
+def adapt(params: Params, folder: Path) -> dict[str, Any]:
+    section, where = params.depth.adapt, start(params.seed, "depth_adapt")
+    entries = with_twin(read_manifest(PREPARED).split("train"))
+    if not entries:
+        raise InputError(
+            f"{PREPARED / 'manifest.csv'}: no training picture has a normal twin, expected one at "
+            f"least; depth.adapt.iterations: 0 leaves the DPT as it is"
+        )
+    model, processor = load_dpt(Path(ARTIFACTS, "depth_model"), local=True)
+    original = deepcopy(model).to(where).requires_grad_(False)
+
+    def to_input(pictures: list[np.ndarray]) -> list[torch.Tensor]:
+        return network_inputs(processor, pictures)
+
+    twins = Twins(
+        entries, PREPARED / "images.zip", DARK, params.depth.exposure, to_input, params.seed
+    )
+    count = section.iterations
+    recipe = Recipe(count, "adamw", section.lr, 0.0, 0.9, min(20, count // 10), 1.0, 0.0)
+    batches = training_batches(twins, section.batch, count, where, twins_by_shape)
+    step = adaptation_step(model, original)
+    curve = train("depth_adapt", step, batches, [model], recipe, where)
+    write_curve("metrics/curves/depth_adapt.csv", curve)
+    save_dpt(model, processor, folder)
+    correlation = agreement(model, original, processor, params, where)
+    told = " and ".join(f"{value:.2f} {name}" for name, value in correlation.items())
+    print(f"depth_adapt: rank correlation of dark val maps with those by day: {told}")
+    return {"val": {"rank_correlation": correlation}, "train_pictures": len(entries)}
+
+
+def depth_adapt(params: Params) -> None:
+    wanted = params.depth.adapt.iterations > 0
+    write_curve("metrics/curves/depth_adapt.csv", [])
+    with atomic_folder(Path(ARTIFACTS, "depth_adapted")) as folder:
+        metrics = adapt(params, folder) if wanted else {}
+        write_json(folder / "source.json", {"adapted": wanted})
+    write_metrics("metrics/depth_adapt.json", metrics)
+
+
+if __name__ == "__main__":
+    run("depth_adapt", depth_adapt)

@@ -1,0 +1,188 @@
+"""depth_adapt: off, it leaves depth as it was; on, it learns from training pictures alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support import one_line
+
+from dgkd_core.data.manifest import read_manifest, write_manifest
+from dgkd_core.data.pack import Pack, write_pack
+from dgkd_core.data.pictures import decode_depth, decode_rgb, encode_depth, encode_rgb
+from dgkd_core.files import sha256
+from dgkd_core.imaging.exposure import expose_8bit
+from dgkd_core.models.depth import estimate, load_dpt, to_unit
+from dgkd_core.presets import apply_preset
+
+Run = Callable[..., None]
+PREPARED, DARK = Path("artifacts/prepare"), Path("artifacts/darken/dark.zip")
+ADAPTED, MODEL = Path("artifacts/depth_adapted"), Path("artifacts/depth_model")
+ON = [f"depth.adapt.{value}" for value in ("iterations=3", "batch=4", "lr=0.001")]
+
+
+@pytest.fixture
+def with_dpt(project: Path, run_stages: Run) -> None:
+    """Everything that depth_adapt reads."""
+    run_stages("prepare", "darken", "depth_model")
+
+
+def _metrics() -> dict[str, object]:
+    return json.loads(Path("metrics/depth_adapt.json").read_text())
+
+
+def _by_hand(model: Path, id_: str) -> bytes:
+    picture = decode_rgb(Pack(DARK).read(f"{id_}.png"), id_)
+    network = load_dpt(model, local=True)
+    (depth,) = estimate(*network, [expose_8bit(picture, "gain")], torch.device("cpu"))
+    return encode_depth(to_unit(depth))
+
+
+def _replace(pack: Path, contents: Mapping[str, bytes]) -> None:
+    """Replace members of a pack."""
+    old = Pack(pack)
+    contents = {**{name: old.read(name) for name in old.names()}, **contents}
+    with write_pack(pack) as new:
+        for name in sorted(contents):
+            new.add(name, contents[name])
+
+
+def _poison(pack: Path, names: Iterable[str]) -> None:
+    """Replace members of a pack of pictures by noise of the same size."""
+    rng = np.random.default_rng(0)
+    sizes = {name: decode_rgb(Pack(pack).read(name), name).shape for name in names}
+    _replace(
+        pack,
+        {name: encode_rgb(rng.integers(0, 256, sizes[name], dtype=np.uint8)) for name in sizes},
+    )
+
+
+def _without_twins(lacks: Callable[[str, int], bool]) -> list[str]:
+    """Take the normal picture from those for which ``lacks(split, its place there)``; their ids."""
+    manifest = read_manifest(PREPARED)
+    entries, ids = [], []
+    for split in ("train", "val"):
+        for i, entry in enumerate(manifest.split(split)):
+            if lacks(split, i):
+                ids.append(entry.id)
+                entry = replace(entry, image="")
+            entries.append(entry)
+    write_manifest(PREPARED, replace(manifest, entries=tuple(entries)))
+    return ids
+
+
+def test_off_it_says_so_and_depth_is_by_the_dpt_as_it_was(with_dpt: None, run_stages: Run) -> None:
+    run_stages("depth_adapt", "depth")
+    assert [path.name for path in ADAPTED.iterdir()] == ["source.json"]
+    assert json.loads((ADAPTED / "source.json").read_text()) == {"adapted": False}
+    assert _metrics() == {}
+    assert Path("metrics/curves/depth_adapt.csv").read_text() == "step,lr\n"
+    off = Path("artifacts/depth/depth.zip").read_bytes()
+    apply_preset("tiny", ["depth.batch=1", "depth.adapt.lr=0.1"])
+    run_stages("depth_adapt", "depth")
+    depth = Pack("artifacts/depth/depth.zip")
+    for entry in read_manifest(PREPARED).entries:
+        assert depth.read(f"{entry.id}.png") == _by_hand(MODEL, entry.id)
+    apply_preset("tiny", [])
+    run_stages("depth")
+    assert Path("artifacts/depth/depth.zip").read_bytes() == off
+
+
+def test_on_depth_is_by_the_adapted_dpt_the_same_every_time(
+    with_dpt: None, run_stages: Run
+) -> None:
+    apply_preset("tiny", [*ON, "depth.batch=1"])
+    run_stages("depth_adapt", "depth")
+    assert json.loads((ADAPTED / "source.json").read_text()) == {"adapted": True}
+    depth = Pack("artifacts/depth/depth.zip")
+    for entry in read_manifest(PREPARED).entries:
+        content = depth.read(f"{entry.id}.png")
+        assert content == _by_hand(ADAPTED, entry.id)
+        assert content != _by_hand(MODEL, entry.id)
+        assert decode_depth(content, entry.id).max() == 1
+    metrics, folder = _metrics(), sha256(ADAPTED)
+    assert metrics["train_pictures"] == 10
+    assert set(metrics["val"]["rank_correlation"]) == {"before", "after"}  # type: ignore[index]
+    rows = Path("metrics/curves/depth_adapt.csv").read_text().splitlines()
+    assert rows[0] == "step,lr,depth,gradient"
+    assert len(rows) == 4
+    run_stages("depth_adapt")
+    assert (_metrics(), sha256(ADAPTED)) == (metrics, folder)
+    apply_preset("tiny", [*ON, "seed=1"])
+    run_stages("depth_adapt")
+    assert sha256(ADAPTED) != folder
+
+
+def test_maps_of_pictures_that_it_learned_from_agree_better(
+    with_dpt: None, run_stages: Run
+) -> None:
+    """The val pictures become copies of training pictures, to be learned by heart."""
+    manifest = read_manifest(PREPARED)
+    pairs = list(zip(manifest.split("val"), manifest.split("train"), strict=False))
+    images, dark = Pack(PREPARED / "images.zip"), Pack(DARK)
+    _replace(PREPARED / "images.zip", {v.image: images.read(t.image) for v, t in pairs})
+    _replace(DARK, {f"{v.id}.png": dark.read(f"{t.id}.png") for v, t in pairs})
+    apply_preset("tiny", ["depth.adapt.iterations=40", "depth.adapt.lr=0.002"])
+    run_stages("depth_adapt")
+    correlation = _metrics()["val"]["rank_correlation"]  # type: ignore[index]
+    assert correlation["after"] > correlation["before"] + 5
+
+
+@pytest.mark.parametrize("pack", [DARK, PREPARED / "images.zip"])
+def test_val_pictures_change_no_weight(with_dpt: None, run_stages: Run, pack: Path) -> None:
+    apply_preset("tiny", ON)
+    run_stages("depth_adapt")
+    weights, metrics = sha256(ADAPTED), _metrics()
+    val = read_manifest(PREPARED).split("val")
+    _poison(pack, [f"{entry.id}.png" if pack == DARK else entry.image for entry in val])
+    run_stages("depth_adapt")
+    assert sha256(ADAPTED) == weights
+    assert _metrics() != metrics
+
+
+def test_pictures_without_a_normal_twin_are_left_out(with_dpt: None, run_stages: Run) -> None:
+    apply_preset("tiny", ON)
+    lacking = _without_twins(lambda split, i: i % 2 == 0)
+    run_stages("depth_adapt")
+    weights, metrics = sha256(ADAPTED), _metrics()
+    assert metrics["train_pictures"] == 5
+    _poison(DARK, [f"{id_}.png" for id_ in lacking])
+    run_stages("depth_adapt")
+    assert (sha256(ADAPTED), _metrics()) == (weights, metrics)
+
+
+def test_no_pairs_to_learn_from_is_one_line_and_none_to_score_on_is_null(
+    with_dpt: None, run_stages: Run
+) -> None:
+    apply_preset("tiny", ON)
+    _without_twins(lambda split, i: split == "val")
+    run_stages("depth_adapt")
+    assert _metrics()["val"] == {"rank_correlation": {"before": None, "after": None}}
+    before = sha256(ADAPTED)
+    _without_twins(lambda split, i: True)
+    one_line(
+        lambda: run_stages("depth_adapt"),
+        "artifacts/prepare/manifest.csv: no training picture has a normal twin",
+        "depth.adapt.iterations",
+    )
+    assert sha256(ADAPTED) == before, "what was there stays whole"
+    apply_preset("tiny", ["depth.adapt.iterations=0"])
+    run_stages("depth_adapt", "depth")
+
+
+@pytest.mark.parametrize("source", ["given", "gradient"])
+def test_maps_that_no_network_makes_cannot_be_adapted(project: Path, source: str) -> None:
+    message = one_line(lambda: apply_preset("tiny", [*ON, f"depth.model={source}"]))
+    assert message == (
+        f"params.yaml: depth.adapt.iterations: is 3 with model {source}, which is no network, "
+        "expected 0"
+    )
+
+
+def test_depth_before_depth_adapt_names_what_it_lacks(with_dpt: None, run_stages: Run) -> None:
+    one_line(lambda: run_stages("depth"), "artifacts/depth_adapted/source.json: no such file")
