@@ -1,18 +1,23 @@
-"""What the stages that run a DPT share: which one, on which pictures, in which groups."""
+"""What the stages that need depth share: which DPT, on which pictures, or measured maps."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
-from dgkd_core.data.manifest import Entry, by_size
-from dgkd_core.data.pack import Pack
-from dgkd_core.data.pictures import decode_rgb
+from dgkd_core.data.checks import together
+from dgkd_core.data.manifest import Entry, Manifest, by_size
+from dgkd_core.data.pack import Pack, write_pack
+from dgkd_core.data.pictures import decode_depth, decode_rgb, encode_depth
+from dgkd_core.data.source import read_bytes
+from dgkd_core.device import start
+from dgkd_core.errors import InputError
 from dgkd_core.files import read_json
 from dgkd_core.imaging.exposure import expose_8bit
 from dgkd_core.models.depth import estimate, load_dpt, to_unit
-from dgkd_core.params import Depth
+from dgkd_core.params import Depth, Params
 from dgkd_core.progress import Progress
 from dgkd_core.stage import ARTIFACTS
 
@@ -47,3 +52,64 @@ def estimated(
         pictures = dark_pictures(group, dark, section.exposure)
         for entry, depth in zip(group, estimate(model, processor, pictures, where), strict=True):
             yield entry, to_unit(depth)
+
+
+def given(
+    entries: Sequence[Entry], root: Path, invert: bool, label: str
+) -> Iterator[tuple[Entry, np.ndarray]]:
+    """Measured maps ROOT/ID.png, resized to their pictures: (H, W) float32 in [0, 1], near = 1.
+
+    Raises:
+        InputError: all maps that are missing or damaged, before the first is given.
+    """
+    problems = []
+    for entry in Progress(entries, f"{label}, check", lines=2):
+        path = root / f"{entry.id}.png"
+        try:
+            decode_depth(read_bytes(path), str(path))
+        except InputError as error:
+            problems.append(str(error))
+    if problems:
+        raise together(problems)
+    for entry in Progress(entries, label, lines=4):
+        path = root / f"{entry.id}.png"
+        depth = decode_depth(read_bytes(path), str(path))
+        picture = Image.fromarray(1 - depth if invert else depth, "F")
+        resized = picture.resize((entry.width, entry.height), Image.Resampling.BILINEAR)
+        yield entry, np.clip(np.asarray(resized), 0, 1)
+
+
+def gradient(entries: Sequence[Entry]) -> Iterator[tuple[Entry, np.ndarray]]:
+    """The control: depth that knows nothing of the picture, 0 at the top to 1 at the bottom."""
+    for entry in entries:
+        ramp = np.linspace(0, 1, entry.height, dtype=np.float32)
+        yield entry, np.repeat(ramp[:, None], entry.width, 1)
+
+
+def write_depth(
+    manifest: Manifest, dark: Path, out: Path, measured: Path, params: Params, label: str
+) -> dict[str, float]:
+    """Write the pack ``out`` with a 16-bit depth map ID.png for every entry.
+
+    Args:
+        dark: the pack of dark pictures, for a DPT.
+        measured: the folder of measured maps, for ``depth.model: given``.
+
+    Returns:
+        mean and standard deviation within a map, both as means over the maps, percent.
+    """
+    entries = manifest.entries
+    source = read_json(Path(ARTIFACTS, "depth_model", "source.json"))["model"]
+    if source == "given":
+        maps = given(entries, measured, params.depth.invert, label)
+    elif source == "gradient":
+        maps = gradient(entries)
+    else:
+        maps = estimated(entries, Pack(dark), params.depth, start(params.seed, label), label)
+    means, deviations = [], []
+    with write_pack(out) as pack:
+        for entry, depth_map in maps:
+            pack.add(f"{entry.id}.png", encode_depth(depth_map))
+            means.append(float(depth_map.mean()))
+            deviations.append(float(depth_map.std()))
+    return {"mean": 100 * float(np.mean(means)), "std": 100 * float(np.mean(deviations))}

@@ -108,9 +108,9 @@ def _file_item(source: Source, long_side: int | None) -> Item | InputError:
         f"{source.id}.{normal.suffix}" if normal else "",
         f"{source.id}.{dark.suffix}" if dark else "",
     )
-    contents = (photo.content if photo else None for photo in (normal, dark))
+    contents = {kind: photo.content for kind, photo in photos.items()}
     notes = dict.fromkeys(note for photo in photos.values() for note in photo.notes)
-    return Item(entry, *contents, mask, tuple(notes))
+    return Item(entry, contents.get("normal"), contents.get("dark"), mask, tuple(notes))
 
 
 def _checked_item(job: tuple[Source, int | None]) -> Item | InputError:

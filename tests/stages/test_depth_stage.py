@@ -56,12 +56,22 @@ def test_given_maps_are_resized_to_their_pictures(
     assert json.loads(Path("artifacts/depth_model/source.json").read_text()) == {"model": "given"}
 
 
-def test_a_missing_map_is_named_and_nothing_is_written(
+def test_all_missing_and_damaged_maps_are_named_and_nothing_is_written(
     measured: list[str], run_stages: Callable[..., None]
 ) -> None:
-    for id_ in measured[2:5]:
-        Path(f"measured/{id_}.png").unlink()
+    paths = [Path(f"measured/{id_}.png").resolve() for id_ in measured]
+    paths[2].unlink()
+    paths[4].write_bytes(b"")
+    Image.fromarray(np.full((9, 9), -0.5, np.float32)).save(paths[5], "TIFF")
+    colours = np.zeros((9, 9, 3), np.uint8)
+    colours[..., 0] = 200
+    Image.fromarray(colours).save(paths[7])
     with pytest.raises(InputError) as caught:
         run_stages("depth")
-    assert f"holds no {measured[2]}.png and lacks 2 more" in str(caught.value)
+    assert str(caught.value).splitlines() == [
+        f"{paths[2]}: cannot be read (No such file or directory)",
+        f"{paths[4]}: an empty file (0 bytes), expected a picture",
+        f"{paths[5]}: negative or non-finite depth, expected values from 0 (far) up",
+        f"{paths[7]}: a colour picture, expected a one-channel depth map",
+    ]
     assert not Path("artifacts/depth/depth.zip").exists()
