@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -35,7 +36,6 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Scale = Annotated[float, Field(ge=0.1, le=4)]
 Span = tuple[Positive, Positive]
-SetName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,40}$")]
 NOT_USED = "data/none"  # stands for a folder that a data set does not have
 
 
@@ -350,10 +350,17 @@ class Evaluate(_Section):
     )
     sheet: Count = Field(description="pictures on the figure sheet")
     batch: Count = Field(description="pictures a forward pass")
-    sets: dict[SetName, Annotated[str, Field(min_length=1)]] = Field(
+    sets: dict[str, Annotated[str, Field(min_length=1)]] = Field(
         description="further test sets by name, each with metrics of its own: a folder of "
         "photographs (dark ones, or normal/ and dark/; masks/ to score) or a .txt list of some"
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> Evaluate:
+        for name in self.sets:
+            if not re.fullmatch(r"[A-Za-z0-9_-]{1,40}", name):
+                raise ValueError(f"sets: {name!r} is no name, expected letters, digits, _ and -")
+        return self
 
 
 class Params(_Section):

@@ -14,7 +14,7 @@ from ruamel.yaml.tokens import CommentToken
 
 from dgkd_core.errors import InputError
 from dgkd_core.files import sha256, write_text
-from dgkd_core.params import Params, validate, yaml_problem
+from dgkd_core.params import NOT_USED, Params, validate, yaml_problem
 from dgkd_core.paths import link_for_experiments, resolve
 
 _SPECIAL_DEPTH = ("scenes", "given", "gradient")
@@ -183,6 +183,8 @@ def apply_preset(name: str, assignments: Sequence[str], folder: str | Path = "."
     places = {f"data.{key}": getattr(checked.data, key) for key in roots}
     places |= {f"evaluate.sets.{name}": path for name, path in checked.evaluate.sets.items()}
     for key, given in places.items():
+        if given == NOT_USED:
+            continue
         if not resolve(given, folder).exists():
             notes.append(f"{key}: {resolve(given, folder)} is not there yet")
         elif not link_for_experiments(given, folder):

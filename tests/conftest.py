@@ -29,7 +29,7 @@ evaluate: {sheet: 2, batch: 4}
 
 
 def _copy_project(target: Path) -> Path:
-    for name in ("dgkd_core", "stages", "presets", "data/scenes"):
+    for name in ("dgkd_core", "stages", "presets", "data/scenes", "data/none"):
         shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("params.yaml", "dvc.yaml", "pyproject.toml", ".gitignore", ".dvcignore"):
         shutil.copy(ROOT / name, target / name)

@@ -63,7 +63,22 @@ def test_the_committed_file_is_valid() -> None:
         ("teacher.lr", float("nan"), "teacher.lr is NaN: expected a finite number"),
         ("teacher.lr", float("inf"), "teacher.lr is Infinity: expected a finite number"),
         ("teacher.lr", 0, "teacher.lr is 0: expected greater than 0"),
-        ("data.kind", "lis", "data.kind is \"lis\": expected 'scenes' or 'voc'"),
+        (
+            "data.kind",
+            "coco",
+            "data.kind is \"coco\": expected 'scenes', 'voc', 'lis', 'voc2lis' or 'folder'",
+        ),
+        (
+            "data.train_list",
+            "../x",
+            "data.train_list: '../x' is a path, expected a plain file name",
+        ),
+        ("data.labels", "a/b.csv", "data.labels: 'a/b.csv' is a path, expected a plain file name"),
+        (
+            "evaluate.sets",
+            {"a b": "x"},
+            "evaluate.sets: 'a b' is no name, expected letters, digits, _ and -",
+        ),
         ("model.output_stride", 4, "model.output_stride is 4: expected 8, 16 or 32"),
         (
             "distill.pairs",

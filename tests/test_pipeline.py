@@ -23,7 +23,7 @@ def dvc(folder: Path, *arguments: str) -> str:
 
 
 def stages_run(output: str) -> list[str]:
-    return re.findall(r"Running stage '(\w+)'", output)
+    return re.findall(r"Running stage '([\w@]+)'", output)
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +37,8 @@ def built(dvc_project: Path) -> Path:
 
 def test_all_eleven_stages_leave_what_dvc_yaml_promises(built: Path) -> None:
     stages = YAML(typ="safe").load(built / "dvc.yaml")["stages"]
-    assert tuple(stages) == CHAIN
-    for stage in stages.values():
+    assert tuple(stages) == (*CHAIN, "testset")
+    for stage in (stages[name] for name in CHAIN):
         for out in [*stage.get("outs", []), *stage["metrics"], *stage.get("plots", [])]:
             path = built / (out if isinstance(out, str) else next(iter(out)))
             assert path.exists(), path
@@ -72,6 +72,7 @@ AFTER = {
     [
         ("seed", 1, {*CHAIN[:4], "teacher", "distill", "segment"}),
         ("data.scenes.train", 11, {"prepare"}),
+        ("data.long_side", 64, {"prepare"}),
         ("lowlight.physical.ratio", [4, 16], {"darken", "depth_model"}),
         ("model.backbone", "resnet18", {"teacher", "distill", "segment"}),
         ("model.dgf2", "paper", {"distill", "segment"}),
@@ -141,14 +142,40 @@ def test_a_changed_added_or_removed_file_of_the_data_set_reruns_prepare(built: P
     assert direct() == []
 
 
+def test_a_further_test_set_runs_alone_and_again_when_its_pictures_change(built: Path) -> None:
+    from dgkd_core.data.pictures import encode_rgb
+    from dgkd_core.data.scenes import render
+
+    night = built.parent / "night photos"
+    night.mkdir()
+    for index in range(2):
+        (night / f"{index}.png").write_bytes(encode_rgb(render(9, "night", index, 40).image // 16))
+    before = (built / "params.yaml").read_bytes()
+    sets = ["dgkd", "preset", "tiny", "evaluate.sets={night: ../night photos}"]
+    subprocess.run(sets, cwd=built, env=environment(), check=True)
+    try:
+        assert stages_run(dvc(built, "repro")) == ["testset@night"]
+        metrics = json.loads((built / "metrics/testset/night.json").read_text())
+        assert metrics["pictures"] == {"count": 2, "scored": 0}
+        assert "metrics/testset/night.json" in dvc(built, "metrics", "show")
+        assert stages_run(dvc(built, "repro")) == []
+        (night / "2.png").write_bytes(encode_rgb(render(9, "night", 2, 40).image // 16))
+        assert stages_run(dvc(built, "repro", "--dry")) == ["testset@night"]
+    finally:
+        (built / "params.yaml").write_bytes(before)
+    assert stages_run(dvc(built, "repro", "--dry")) == []
+
+
 def test_only_evaluate_depends_on_training_masks() -> None:
     root = Path(__file__).parent.parent
     stages = YAML(typ="safe").load(root / "dvc.yaml")["stages"]
     readers = [
-        name for name, stage in stages.items() if any("masks_train" in dep for dep in stage["deps"])
+        name
+        for name, stage in stages.items()
+        if any("masks_train" in dep for dep in stage.get("do", stage)["deps"])
     ]
     assert readers == ["evaluate"]
-    for name in set(CHAIN) - {"prepare", "evaluate"}:
+    for name in {*CHAIN, "testset"} - {"prepare", "evaluate"}:
         assert "masks_train" not in (root / "stages" / f"{name}.py").read_text()
 
 

@@ -244,6 +244,20 @@ def test_notes_name_folders_that_are_not_there(project: Path) -> None:
     assert link.resolve() == project.parent / "voc"
 
 
+def test_test_sets_are_named_by_the_user_and_replaced_as_a_whole(project: Path) -> None:
+    (project.parent / "photos").mkdir()
+    (project / "data" / "scenes").mkdir(parents=True)
+    (project / ".dvc").mkdir()
+    notes = apply_preset("scenes", ["evaluate.sets={night: ../photos, rain: rain.txt}"])
+    assert notes == [f"evaluate.sets.rain: {project / 'rain.txt'} is not there yet"]
+    assert load_params().evaluate.sets == {"night": "../photos", "rain": "rain.txt"}
+    assert "# further test sets" in Path("params.yaml").read_text()
+    apply_preset("scenes", ["evaluate.sets={dusk: ../photos}"])
+    assert load_params().evaluate.sets == {"dusk": "../photos"}
+    apply_preset("scenes", [])
+    assert load_params().evaluate.sets == {}
+
+
 def test_the_shared_weights_are_pinned(project: Path) -> None:
     weights = ROOT.parent / "shared" / "weights" / "tf_efficientnet_lite0.safetensors"
     if not weights.is_file():
