@@ -48,6 +48,12 @@ class Labels:
     classes: tuple[str, ...]
     problems: tuple[str, ...]
 
+    def of(self, id_: str) -> tuple[str, ...]:
+        """A picture's class names; InputError where it has no row."""
+        if id_ not in self.rows:
+            raise InputError(f"{self.path}: no row for {id_}, expected its labels")
+        return self.rows[id_].labels
+
 
 def strip_suffix(text: str) -> str:
     """``text`` without a picture file's suffix, in capitals or not."""

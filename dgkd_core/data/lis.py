@@ -115,9 +115,7 @@ class LisTree:
 
     def _labels(self, id_: str) -> tuple[str, ...]:
         if self.table is not None:
-            if id_ not in self.table.rows:
-                raise InputError(f"{self.table.path}: no row for {id_}, expected its labels")
-            return self.table.rows[id_].labels
+            return self.table.of(id_)
         if id_ not in self.objects:
             raise InputError(
                 f"{self.root}: {id_} has no labels, expected annotations/"

@@ -126,9 +126,7 @@ class VocTree:
             if not (labels := read_labels(path)):
                 raise InputError(f"{path}: no object, expected at least one: the image's labels")
             return labels
-        if id_ not in self.table.rows:
-            raise InputError(f"{self.table.path}: no row for {id_}, expected its labels")
-        return self.table.rows[id_].labels
+        return self.table.of(id_)
 
     def sources(self, listed: Sequence[tuple[str, str]], problems: list[str]) -> list[Source]:
         """The files of listed pictures, (id, split) each, that hold one of the classes."""
