@@ -4,7 +4,7 @@ Every file that the chain will use is read; all problems come together and nothi
 Training masks go into a pack of their own, which only `evaluate` reads.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import _start  # noqa: F401
@@ -13,6 +13,7 @@ from dgkd_core.data import folder, lis, scenes, voc
 from dgkd_core.data.ingest import Item, file_items, scene_items, write_data_set
 from dgkd_core.data.manifest import Manifest
 from dgkd_core.data.pack import Pack
+from dgkd_core.data.pictures import glance
 from dgkd_core.data.source import DataSet, keep_classes
 from dgkd_core.errors import InputError
 from dgkd_core.files import write_metrics
@@ -46,6 +47,17 @@ def checked(found: DataSet, long_side: int | None) -> Iterator[Item | InputError
     yield from (InputError(problem) for problem in found.problems)
     items = file_items(found.sources, long_side)
     yield from Progress(items, "prepare", len(found.sources), lines=4)
+
+
+def with_depth(items: Iterable[Item | InputError], root: Path) -> Iterator[Item | InputError]:
+    """The same, and a problem for every picture whose measured depth map is no picture.
+
+    An early word only: the depth stage, which reads the maps, checks them whole.
+    """
+    for item in items:
+        yield item
+        if isinstance(item, Item) and (problem := glance(root / f"{item.entry.id}.png")):
+            yield InputError(f"{problem}, expected the depth map of {item.entry.id}")
 
 
 def what_can_run(manifest: Manifest, scored: int) -> list[str]:
@@ -83,6 +95,8 @@ def prepare(params: Params) -> None:
         found = find(data)
         classes = found.classes
         items = checked(found, data.long_side)
+    if params.depth.model == "given":
+        items = with_depth(items, resolve(data.depth_root))
     manifest, notes = write_data_set(out, classes, items)
     counts = manifest.counts()
     write_metrics("metrics/prepare.json", counts)

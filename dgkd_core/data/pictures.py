@@ -7,6 +7,7 @@ import struct
 import warnings
 import zlib
 from dataclasses import dataclass
+from pathlib import Path
 from tokenize import TokenError
 from typing import Any
 
@@ -55,6 +56,19 @@ def _open(content: bytes, name: str) -> Image.Image:
             f"(larger ones are taken for decompression bombs)"
         )
     return picture
+
+
+def glance(path: Path) -> str | None:
+    """What is wrong with a picture file at first sight, its header; None where nothing is."""
+    try:
+        with Image.open(path):
+            return None
+    except FileNotFoundError:
+        return f"{path}: no such file"
+    except UnidentifiedImageError:
+        return f"{path}: not a picture file"
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        return f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})"
 
 
 def _to_rgb(picture: Image.Image, name: str) -> tuple[Image.Image, str | None]:

@@ -585,6 +585,23 @@ def test_no_permission(what: str, voc_tree: VocTree, monkeypatch: pytest.MonkeyP
     run_damaged(Case("locked", lock, [expected]), voc_tree, good, good)
 
 
+def test_measured_depth_maps_are_glanced_at(voc_tree: VocTree, tmp_path: Path) -> None:
+    for id_ in ("t1", "t2", "t3", "v1"):
+        photo(tmp_path / "depth" / f"{id_}.png")
+    values = params(kind="voc", root=str(voc_tree.root), depth_root=str(tmp_path / "depth"))
+    good = values.model_copy(update={"depth": values.depth.model_copy(update={"model": "given"})})
+
+    def damage(tree: Any) -> None:
+        (tmp_path / "depth/t1.png").unlink()
+        (tmp_path / "depth/t3.png").write_text("?")
+
+    expected = [
+        r"depth/t1\.png: no such file, expected the depth map of t1",
+        r"depth/t3\.png: not a picture file, expected the depth map of t3",
+    ]
+    run_damaged(Case("depth", damage, expected), voc_tree, good, good)
+
+
 def test_very_many_problems_are_counted(voc_tree: VocTree) -> None:
     voc_tree.write_list("train", ["t1", *(f"gone {i}" for i in range(70))])
     with pytest.raises(InputError) as caught:
