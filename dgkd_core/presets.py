@@ -14,8 +14,9 @@ from ruamel.yaml.tokens import CommentToken
 
 from dgkd_core.errors import InputError
 from dgkd_core.files import sha256, write_text
-from dgkd_core.params import NOT_USED, Params, validate, yaml_problem
+from dgkd_core.params import validate, yaml_problem
 from dgkd_core.paths import link_for_experiments, resolve
+from dgkd_core.sections import NOT_USED, Params
 
 _SPECIAL_DEPTH = ("scenes", "given", "gradient")
 _BY_NAME = ("evaluate.sets",)  # the user names the keys: replaced as a whole

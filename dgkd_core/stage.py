@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable
 
 from dgkd_core.errors import InputError
-from dgkd_core.params import Params, load_params
+from dgkd_core.params import load_params
+from dgkd_core.sections import Params
 
 ARTIFACTS = "artifacts"
 

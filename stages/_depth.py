@@ -17,8 +17,8 @@ from dgkd_core.errors import InputError
 from dgkd_core.files import read_json
 from dgkd_core.imaging.exposure import expose_8bit
 from dgkd_core.models.depth import estimate, load_dpt, to_unit
-from dgkd_core.params import Depth, Params
 from dgkd_core.progress import Progress
+from dgkd_core.sections import Depth, Params
 from dgkd_core.stage import ARTIFACTS
 
 PIXELS = 1 << 24  # of the pictures that are in memory at once, or a single larger one

@@ -18,7 +18,7 @@ from dgkd_core.evaluation.scores import Confusion, per_class
 from dgkd_core.files import atomic_file
 from dgkd_core.imaging.tiles import spread
 from dgkd_core.models.registry import load_model
-from dgkd_core.params import Params
+from dgkd_core.sections import Params
 from dgkd_core.stage import ARTIFACTS
 
 ROOT = Path(ARTIFACTS)

@@ -20,7 +20,7 @@ from dgkd_core.evaluation.cams import Sweep, class_maps
 from dgkd_core.evaluation.inference import Protocol, View, dark_view, run_model
 from dgkd_core.files import write_json, write_metrics
 from dgkd_core.models.registry import load_model
-from dgkd_core.params import Params
+from dgkd_core.sections import Params
 from dgkd_core.stage import ARTIFACTS, run
 
 

@@ -12,7 +12,7 @@ from dgkd_core.data.manifest import read_manifest
 from dgkd_core.data.pack import Pack
 from dgkd_core.files import write_metrics
 from dgkd_core.imaging.preview import write_preview
-from dgkd_core.params import Params
+from dgkd_core.sections import Params
 from dgkd_core.stage import ARTIFACTS, run
 
 

@@ -7,8 +7,8 @@ from _depth import write_depth
 
 from dgkd_core.data.manifest import read_manifest
 from dgkd_core.files import write_metrics
-from dgkd_core.params import Params
 from dgkd_core.paths import resolve
+from dgkd_core.sections import Params
 from dgkd_core.stage import ARTIFACTS, run
 
 

@@ -21,7 +21,7 @@ from dgkd_core.device import start
 from dgkd_core.errors import InputError
 from dgkd_core.files import atomic_folder, write_json, write_metrics
 from dgkd_core.models.depth import load_dpt, network_inputs, predict, rank_correlation, save_dpt
-from dgkd_core.params import Params
+from dgkd_core.sections import Params
 from dgkd_core.stage import ARTIFACTS, run
 from dgkd_core.training.adapt import adaptation_step
 from dgkd_core.training.loop import Recipe, train, write_curve

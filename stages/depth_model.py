@@ -23,9 +23,9 @@ from dgkd_core.models.depth import (
     save_dpt,
     small_dpt,
 )
-from dgkd_core.params import Params
 from dgkd_core.paths import resolve
 from dgkd_core.progress import Progress
+from dgkd_core.sections import Params
 from dgkd_core.stage import ARTIFACTS, run
 from dgkd_core.training.loop import Recipe, train, write_curve
 

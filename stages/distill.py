@@ -17,7 +17,7 @@ from dgkd_core.evaluation.inference import dark_view
 from dgkd_core.imaging.pamr import PAMR
 from dgkd_core.models.network import Network
 from dgkd_core.models.registry import Spec, build, first_weights, inherit, load_model
-from dgkd_core.params import Params
+from dgkd_core.sections import Params
 from dgkd_core.stage import ARTIFACTS, run
 from dgkd_core.training.student import student_step
 from dgkd_core.training.weak import freeze

@@ -14,8 +14,8 @@ from dgkd_core.data.samples import Store
 from dgkd_core.evaluation.cams import label_map
 from dgkd_core.evaluation.scores import Confusion
 from dgkd_core.files import read_json, write_metrics, write_text
-from dgkd_core.params import Params
 from dgkd_core.progress import Progress
+from dgkd_core.sections import Params
 from dgkd_core.stage import run
 
 VAL = Places(

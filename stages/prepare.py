@@ -17,9 +17,9 @@ from dgkd_core.data.pictures import glance
 from dgkd_core.data.source import DataSet, keep_classes
 from dgkd_core.errors import InputError
 from dgkd_core.files import write_metrics
-from dgkd_core.params import NOT_USED, Data, Params
 from dgkd_core.paths import link_for_experiments, resolve
 from dgkd_core.progress import Progress
+from dgkd_core.sections import NOT_USED, Data, Params
 from dgkd_core.stage import ARTIFACTS, run
 
 

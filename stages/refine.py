@@ -21,8 +21,8 @@ from dgkd_core.imaging.dense_crf import DenseCRF
 from dgkd_core.imaging.exposure import expose
 from dgkd_core.imaging.pamr import PAMR
 from dgkd_core.imaging.pseudo_labels import pseudo_label, sharpen_by_crf, sharpen_by_pamr
-from dgkd_core.params import Params
 from dgkd_core.progress import Progress
+from dgkd_core.sections import Params
 from dgkd_core.stage import ARTIFACTS, run
 
 

@@ -11,7 +11,7 @@ from dgkd_core.device import start
 from dgkd_core.evaluation.inference import dark_view
 from dgkd_core.models.network import Segmenter
 from dgkd_core.models.registry import Spec, build, first_weights, inherit, load_model
-from dgkd_core.params import Params
+from dgkd_core.sections import Params
 from dgkd_core.stage import ARTIFACTS, run
 from dgkd_core.training.supervised import segmenter_step
 

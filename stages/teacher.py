@@ -14,8 +14,8 @@ from dgkd_core.files import sha256, write_metrics
 from dgkd_core.imaging.pamr import PAMR
 from dgkd_core.models.network import Network
 from dgkd_core.models.registry import Spec, build, first_weights, load_model, save_model
-from dgkd_core.params import Params
 from dgkd_core.paths import resolve
+from dgkd_core.sections import Params
 from dgkd_core.stage import ARTIFACTS, run
 from dgkd_core.training.loop import write_curve
 from dgkd_core.training.weak import AuxiliaryClassifier, freeze, teacher_step

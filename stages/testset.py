@@ -19,9 +19,9 @@ from dgkd_core.data.samples import Store
 from dgkd_core.data.testset import read_testset
 from dgkd_core.errors import InputError
 from dgkd_core.files import read_json, write_metrics
-from dgkd_core.params import Params
 from dgkd_core.paths import link_for_experiments, resolve
 from dgkd_core.progress import Progress
+from dgkd_core.sections import Params
 from dgkd_core.stage import run
 
 

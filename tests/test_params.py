@@ -8,7 +8,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from dgkd_core.errors import InputError
-from dgkd_core.params import Params, load_params, validate
+from dgkd_core.params import load_params, validate
+from dgkd_core.sections import Params
 
 ROOT = Path(__file__).resolve().parent.parent
 MISSING = object()

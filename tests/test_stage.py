@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dgkd_core.errors import InputError
-from dgkd_core.params import Params
+from dgkd_core.sections import Params
 from dgkd_core.stage import run
 
 ROOT = Path(__file__).resolve().parent.parent
