@@ -7,10 +7,11 @@
 
 An experiment is called TABLE.ROW.VARIANT.sSEED, TABLE being the last part of --out: tables made
 with other params (another data set, say) need another name. A plan that differs in title, note or
-seeds alone may say ``extends: OTHER.yaml`` (beside it) for the rest. ``queue`` leaves out what is
-queued, what DVC already has and what stands in the table's CSV; ``table`` adds what has finished
-since to OUT.csv, and writes OUT.md with mean and spread over the seeds. ``run`` may be stopped and
-started again: what is queued stays with DVC, whose workers go on until ``dvc queue stop``.
+seeds alone may say ``extends: OTHER.yaml`` (beside it) for the rest, and add ``more_rows``.
+``queue`` leaves out what is queued, what DVC already has and what stands in the table's CSV;
+``table`` adds what has finished since to OUT.csv, and writes OUT.md with mean and spread over the
+seeds. ``run`` may be stopped and started again: what is queued stays with DVC, whose workers go on
+until ``dvc queue stop``.
 """
 
 from __future__ import annotations
@@ -90,6 +91,8 @@ def read_plan(path: Path) -> dict[str, Any]:
     if isinstance(plan, dict) and (base := plan.pop("extends", None)):
         under = _read(path.parent / str(base))
         plan = {**under, **plan} if isinstance(under, dict) else under
+    if isinstance(plan, dict) and plan.get("rows"):
+        plan["rows"] = [*plan["rows"], *plan.pop("more_rows", [])]
     for key in ("seeds", "variants", "rows"):
         if not isinstance(plan, dict) or not plan.get(key):
             sys.exit(f"ablation: {path}: {key}: missing, expected seeds, variants and rows")

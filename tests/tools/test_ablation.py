@@ -66,6 +66,11 @@ def test_a_plan_that_extends_another(plan_file: Path) -> None:
     other.write_text("extends: plan.yaml\ntitle: Elsewhere\nseeds: [7]\n")
     plan, whole = ablation.read_plan(other), ablation.read_plan(plan_file)
     assert plan == {**whole, "title": "Elsewhere", "seeds": [7]}
+    other.write_text(
+        "extends: plan.yaml\nmore_rows:\n  - {name: shallow, set: {distill.pairs: [shallow]}}\n"
+    )
+    names = [row["name"] for row in ablation.read_plan(other)["rows"]]
+    assert names == ["alone", "deep", "shallow"]
     other.write_text("extends: missing.yaml\n")
     with pytest.raises(SystemExit, match=r"missing\.yaml: No such file"):
         ablation.read_plan(other)
