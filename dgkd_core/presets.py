@@ -59,6 +59,25 @@ def _comment_column(section: CommentedMap) -> int:
     return min(columns, default=_FAR)
 
 
+def _lists_on_one_line(section: CommentedMap) -> None:
+    """Write lists as [a, b] again: `dvc exp run -S` leaves one item a line, comments in between."""
+    for key, value in section.items():
+        if isinstance(value, CommentedMap):
+            _lists_on_one_line(value)
+        elif isinstance(value, CommentedSeq) and not value.fa.flow_style():
+            comment = _end_comments(section).get(key)
+            section[key] = _row(value)
+            if key in section.ca.items:
+                section.ca.items[key] = [None, None, comment, None]
+
+
+def _row(values: Sequence[Any]) -> CommentedSeq:
+    """A list that is written on one line."""
+    row = CommentedSeq(values)
+    row.fa.set_flow_style()
+    return row
+
+
 def _lay_over(
     target: CommentedMap, values: Mapping[str, Any], where: str = "", column: int | None = None
 ) -> None:
@@ -80,12 +99,7 @@ def _lay_over(
         if isinstance(old, CommentedMap):
             _lay_over(old, value, f"{name}.", column)
             continue
-        if isinstance(value, list):
-            items = CommentedSeq(value)
-            items.fa.set_flow_style()
-            target[key] = items
-        else:
-            target[key] = value
+        target[key] = _row(value) if isinstance(value, list) else value
         if key in comments:  # a longer value before had pushed it to the right
             comments[key].column = column
 
@@ -112,6 +126,15 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not isinstance(value, bool):
         return float(value)
     return value
+
+
+def _expand_home(section: CommentedMap) -> None:
+    """Write ~ out: DVC, which reads paths from params.yaml too, does not expand it."""
+    for key, value in section.items():
+        if isinstance(value, CommentedMap):
+            _expand_home(value)
+        elif isinstance(value, str) and value.startswith("~"):
+            section[key] = str(Path(value).expanduser())
 
 
 def _pin(params: CommentedMap, folder: Path) -> None:
@@ -173,10 +196,12 @@ def apply_preset(name: str, assignments: Sequence[str], folder: str | Path = "."
     path = folder / "params.yaml"
     overlays = _overlays(name, folder)
     params = _read(path)
+    _lists_on_one_line(params)
     for overlay in overlays:
         _lay_over(params, overlay)
     for text in assignments:
         _lay_over(params, _assignment(text))
+    _expand_home(params)
     checked: Params = validate(_plain(params))
     _pin(params, folder)
     notes = []
@@ -192,5 +217,8 @@ def apply_preset(name: str, assignments: Sequence[str], folder: str | Path = "."
             notes.append(f"{key}: queued experiments cannot follow {given}; give an absolute path")
     buffer = io.StringIO()
     _yaml().dump(params, buffer)
-    write_text(path, buffer.getvalue())
+    text = buffer.getvalue()
+    if _plain(YAML(typ="safe", pure=True).load(text)) != _plain(params):
+        raise RuntimeError(f"{path} would not read back as what is written to it")
+    write_text(path, text)
     return notes

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from dvc.utils.serialize import modify_yaml
 from ruamel.yaml import YAML
 
 from dgkd_core.cli import main
@@ -242,6 +243,31 @@ def test_notes_name_folders_that_are_not_there(project: Path) -> None:
     assert notes == []
     link = project / ".dvc" / "tmp" / "exps" / "voc"
     assert link.resolve() == project.parent / "voc"
+
+
+def test_a_preset_after_dvc_has_written_the_file_itself(project: Path) -> None:
+    """`dvc exp run -S` writes a list one item a line and null as nothing, around the comments."""
+    path = Path("params.yaml")
+    apply_preset("folder", ["data.classes=[cat, dog]", "lowlight.physical.ratio=[4, 16]"])
+    before = path.read_text()
+    with modify_yaml("params.yaml") as values:
+        values["data"]["classes"] = ["cow", "dog", "cat"]
+        values["lowlight"]["physical"]["ratio"] = [5, 50]
+        values["cam"]["scales"] = [1.0, 0.5]
+    assert "- cow" in path.read_text()
+    apply_preset("folder", ["data.classes=[cat, dog]", "lowlight.physical.ratio=[4, 16]"])
+    assert path.read_text() == before
+    apply_preset("scenes", [])
+    assert path.read_text() == (project / "presets" / "scenes.yaml").read_text()
+
+
+def test_the_home_folder_is_written_out(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DVC, which reads data.root too, does not expand ~."""
+    monkeypatch.setenv("HOME", str(project.parent))
+    apply_preset("folder", ["data.root=~/photos", "evaluate.sets={night: ~/night}"])
+    params = load_params()
+    assert params.data.root == str(project.parent / "photos")
+    assert params.evaluate.sets == {"night": str(project.parent / "night")}
 
 
 def test_test_sets_are_named_by_the_user_and_replaced_as_a_whole(project: Path) -> None:
