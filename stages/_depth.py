@@ -100,6 +100,8 @@ def write_depth(
     """
     entries = manifest.entries
     source = read_json(Path(ARTIFACTS, "depth_model", "source.json"))["model"]
+    if source == "given" and not measured.is_dir():
+        raise InputError(f"depth.model is given: {measured} is no folder, expected maps ID.png")
     if source == "given":
         maps = given(entries, measured, params.depth.invert, label)
     elif source == "gradient":

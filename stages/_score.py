@@ -16,6 +16,7 @@ from dgkd_core.evaluation.figures import colour_heat, colour_mask, sheet
 from dgkd_core.evaluation.inference import Protocol, Result, View, score
 from dgkd_core.evaluation.scores import Confusion, per_class
 from dgkd_core.files import atomic_file
+from dgkd_core.imaging.exposure import expose_8bit
 from dgkd_core.imaging.tiles import spread
 from dgkd_core.models.registry import load_model
 from dgkd_core.sections import Params
@@ -104,31 +105,25 @@ def picture_mious(
 def tiles(entry: Entry, places: Places, store: Store, result: Result) -> dict[str, np.ndarray]:
     """One picture through the whole chain, as (H, W, 3) uint8 tiles by title.
 
-    A daylight picture or a truth that does not exist leaves its tile black or off-white.
+    Without a daylight picture, class maps or a mask their tiles are left out.
     """
     name = f"{entry.id}.png"
     prediction, dark = result.predictions[entry.id], store.rgb(places.dark, name)
     depth = store.depth(places.depth, name).astype(np.float32)
-    truth = np.full(prediction.shape, 255, np.uint8)
-    if store.has(places.truth, name):
-        truth = store.mask(places.truth, name)
-        prediction = np.where(truth == 255, 255, prediction)
-    made = {}
+    found = {"photo": store.rgb(places.images, entry.image)} if entry.image else {}
+    found["dark photo"] = dark
+    found["brightened"] = expose_8bit(dark, "gain")
+    found["depth"] = np.repeat((depth * 255).astype(np.uint8)[..., None], 3, 2)
     if places.cams is not None and places.pseudo is not None:
         maps = decode_array(Pack(places.cams).read(f"{entry.id}.npy"), name)
-        best = maps.max(0) / 255 if len(maps) else np.zeros(truth.shape)
-        made = {
-            "CAM": colour_heat(best),
-            "pseudo label": colour_mask(store.mask(places.pseudo, name)),
-        }
-    return {
-        "photo": store.rgb(places.images, entry.image) if entry.image else np.zeros_like(dark),
-        "dark photo": dark,
-        "depth": np.repeat((depth * 255).astype(np.uint8)[..., None], 3, 2),
-        **made,
-        "prediction": colour_mask(prediction.astype(np.uint8)),
-        "truth": colour_mask(truth),
-    }
+        best = maps.max(0) / 255 if len(maps) else np.zeros(prediction.shape)
+        found["CAM"] = colour_heat(best)
+        found["pseudo label"] = colour_mask(store.mask(places.pseudo, name))
+    if not store.has(places.truth, name):
+        return {**found, "prediction": colour_mask(prediction)}
+    truth = store.mask(places.truth, name)
+    known = np.where(truth == 255, 255, prediction).astype(np.uint8)
+    return {**found, "prediction": colour_mask(known), "truth": colour_mask(truth)}
 
 
 def write_sheet(
@@ -142,12 +137,16 @@ def write_sheet(
     ranking = sorted(mious, key=lambda id_: (-mious[id_], id_))
     entries = {entry.id: entry for entry in manifest.split("val")}
     chosen = spread(ranking or list(entries), count)
-    captions = [f"{id_}: {', '.join(entries[id_].labels)}" for id_ in chosen]
+    captions = [": ".join(filter(None, [id_, ", ".join(entries[id_].labels)])) for id_ in chosen]
     if ranking:
         captions = [
             f"{caption}; mIoU {mious[id_]:.1f}, rank {ranking.index(id_) + 1} of {len(ranking)}"
             for id_, caption in zip(chosen, captions, strict=True)
         ]
-    rows = [tiles(entries[id_], places, store, result) for id_ in chosen]
+    found = [tiles(entries[id_], places, store, result) for id_ in chosen]
+    titles = max((list(row) for row in found), key=len)  # a tile that some lack is black there
+    rows = [
+        {title: row.get(title, np.zeros_like(row["depth"])) for title in titles} for row in found
+    ]
     with atomic_file(path) as part:
         part.write_bytes(sheet(rows, captions, manifest.classes))

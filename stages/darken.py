@@ -3,6 +3,7 @@
 Where the data set brings a real dark picture, that one is taken.
 """
 
+from math import isfinite
 from pathlib import Path
 
 import _start  # noqa: F401
@@ -28,11 +29,10 @@ def darken(params: Params) -> None:
     taken = sum(bool(entry.dark) for entry in manifest.entries)
     if taken:
         print(f"darken: {taken} of {len(manifest.entries)} pictures are really dark, taken as is")
-    luma = metrics["mean_luma"]
-    print(
-        f"darken: mean luma {luma['normal']:.1f} -> {luma['dark']:.1f} of 255, noise "
-        f"{metrics['noise_std']:.2f} levels"
-    )
+    luma, noise = metrics["mean_luma"], metrics["noise_std"]
+    day = f"{luma['normal']:.1f} -> " if isfinite(luma["normal"]) else ""
+    grain = f", noise {noise:.2f} levels" if isfinite(noise) else ""
+    print(f"darken: mean luma {day}{luma['dark']:.1f} of 255{grain}")
 
 
 if __name__ == "__main__":

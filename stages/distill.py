@@ -95,8 +95,8 @@ def distill(params: Params) -> None:
     for pair, error in sorted(noise_errors(curve[-1]).items()):
         if error > 0.9:
             print(
-                f"distill: the denoiser of {pair} has hardly learned (error {error:.2f}, "
-                f"1 without a denoiser): try more iterations or a larger lr or new_layers"
+                f"distill: the denoiser of {pair} has not learned yet (error {error:.2f}, and 1 "
+                f"without a denoiser): try more iterations or a larger lr or new_layers"
             )
 
 

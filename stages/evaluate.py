@@ -64,6 +64,9 @@ def evaluate(params: Params) -> None:
     write_sheet(sheet, manifest, VAL, store, final, params.evaluate.sheet)
     write_text("metrics/per_class.csv", table)
     write_metrics("metrics/evaluate.json", metrics)
+    if not len(Pack(VAL.truth)):
+        print("evaluate: no val picture has a mask, nothing is scored")
+        return
     for key, result in results.items():
         print(f"evaluate: mIoU {result.confusion.miou():6.2f}  {key.replace('.', ' on ')} val")
 

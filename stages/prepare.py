@@ -11,7 +11,7 @@ import _start  # noqa: F401
 
 from dgkd_core.data import folder, lis, scenes, voc
 from dgkd_core.data.ingest import Item, file_items, scene_items, write_data_set
-from dgkd_core.data.manifest import Manifest
+from dgkd_core.data.manifest import NO_THRESHOLD, Entry, Manifest
 from dgkd_core.data.pack import Pack
 from dgkd_core.data.pictures import glance
 from dgkd_core.data.source import DataSet, keep_classes
@@ -45,7 +45,7 @@ def checked(found: DataSet, long_side: int | None) -> Iterator[Item | InputError
     for note in found.notes:
         print(f"prepare: {note}")
     yield from (InputError(problem) for problem in found.problems)
-    items = file_items(found.sources, long_side)
+    items = file_items(found.sources, found.classes, long_side)
     yield from Progress(items, "prepare", len(found.sources), lines=4)
 
 
@@ -60,22 +60,58 @@ def with_depth(items: Iterable[Item | InputError], root: Path) -> Iterator[Item 
             yield InputError(f"{problem}, expected the depth map of {item.entry.id}")
 
 
-def what_can_run(manifest: Manifest, scored: int) -> list[str]:
-    """Lines on what a data set without daylight pictures or without val masks asks of params."""
+def what_cannot_run(found: DataSet, params: Params) -> list[str]:
+    """What params ask of a data set without daylight pictures or without val masks, a line each.
+
+    The stages that need them say the same; an hour of training earlier it is worth more.
+    """
+    entries = (
+        Entry(s.id, s.split, s.labels, 1, 1, "normal" if s.normal else "", "dark" if s.dark else "")
+        for s in found.sources
+    )
+    manifest = Manifest(found.classes, tuple(entries))
+    distill, both = params.distill, ["train", "val"]
+    asked: list[tuple[list[str], str]] = []
+    if params.teacher.model is None:
+        asked.append((["train"], "teacher.model is null"))
+    if distill.weight > 0 and distill.pairs:
+        asked.append((["train"], f"distill.lambda is {distill.weight}"))
+    if params.cam.source != "student":
+        asked.append((both, f"cam.source is {params.cam.source}"))
+    if params.refine.guide == "normal":
+        asked.append((both, "refine.guide is normal"))
     lines = []
+    for splits, key in asked:
+        try:
+            manifest.need_normal(splits, key)
+        except InputError as error:
+            lines.append(str(error))
+    val = [source for source in found.sources if source.split == "val"]
+    if val and not any(s.mask for s in val) and params.refine.threshold == "auto":
+        lines.append(NO_THRESHOLD)
+    return lines
+
+
+def what_is_scored(manifest: Manifest, scored: int) -> list[str]:
+    """Lines on what a data set without daylight pictures, masks or a class leaves out."""
     train, val = manifest.split("train"), manifest.split("val")
+    lines = [
+        f"no train picture holds {name}"
+        for name in manifest.classes
+        if not any(name in entry.labels for entry in train)
+    ]
     if not all(entry.image for entry in train):
         lines.append(
-            "no normal-light pictures to train on: this needs teacher.model (a folder with a "
-            "trained teacher), distill.lambda 0, cam.source student and refine.guide dark; there "
-            "is no distillation without pairs"
+            "no normal-light pictures to train on: the teacher is taken over, and there "
+            "is no distillation, which needs pairs"
         )
-    if not any(entry.image for entry in val):
+    normal = sum(bool(entry.image) for entry in val)
+    if not normal:
         lines.append("no normal-light val pictures: networks are scored in the dark only")
+    elif normal < len(val):
+        lines.append(f"{normal} of {len(val)} val pictures have a normal-light one to score on")
     if not scored:
-        lines.append(
-            "no val picture has a mask: nothing is scored, and refine.threshold must be a number"
-        )
+        lines.append("no val picture has a mask: nothing is scored")
     elif scored < len(val):
         lines.append(f"{scored} of {len(val)} val pictures have a mask and are scored")
     return lines
@@ -94,13 +130,17 @@ def prepare(params: Params) -> None:
     else:
         found = find(data)
         classes = found.classes
+        if not found.problems:
+            found.problems.extend(what_cannot_run(found, params))
         items = checked(found, data.long_side)
     if params.depth.model == "given":
+        if data.depth_root == NOT_USED:
+            raise InputError("data.depth_root: not set, expected a folder of depth maps ID.png")
         items = with_depth(items, resolve(data.depth_root))
     manifest, notes = write_data_set(out, classes, items)
     counts = manifest.counts()
     write_metrics("metrics/prepare.json", counts)
-    for line in [*notes, *what_can_run(manifest, len(Pack(out / "masks_val.zip")))]:
+    for line in [*notes, *what_is_scored(manifest, len(Pack(out / "masks_val.zip")))]:
         print(f"prepare: {line}")
     print(f"prepare: {counts['train']['pictures']} train, {counts['val']['pictures']} val pictures")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import _start  # noqa: F401
 import numpy as np
 
-from dgkd_core.data.manifest import Entry, Manifest, read_manifest
+from dgkd_core.data.manifest import NO_THRESHOLD, Entry, Manifest, read_manifest
 from dgkd_core.data.pack import Pack, write_pack
 from dgkd_core.data.pictures import decode_array, decode_depth, decode_mask, decode_rgb, encode_mask
 from dgkd_core.errors import InputError
@@ -87,10 +87,7 @@ def refine(params: Params) -> None:
             sweep.add(truth[entry.id], maps, labels)
     threshold = sweep.best()[0] if section.threshold == "auto" else section.threshold
     if threshold is None:
-        raise InputError(
-            "refine.threshold is auto, but no val picture has a mask to choose it by; expected a "
-            "number between 0 and 1, such as 0.3"
-        )
+        raise InputError(NO_THRESHOLD)
     confusion, decided = Confusion(classes), []
     for split in ("val", "train"):
         with write_pack(Path(ARTIFACTS, "refine", f"{split}.zip")) as out:

@@ -35,11 +35,11 @@ def testset(name: str, params: Params) -> None:
     classes = tuple(read_json(ROOT / "prepare/classes.json"))
     found = read_testset(place, classes, key)
     label = f"testset {name}"
-    items = file_items(found.sources, params.data.long_side)
+    items = file_items(found.sources, classes, params.data.long_side)
     checked = Progress(items, label, len(found.sources), lines=4)
     problems = (InputError(problem) for problem in found.problems)
     manifest, notes = write_data_set(out, classes, [*problems, *checked], splits=("val",))
-    for note in notes:
+    for note in [*found.notes, *notes]:
         print(f"{label}: {note}")
     places = Places(
         images=out / "images.zip",

@@ -14,11 +14,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from dgkd_core.data.checks import normal_id
 from dgkd_core.data.labels import Labels, read_labels_csv
 from dgkd_core.data.source import DataSet, Ids, MaskFile, Source, pictures_by_id
 from dgkd_core.errors import InputError
 
 LABELS = "labels.csv"
+_NAMES = ("normal", "dark", "masks", "depth", LABELS)
+# pictures and films of other kinds, which a user may take for pictures of this data set
+_ALIKE = (".heic", ".heif", ".avif", ".gif", ".jp2", ".raw", ".dng", ".cr2", ".nef", ".mp4", ".mov")
 
 
 class FolderTree:
@@ -31,7 +35,7 @@ class FolderTree:
     def __init__(self, root: Path, key: str = "data.root") -> None:
         if not root.is_dir():
             raise InputError(f"{key}: {root} is not a folder, expected one with pictures")
-        self.root, self.problems = root, list[str]()
+        self.root, self.problems, self.notes = root, list[str](), list[str]()
         folders = {"normal": root / "normal", "dark": root / "dark"}
         if not any(folder.is_dir() for folder in folders.values()):
             folders = {"dark": root}
@@ -43,10 +47,37 @@ class FolderTree:
         self.ids = sorted({*self.normal, *self.dark})
         if not self.ids and not self.problems:
             raise InputError(
-                f"{key}: {root} holds no picture, expected some in normal/ and dark/, or in itself"
+                f"{key}: {root} holds no picture, expected some in normal/ or dark/, or in itself"
             )
         masks = root / "masks"
+        for path in sorted(root.iterdir()):
+            if path.name not in _NAMES and path.name.casefold() in _NAMES:
+                self.problems.append(f"{path}: expected the name {path.name.casefold()}")
+        for folder in {*folders.values(), masks}:
+            if folder.is_dir():
+                self._note_unread(folder)
         self.masks = pictures_by_id(masks, self.problems) if masks.is_dir() else {}
+
+    def _note_unread(self, folder: Path) -> None:
+        """Say what lies beside the pictures and is not read, but may be meant to be."""
+        inside = [path for path in sorted(folder.iterdir()) if path.name.casefold() not in _NAMES]
+        kinds = {
+            "folder": [path for path in inside if path.is_dir()],
+            "file": [p for p in inside if p.suffix.casefold() in _ALIKE and not p.is_dir()],
+        }
+        for kind, paths in kinds.items():
+            if paths:
+                names = ", ".join(path.name for path in paths[:3]) + (" …" if paths[3:] else "")
+                many = "s" if paths[1:] else ""
+                self.notes.append(f"{folder}: {len(paths)} {kind}{many} not read ({names})")
+
+    def elsewhere(self, id_: str) -> str:
+        """Where a file of that name is that is not read, for messages."""
+        for path in sorted(self.root.rglob("*")):
+            same = normal_id(path.stem).casefold() == id_.casefold()
+            if same and path.is_file() and path.parent.name != "masks":
+                return f" (there is {path.relative_to(self.root)}, which is not read)"
+        return ""
 
     def source(
         self, id_: str, split: str, labels: tuple[str, ...], ids_of_masks: Ids | None
@@ -96,11 +127,12 @@ def read_folder(root: Path, classes: Sequence[str], labels: Path | None = None) 
     rows = table.rows
     problems.extend(
         f"{table.path}:{row.line}: {id_} has a row, but there is no picture of that name"
+        f"{tree.elsewhere(id_)}"
         for id_, row in rows.items()
         if id_ not in tree.ids
     )
     for id_ in tree.ids:
-        if id_ not in rows:
+        if id_ not in rows and id_ not in table.rejected:
             path = tree.normal.get(id_) or tree.dark[id_]
             problems.append(f"{path}: no label, expected a row for {id_} in {table.path.name}")
     for id_, path in tree.masks.items():
@@ -125,4 +157,11 @@ def read_folder(root: Path, classes: Sequence[str], labels: Path | None = None) 
             f"{root}: no val picture, expected masks for some pictures or a column split in "
             f"{table.path.name}"
         )
-    return DataSet(names, sources, problems)
+    notes = tree.notes
+    made = [source.id for source in sources if source.dark is None]
+    if 0 < len(made) < len(sources):
+        notes.append(
+            f"{len(made)} of {len(sources)} pictures have no real dark one, darken makes them "
+            f"({made[0]} is the first)"
+        )
+    return DataSet(names, sources, problems, notes)

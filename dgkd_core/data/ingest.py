@@ -75,7 +75,7 @@ def _mask(source: Source, photo: Photo, of: Path) -> np.ndarray | None:
     return np.asarray(shrunk)
 
 
-def _file_item(source: Source, long_side: int | None) -> Item | InputError:
+def _file_item(source: Source, classes: Sequence[str], long_side: int | None) -> Item | InputError:
     """All files of one picture; every problem of any of them, a line each."""
     problems: list[InputError] = []
     photos: dict[str, Photo] = {}
@@ -108,22 +108,29 @@ def _file_item(source: Source, long_side: int | None) -> Item | InputError:
         f"{source.id}.{normal.suffix}" if normal else "",
         f"{source.id}.{dark.suffix}" if dark else "",
     )
+    notes = [note for photo in photos.values() for note in photo.notes]
+    if mask is not None and source.split == "val" and source.labels:
+        known = {0, 255, *(classes.index(name) + 1 for name in source.labels)}
+        if set(np.unique(mask).tolist()) - known:
+            notes.append("its mask holds a class that its labels lack")
     contents = {kind: photo.content for kind, photo in photos.items()}
-    notes = dict.fromkeys(note for photo in photos.values() for note in photo.notes)
-    return Item(entry, contents.get("normal"), contents.get("dark"), mask, tuple(notes))
+    unique = tuple(dict.fromkeys(notes))
+    return Item(entry, contents.get("normal"), contents.get("dark"), mask, unique)
 
 
-def _checked_item(job: tuple[Source, int | None]) -> Item | InputError:
+def _checked_item(job: tuple[Source, Sequence[str], int | None]) -> Item | InputError:
     return _file_item(*job)
 
 
-def file_items(sources: Sequence[Source], long_side: int | None) -> Iterator[Item | InputError]:
+def file_items(
+    sources: Sequence[Source], classes: Sequence[str], long_side: int | None
+) -> Iterator[Item | InputError]:
     """Read and check the files of a data set's pictures, in several processes.
 
     Pictures (and with them their masks) are shrunk to ``long_side`` pixels where they are larger.
     What is damaged, or does not fit together, comes as an InputError with a line per problem.
     """
-    return ordered_map(_checked_item, ((source, long_side) for source in sources))
+    return ordered_map(_checked_item, ((source, classes, long_side) for source in sources))
 
 
 def conversions(notes: Iterable[tuple[str, str]]) -> list[str]:

@@ -40,13 +40,14 @@ class Row:
 class Labels:
     """Rows by picture id (NFC, no suffix), the class names, and every problem, a line each.
 
-    ``path`` is the table's file, for messages.
+    ``path`` is the table's file, for messages; ``rejected`` holds the ids of rows with a problem.
     """
 
     path: Path
     rows: Mapping[str, Row]
     classes: tuple[str, ...]
     problems: tuple[str, ...]
+    rejected: frozenset[str] = frozenset()
 
     def of(self, id_: str) -> tuple[str, ...]:
         """A picture's class names; InputError where it has no row."""
@@ -64,6 +65,10 @@ def strip_suffix(text: str) -> str:
     return text
 
 
+def _id(cell: str) -> str:
+    return normal_id(strip_suffix(cell.strip()).strip())
+
+
 class _Table:
     """Gathers the good rows and the problems of one file."""
 
@@ -72,6 +77,7 @@ class _Table:
         self.classes = classes
         self.rows: dict[str, Row] = {}
         self.problems: list[str] = []
+        self.rejected: set[str] = set()
         self._known = {normal_id(name): name for name in classes or ()}
         self._folded = {normal_id(name).casefold(): name for name in classes or ()}
 
@@ -84,7 +90,10 @@ class _Table:
             text = content.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             line = content.count(b"\n", 0, error.start) + 1
-            self.say(line, f"byte {content[error.start]:#04x} is not UTF-8, expected UTF-8")
+            found = f"byte {content[error.start]:#04x} is not UTF-8"
+            if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+                found = "UTF-16"
+            self.say(line, f"{found}, expected UTF-8 (spreadsheets: save as CSV UTF-8)")
             return
         reader = csv.reader(io.StringIO(text, newline=""), strict=True)
         names: list[str] | None = None
@@ -93,7 +102,7 @@ class _Table:
             for cells in reader:
                 if any(cell.strip() for cell in cells):
                     if names is None:
-                        names = [name.strip() for name in cells]
+                        names = [name.strip().casefold() for name in cells]
                         if problem := _header_problem(names):
                             self.say(line, problem)
                             return
@@ -110,10 +119,11 @@ class _Table:
     def _row(self, line: int, names: Sequence[str], cells: Sequence[str]) -> None:
         if len(cells) != len(names):
             self.say(line, f"{len(cells)} cells, expected {len(names)}: {','.join(names)}")
+            self.rejected.update(_id(cell) for cell in cells)
             return
         before = len(self.problems)
         row = dict(zip(names, cells, strict=True))
-        id_ = normal_id(strip_suffix(row["id"].strip()).strip())
+        id_ = _id(row["id"])
         if problem := name_problem(id_):
             self.say(line, f"id {shown(row['id'])} {problem}, expected a name without a folder")
         elif id_ in self.rows:
@@ -126,6 +136,8 @@ class _Table:
             self.say(line, f"split {shown(split)}, expected train, val or nothing")
         if len(self.problems) == before:
             self.rows[id_] = Row(labels, split or None, line)
+        else:
+            self.rejected.add(id_)
 
     def _class(self, line: int, text: str) -> str:
         """The class that a label names; a close one is suggested where there is none."""
@@ -135,6 +147,9 @@ class _Table:
                 self.say(line, f"class {shown(name)} holds a control character")
             return name
         if name not in self._known:
+            if "," in name:
+                self.say(line, f"unknown class {shown(name)}, several classes are joined by ';'")
+                return name
             near = get_close_matches(name.casefold(), self._folded, 1)
             hint = f"did you mean {self._folded[near[0]]!r}?" if near else ""
             expected = hint or f"expected among {', '.join(self.classes)}"
@@ -168,7 +183,8 @@ def read_labels_csv(path: Path, classes: Sequence[str] | None) -> Labels:
         id_: replace(row, labels=tuple(name for name in names if name in row.labels))
         for id_, row in table.rows.items()
     }
-    return Labels(path, rows, names, tuple(table.problems))
+    rejected = frozenset(table.rejected - set(rows))
+    return Labels(path, rows, names, tuple(table.problems), rejected)
 
 
 def _header_problem(names: Sequence[str]) -> str | None:

@@ -45,7 +45,8 @@ def _open(content: bytes, name: str) -> Image.Image:
             if width * height <= MOST_PIXELS:
                 picture.load()
     except UnidentifiedImageError as error:
-        raise InputError(f"{name}: not a picture file") from error
+        looks = " (it looks like HEIC or a video)" if content[4:8] == b"ftyp" else ""
+        raise InputError(f"{name}: not a picture file{looks}") from error
     except Image.DecompressionBombError as error:
         raise InputError(f"{name}: too large, expected at most 100 megapixels ({error})") from error
     except (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error) as error:

@@ -69,7 +69,7 @@ def _folder(path: Path, classes: Sequence[str], key: str) -> DataSet:
         problems.extend(table.problems)
         labels = {id_: row.labels for id_, row in table.rows.items()}
     sources = [tree.source(id_, "val", labels.get(id_, ()), ids) for id_ in tree.ids]
-    return DataSet(tuple(classes), sources, problems)
+    return DataSet(tuple(classes), sources, problems, tree.notes)
 
 
 def read_testset(path: Path, classes: Sequence[str], key: str) -> DataSet:

@@ -157,13 +157,14 @@ def draw(
     return png(canvas)
 
 
-def _real_row(entry: Entry, image: np.ndarray) -> list[Cell]:
-    """A picture that was taken in the dark, as it is and brightened."""
-    tile = shrunk(image)
-    bright = np.rint(expose(tile, "gain") * 255).astype(np.uint8)
-    about = f"{entry.id}\n{', '.join(entry.labels)}\n{entry.width} x {entry.height} pixels"
-    cells = Cell(tile, f"luma {luma(tile):.1f}"), Cell(bright, f"luma {luma(bright):.1f}")
-    return [*cells, Cell(None, about)]
+def _real_row(entry: Entry, normal: np.ndarray | None, dark: np.ndarray) -> list[Cell]:
+    """A picture that was taken in the dark: by day, if there is one, as it is and brightened."""
+    tiles = [] if normal is None else [shrunk(normal)]
+    tiles.append(shrunk(dark))
+    tiles.append(np.rint(expose(tiles[-1], "gain") * 255).astype(np.uint8))
+    about = [entry.id, ", ".join(entry.labels), f"{entry.width} x {entry.height} pixels"]
+    cells = [Cell(tile, f"luma {luma(tile):.1f}") for tile in tiles]
+    return [*cells, Cell(None, "\n".join(part for part in about if part))]
 
 
 def write_preview(
@@ -176,26 +177,37 @@ def write_preview(
 ) -> None:
     """Draw ``PICTURES`` entries at several strengths and write the sheet, atomically.
 
-    Of a data set that has real dark pictures only, these are shown, as they are and brightened.
+    Where every dark picture is a real one, these are shown, as they are and brightened.
 
     Args:
         entries: of the whole data set; those shown are spread evenly over them.
         images: the pack of normal pictures.
         settings: ``kind``, ``physical`` and ``simple``, as `darken` takes them.
         seed: the run's seed; a picture is darkened by the draws that are its own.
-        real: the pack of real dark pictures, for entries that have no normal one.
+        real: the pack of real dark pictures.
     """
+
+    def picture(pack: Pack | None, name: str) -> np.ndarray | None:
+        return decode_rgb(pack.read(name), name) if pack is not None and name else None
+
+    made = [entry for entry in entries if not entry.dark]
     groups: list[list[list[Cell]]] = []
-    titles, notes = ["normal", *strengths(**settings)], _notes(settings)
-    normal = [entry for entry in entries if entry.image]
-    for entry in spread(normal, PICTURES):
-        image = decode_rgb(images.read(entry.image), entry.image)
-        groups.append(_rows(entry, image, settings, seed))
-    if not normal and real is not None:
-        chosen = spread(entries, PICTURES)
-        titles, notes = ["dark", "brightened", ""], ["These pictures are really dark."]
-        shown = {entry: decode_rgb(real.read(entry.dark), entry.dark) for entry in chosen}
-        groups = [[_real_row(entry, image)] for entry, image in shown.items()]
+    if made:
+        titles, notes = ["normal", *strengths(**settings)], _notes(settings)
+        for entry in spread(made, PICTURES):
+            image = decode_rgb(images.read(entry.image), entry.image)
+            groups.append(_rows(entry, image, settings, seed))
+    else:
+        chosen, notes = spread(entries, PICTURES), ["These pictures are really dark."]
+        by_day = all(entry.image for entry in chosen)
+        titles = [*(["normal"] if by_day else []), "dark", "brightened", ""]
+        for entry in chosen:
+            normal, dark = (
+                picture(images if by_day else None, entry.image),
+                picture(real, entry.dark),
+            )
+            if dark is not None:
+                groups.append([_real_row(entry, normal, dark)])
     content = draw(titles, groups, notes)
     with atomic_file(path) as part:
         part.write_bytes(content)

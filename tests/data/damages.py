@@ -269,7 +269,7 @@ FOLDER = [
     Case(
         "no picture",
         lambda s: (shutil.rmtree(s.root / "normal"), shutil.rmtree(s.root / "dark")),
-        [r"data\.root: .* holds no picture, expected some in normal/ and dark/"],
+        [r"data\.root: .* holds no picture, expected some in normal/ or dark/"],
     ),
     Case(
         "no folder",
@@ -358,25 +358,22 @@ FOLDER = [
     Case(
         "class that is not listed",
         _table("id,labels\na,cta\nb,dog\nñ c,dog\nv,cat\n"),
-        [
-            r"labels\.csv:2: unknown class 'cta', did you mean 'cat'\?",
-            r"no label, expected a row for a",
-        ],
+        [r"labels\.csv:2: unknown class 'cta', did you mean 'cat'\?"],
     ),
     Case(
         "row without labels",
         _table("id,labels\na,\nb,dog\nñ c,dog\nv,cat\n"),
-        [r"labels\.csv:2: no labels for 'a'", r"no label, expected a row for a"],
+        [r"labels\.csv:2: no labels for 'a'"],
     ),
     Case(
         "bad split",
         _table("id,labels,split\na,cat,test\nb,dog,train\nñ c,dog,train\nv,cat,val\n"),
-        [r"labels\.csv:2: split 'test', expected train, val", r"no label, expected a row for a"],
+        [r"labels\.csv:2: split 'test', expected train, val"],
     ),
     Case(
         "ragged row",
         _table("id,labels\na,cat,dog\nb,dog\nñ c,dog\nv,cat\n"),
-        [r"labels\.csv:2: 3 cells, expected 2", r"no label, expected a row for a"],
+        [r"labels\.csv:2: 3 cells, expected 2"],
     ),
     Case(
         "path in the table",

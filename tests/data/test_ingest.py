@@ -31,7 +31,7 @@ def _one_process(monkeypatch: pytest.MonkeyPatch) -> None:
 def _items(tree: Any, classes: tuple[str, ...] = CLASSES) -> Iterator[Item | InputError]:
     found = read_voc(tree.root, classes, "train", "val")
     yield from (InputError(problem) for problem in found.problems)
-    yield from file_items(found.sources, None)
+    yield from file_items(found.sources, classes, None)
 
 
 def test_a_voc_tree_becomes_packs(voc_tree: Any, tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_very_many_problems_are_counted(tmp_path: Path) -> None:
 
 def test_a_split_without_pictures_is_refused(voc_tree: Any, tmp_path: Path) -> None:
     sources = read_voc(voc_tree.root, CLASSES, "train", "val").sources
-    items = [i for i in file_items(sources, None) if isinstance(i, Item)]
+    items = [i for i in file_items(sources, CLASSES, None) if isinstance(i, Item)]
     for missing in ("train", "val"):
         others = [item for item in items if item.entry.split != missing]
         with pytest.raises(InputError, match=f"^no {missing} picture is left, expected at least"):

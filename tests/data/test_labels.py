@@ -120,7 +120,7 @@ def test_a_name_is_the_same_however_its_accents_are_written(tmp_path: Path) -> N
         (GOOD + '"c"x,cat,val\n', "4: not a readable CSV row ("),
         (GOOD + 140_000 * "c" + ",cat,val\n", "4: not a readable CSV row (field larger than"),
         (GOOD.encode() + b"K\xe4fer,cat,val\n", "4: byte 0xe4 is not UTF-8, expected UTF-8"),
-        (GOOD.encode("utf-16"), "1: byte 0xff is not UTF-8, expected UTF-8"),
+        (GOOD.encode("utf-16"), "1: UTF-16, expected UTF-8"),
     ],
 )
 def test_each_problem_names_its_line(text: str | bytes, said: str, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from dgkd_core.data import scenes
 from dgkd_core.data.manifest import read_manifest
 from dgkd_core.data.pack import Pack
 from dgkd_core.data.pictures import decode_mask, decode_rgb
+from dgkd_core.errors import InputError
 from dgkd_core.imaging.lowlight import darken_simple, picture_rng
 from dgkd_core.presets import apply_preset
 
@@ -82,17 +83,26 @@ def test_dark_pictures_alone_and_a_teacher_from_elsewhere(
     shutil.copytree("artifacts/teacher", "elsewhere")
     shutil.rmtree(project / "mine")
     make(project / "mine", ("dark",))
-    capsys.readouterr()
-    choose()
-    run_stages("prepare", "darken", "depth_model", "depth_adapt", "depth")
-    said = capsys.readouterr().out
-    assert "prepare: no normal-light pictures to train on: this needs teacher.model" in said
-    assert "prepare: no normal-light val pictures: networks are scored in the dark only" in said
-
-    # what cannot run says so in one line, each by the key that asks for it
     none = (
         "which needs normal-light pictures, but 6 of 6 train pictures have none (é 0 is the first)"
     )
+    choose()
+    with pytest.raises(InputError) as caught:
+        run_stages("prepare")
+    assert str(caught.value).splitlines() == [
+        f"teacher.model is null, {none}",
+        f"distill.lambda is 1.0, {none}",
+    ]
+    capsys.readouterr()
+    choose("teacher.model=elsewhere", "distill.lambda=0")
+    run_stages("prepare", "darken", "depth_model", "depth_adapt", "depth")
+    said = capsys.readouterr().out
+    assert "prepare: no normal-light pictures to train on: the teacher is taken over" in said
+    assert "prepare: no normal-light val pictures: networks are scored in the dark only" in said
+    assert "nan" not in said
+
+    # what cannot run says so in one line, each by the key that asks for it
+    choose()
     assert one_line(lambda: run_stages("teacher")) == f"teacher.model is null, {none}"
     choose("teacher.model=elsewhere")
     run_stages("teacher")
@@ -139,17 +149,18 @@ def test_no_mask_at_all(
 ) -> None:
     make(project / "mine", ("normal", "dark"), masks=False)
     choose()
+    one_line(lambda: run_stages("prepare"), "refine.threshold is auto, but no val picture has a")
+    choose("refine.threshold=0.3")
     run_stages(*UP_TO_DEPTH, "teacher", "distill", "cam")
     said = capsys.readouterr().out
-    assert (
-        "prepare: no val picture has a mask: nothing is scored, and refine.threshold must" in said
-    )
+    assert "prepare: no val picture has a mask: nothing is scored" in said
     assert "teacher: no normal val picture has a mask, the teacher is not scored" in said
     assert "cam: no val picture has a mask, the class maps are not scored" in said
-    message = one_line(lambda: run_stages("refine"), "refine.threshold is auto")
-    assert "no val picture has a mask" in message
+    choose()
+    one_line(lambda: run_stages("refine"), "refine.threshold is auto, but no val picture has a")
     choose("refine.threshold=0.3")
     run_stages("refine", "segment", "evaluate")
+    assert "evaluate: no val picture has a mask, nothing is scored" in capsys.readouterr().out
     assert metrics("evaluate")["segmenter"] == {"dark": None, "normal": None}
     assert len(Pack(Path("artifacts/evaluate/predictions.zip"))) == 2
     assert Path("artifacts/evaluate/sheet.png").is_file()

@@ -70,7 +70,7 @@ def _without_twins(lacks: Callable[[str, int], bool]) -> list[str]:
         for i, entry in enumerate(manifest.split(split)):
             if lacks(split, i):
                 ids.append(entry.id)
-                entry = replace(entry, image="")
+                entry = replace(entry, image="", dark=f"{entry.id}.png")
             entries.append(entry)
     write_manifest(PREPARED, replace(manifest, entries=tuple(entries)))
     return ids
