@@ -343,6 +343,35 @@ FOLDER = [
     Case("empty table", _table(""), [r"labels\.csv:1: an empty table, expected id,labels"]),
     Case("wrong columns", _table("file,class\na,cat\n"), [r"labels\.csv:1: no column 'id'"]),
     Case(
+        "another name's case",
+        lambda s: (s.root / "masks").rename(s.root / "Masks"),
+        [r"photos of mine/Masks: expected the name masks"],
+    ),
+    Case(
+        "folders within folders",
+        lambda s: (
+            (s.root / "dark/2024").mkdir(),
+            s.dark("a").rename(s.root / "dark/2024/a.png"),
+            s.normal("a").unlink(),
+        ),
+        [r"labels\.csv:2: a has a row, .* \(there is dark/2024/a\.png, which is not read\)"],
+    ),
+    Case(
+        "HEIC by another name",
+        lambda s: s.normal("a").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40)),
+        [r"normal/a\.jpg: not a picture file \(it looks like HEIC or a video\)"],
+    ),
+    Case(
+        "UTF-16",
+        _table("id,labels\na,cat\n".encode("utf-16")),
+        [r"labels\.csv:1: UTF-16, expected UTF-8 \(spreadsheets: save as CSV UTF-8\)"],
+    ),
+    Case(
+        "commas between classes",
+        _table('id,labels\na,cat\nb,"cat, dog"\nñ c,dog\nv,cat\n'),
+        [r"labels\.csv:3: unknown class 'cat, dog', several classes are joined by ';'"],
+    ),
+    Case(
         "a column more", _table("id,labels,x\na,cat,1\n"), [r"labels\.csv:1: column 'x', expected"]
     ),
     Case(
