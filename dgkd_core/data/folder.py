@@ -12,6 +12,7 @@ are val and all others train.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 from dgkd_core.data.checks import normal_id
@@ -53,7 +54,7 @@ class FolderTree:
         for path in sorted(root.iterdir()):
             if path.name not in _NAMES and path.name.casefold() in _NAMES:
                 self.problems.append(f"{path}: expected the name {path.name.casefold()}")
-        for folder in {*folders.values(), masks}:
+        for folder in (*folders.values(), masks):
             if folder.is_dir():
                 self._note_unread(folder)
         self.masks = pictures_by_id(masks, self.problems) if masks.is_dir() else {}
@@ -71,13 +72,16 @@ class FolderTree:
                 many = "s" if paths[1:] else ""
                 self.notes.append(f"{folder}: {len(paths)} {kind}{many} not read ({names})")
 
+    @cached_property
+    def _files(self) -> dict[str, Path]:
+        """Every file in the folder and below it, masks left out, by its name in small letters."""
+        files = (path for path in sorted(self.root.rglob("*"), reverse=True) if path.is_file())
+        return {normal_id(p.stem).casefold(): p for p in files if p.parent.name != "masks"}
+
     def elsewhere(self, id_: str) -> str:
         """Where a file of that name is that is not read, for messages."""
-        for path in sorted(self.root.rglob("*")):
-            same = normal_id(path.stem).casefold() == id_.casefold()
-            if same and path.is_file() and path.parent.name != "masks":
-                return f" (there is {path.relative_to(self.root)}, which is not read)"
-        return ""
+        path = self._files.get(id_.casefold())
+        return f" (there is {path.relative_to(self.root)}, which is not read)" if path else ""
 
     def source(
         self, id_: str, split: str, labels: tuple[str, ...], ids_of_masks: Ids | None
