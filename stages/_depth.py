@@ -60,23 +60,23 @@ def given(
     """Measured maps ROOT/ID.png, resized to their pictures: (H, W) float32 in [0, 1], near = 1.
 
     Raises:
-        InputError: all maps that are missing or damaged, before the first is given.
+        InputError: all maps that are missing or damaged, once every map was read; a pack that the
+            others went into is not written then.
     """
     problems = []
-    for entry in Progress(entries, f"{label}, check", lines=2):
-        path = root / f"{entry.id}.png"
-        try:
-            decode_depth(read_bytes(path), str(path))
-        except InputError as error:
-            problems.append(str(error))
-    if problems:
-        raise together(problems)
     for entry in Progress(entries, label, lines=4):
         path = root / f"{entry.id}.png"
-        depth = decode_depth(read_bytes(path), str(path))
+        try:
+            depth = decode_depth(read_bytes(path), str(path))
+        except InputError as error:
+            problems.append(str(error))
+        if problems:
+            continue
         picture = Image.fromarray(1 - depth if invert else depth, "F")
         resized = picture.resize((entry.width, entry.height), Image.Resampling.BILINEAR)
         yield entry, np.clip(np.asarray(resized), 0, 1)
+    if problems:
+        raise together(problems)
 
 
 def gradient(entries: Sequence[Entry]) -> Iterator[tuple[Entry, np.ndarray]]:

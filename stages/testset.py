@@ -18,7 +18,7 @@ from dgkd_core.data.ingest import file_items, write_data_set
 from dgkd_core.data.samples import Store
 from dgkd_core.data.testset import read_testset
 from dgkd_core.errors import InputError
-from dgkd_core.files import read_json, write_metrics
+from dgkd_core.files import read_json, write_metrics, write_text
 from dgkd_core.paths import link_for_experiments, resolve
 from dgkd_core.progress import Progress
 from dgkd_core.sections import Params
@@ -58,7 +58,7 @@ def testset(name: str, params: Params) -> None:
     scored = sum(store.has(places.truth, f"{entry.id}.png") for entry in manifest.entries)
     write_predictions(out / "predictions.zip", final)
     write_sheet(out / "sheet.png", manifest, places, store, final, params.evaluate.sheet)
-    (out / "per_class.csv").write_text(table)
+    write_text(out / "per_class.csv", table)
     pictures = {"count": len(manifest.entries), "scored": scored}
     write_metrics(f"metrics/testset/{name}.json", {**metrics, "pictures": pictures})
     print(f"{label}: {pictures['count']} pictures, {scored} of them with a mask")

@@ -15,7 +15,7 @@ from dgkd_core.data.manifest import Entry
 from dgkd_core.data.pack import Pack
 from dgkd_core.data.pictures import decode_rgb
 from dgkd_core.files import atomic_file
-from dgkd_core.imaging.exposure import expose
+from dgkd_core.imaging.exposure import expose_8bit
 from dgkd_core.imaging.lowlight import Night, darken, luma, picture_rng
 from dgkd_core.imaging.tiles import png, spread, wrap
 
@@ -81,7 +81,7 @@ def _rows(entry: Entry, image: np.ndarray, settings: Mapping[str, Any], seed: in
     above, below = [Cell(tile, f"luma {luma(tile):.1f}")], []
     for column in strengths(**settings).values():
         night = darken(tile, picture_rng(seed, entry.id), **column)
-        bright = np.rint(expose(night.image, "gain") * 255).astype(np.uint8)
+        bright = expose_8bit(night.image, "gain")
         above.append(Cell(night.image, f"r {night.ratio:.3g}, luma {luma(night.image):.1f}"))
         below.append(Cell(bright, f"brightened, luma {luma(bright):.1f}"))
     return [above, [Cell(None, _about(entry, tile, night)), *below]]
@@ -161,7 +161,7 @@ def _real_row(entry: Entry, normal: np.ndarray | None, dark: np.ndarray) -> list
     """A picture that was taken in the dark: by day, if there is one, as it is and brightened."""
     tiles = [] if normal is None else [shrunk(normal)]
     tiles.append(shrunk(dark))
-    tiles.append(np.rint(expose(tiles[-1], "gain") * 255).astype(np.uint8))
+    tiles.append(expose_8bit(tiles[-1], "gain"))
     about = [entry.id, ", ".join(entry.labels), f"{entry.width} x {entry.height} pixels"]
     cells = [Cell(tile, f"luma {luma(tile):.1f}") for tile in tiles]
     return [*cells, Cell(None, "\n".join(part for part in about if part))]
