@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import random
 import zlib
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 
 from dgkd_core.errors import InputError
+
+RandomStates = Mapping[str, Any]
 
 
 def device() -> torch.device:
@@ -25,14 +30,40 @@ def device() -> torch.device:
 
 
 def start(seed: int, stage: str) -> torch.device:
-    """Seed torch and NumPy from the run's seed and the stage's name; return the device to use.
+    """Seed all generators from the run's seed and the stage's name; return the device to use.
 
     Torch is told to choose deterministic algorithms where it has them.
     """
     value = (seed * 1_000_003 + zlib.crc32(stage.encode())) % 2**31
+    random.seed(value)
     torch.manual_seed(value)
     np.random.seed(value)  # noqa: NPY002  (libraries that draw from NumPy's global state)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
     return device()
+
+
+def random_states(device: torch.device) -> RandomStates:
+    """The states of all generators that a step may draw from, as tensors and plain values."""
+    numpy = np.random.get_state(legacy=False)  # noqa: NPY002
+    assert isinstance(numpy, dict)
+    version, numbers, gauss = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        "numpy": {**numpy, "state": {**numpy["state"], "key": numpy["state"]["key"].tolist()}},
+        "python": [version, list(numbers), gauss],
+    }
+
+
+def set_random_states(states: RandomStates, device: torch.device) -> None:
+    """Put the generators back to where `random_states` saw them."""
+    torch.set_rng_state(states["torch"])
+    if device.type == "cuda" and states["cuda"] is not None:
+        torch.cuda.set_rng_state(states["cuda"], device)
+    numpy = states["numpy"]
+    key = np.array(numpy["state"]["key"], np.uint32)
+    np.random.set_state({**numpy, "state": {**numpy["state"], "key": key}})  # noqa: NPY002
+    version, numbers, gauss = states["python"]
+    random.setstate((version, tuple(numbers), gauss))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import math
@@ -25,54 +26,94 @@ def _flush_folder(folder: Path) -> None:
 
 
 @contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Trouble with writing names the file that was to be written, not its stand-in."""
+    try:
+        yield
+    except OSError as error:
+        stand_in = f".{path.name}."
+        place = Path(error.filename) if isinstance(error.filename, str) else path
+        ours = place in (path, *path.parents) or any(
+            part.startswith(stand_in) for part in place.parts
+        )
+        if not ours:
+            raise
+        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+@contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that replaces it when the block ends well.
 
     The content is flushed to disk before the rename. When the block raises, ``path`` keeps what
     it had and the temporary file is removed.
+
+    Raises:
+        InputError: it cannot be written: the disk is full, the folder is read-only.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
-    part = Path(name)
-    try:
-        yield part
-        with open(part, "rb+") as file:
-            os.fsync(file.fileno())
-        part.chmod(0o644)
-        os.replace(part, path)
-        _flush_folder(path.parent)
-    finally:
-        part.unlink(missing_ok=True)
+    with _naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        os.close(handle)
+        part = Path(name)
+        try:
+            yield part
+            with open(part, "rb+") as file:
+                os.fsync(file.fileno())
+            part.chmod(0o644)
+            os.replace(part, path)
+            _flush_folder(path.parent)
+        finally:
+            part.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary folder beside ``path`` that replaces it when the block ends well."""
+    """Yield a temporary folder beside ``path`` that replaces it when the block ends well.
+
+    Raises:
+        InputError: it cannot be written: the disk is full, the folder around it is read-only.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
-    old = part.with_suffix(".old")
-    try:
-        yield part
-        part.chmod(0o755)
-        for file in part.rglob("*"):
-            if file.is_file():
-                file.chmod(0o644)
-                with open(file, "rb+") as opened:
+    with _naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
+        old = part.with_suffix(".old")
+        try:
+            yield part
+            part.chmod(0o755)
+            for place in [*part.rglob("*"), part]:
+                if place.is_dir():
+                    _flush_folder(place)
+                    continue
+                place.chmod(0o644)
+                with open(place, "rb+") as opened:
                     os.fsync(opened.fileno())
-        if path.exists():
-            os.rename(path, old)
-        os.rename(part, path)
-        _flush_folder(path.parent)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-        if old.exists():
             if path.exists():
-                shutil.rmtree(old, ignore_errors=True) if old.is_dir() else old.unlink()
-            else:
-                os.rename(old, path)
+                os.rename(path, old)
+            os.rename(part, path)
+            _flush_folder(path.parent)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+            if old.exists():
+                if path.exists():
+                    shutil.rmtree(old, ignore_errors=True) if old.is_dir() else old.unlink()
+                else:
+                    os.rename(old, path)
+
+
+def clear_stand_ins(path: str | Path) -> None:
+    """Remove what a killed process left beside ``path`` while it wrote it; no other may run now.
+
+    A folder that was killed between its two renames is put back.
+    """
+    path = Path(path)
+    for place in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        if place.suffix == ".old" and not path.exists():
+            os.rename(place, path)
+        elif place.suffix in (".part", ".old"):
+            shutil.rmtree(place) if place.is_dir() else place.unlink()
 
 
 def write_text(path: str | Path, text: str) -> None:

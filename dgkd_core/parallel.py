@@ -12,6 +12,7 @@ from itertools import islice
 from typing import TypeVar
 
 from dgkd_core.errors import InputError
+from dgkd_core.interrupt import serve_parent
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -63,7 +64,7 @@ def ordered_map(
     context = multiprocessing.get_context("fork" if "fork" in methods else None)
     source = iter(items)
     pending: deque[Future[list[R]]] = deque()
-    with ProcessPoolExecutor(count, mp_context=context) as pool:
+    with ProcessPoolExecutor(count, mp_context=context, initializer=serve_parent) as pool:
         try:
             while True:
                 while len(pending) < 3 * count and (part := list(islice(source, chunk))):

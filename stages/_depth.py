@@ -1,6 +1,6 @@
 """What the stages that need depth share: which DPT, on which pictures, or measured maps."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +16,12 @@ from dgkd_core.device import start
 from dgkd_core.errors import InputError
 from dgkd_core.files import read_json
 from dgkd_core.imaging.exposure import expose_8bit
+from dgkd_core.journal import Journal, unfinished
 from dgkd_core.models.depth import estimate, load_dpt, to_unit
-from dgkd_core.progress import Progress
 from dgkd_core.sections import Depth, Params
 from dgkd_core.stage import ARTIFACTS
+
+Maker = Callable[[Sequence[Entry]], list[np.ndarray]]  # depth (H, W) float32 in [0, 1] of each
 
 PIXELS = 1 << 24  # of the pictures that are in memory at once, or a single larger one
 
@@ -31,9 +33,9 @@ def chosen_dpt() -> Path:
     return adapted if made else Path(ARTIFACTS, "depth_model")
 
 
-def in_groups(entries: Sequence[Entry], most: int, label: str) -> Progress[list[Entry]]:
+def in_groups(entries: Sequence[Entry], most: int) -> list[list[Entry]]:
     """Groups of at most ``most`` pictures of one size that fit into memory."""
-    return Progress(by_size(entries, most, PIXELS), label, lines=4)
+    return by_size(entries, most, PIXELS)
 
 
 def dark_pictures(group: Sequence[Entry], dark: Pack, exposure: str) -> list[np.ndarray]:
@@ -42,76 +44,96 @@ def dark_pictures(group: Sequence[Entry], dark: Pack, exposure: str) -> list[np.
     return [expose_8bit(decode_rgb(dark.read(name), name), exposure) for name in names]
 
 
-def estimated(
-    entries: Sequence[Entry], dark: Pack, section: Depth, where: torch.device, label: str
-) -> Iterator[tuple[Entry, np.ndarray]]:
-    """Depth of dark pictures by the chosen DPT, (H, W) float32 in [0, 1] each, near = 1."""
+def estimated(dark: Pack, section: Depth, where: torch.device) -> Maker:
+    """Depth of dark pictures by the chosen DPT, near = 1."""
     model, processor = load_dpt(chosen_dpt(), local=True)
     model.to(where)
-    for group in in_groups(entries, section.batch, label):
+
+    def make(group: Sequence[Entry]) -> list[np.ndarray]:
         pictures = dark_pictures(group, dark, section.exposure)
-        for entry, depth in zip(group, estimate(model, processor, pictures, where), strict=True):
-            yield entry, to_unit(depth)
+        return [to_unit(depth) for depth in estimate(model, processor, pictures, where)]
+
+    return make
 
 
-def given(
-    entries: Sequence[Entry], root: Path, invert: bool, label: str
-) -> Iterator[tuple[Entry, np.ndarray]]:
-    """Measured maps ROOT/ID.png, resized to their pictures: (H, W) float32 in [0, 1], near = 1.
+def given(root: Path, invert: bool) -> Maker:
+    """Measured maps ROOT/ID.png, resized to their pictures, near = 1.
 
-    Raises:
-        InputError: all maps that are missing or damaged, once every map was read; a pack that the
-            others went into is not written then.
+    What it returns raises InputError for a map that is missing or damaged.
     """
-    problems = []
-    for entry in Progress(entries, label, lines=4):
-        path = root / f"{entry.id}.png"
-        try:
+
+    def make(group: Sequence[Entry]) -> list[np.ndarray]:
+        maps = []
+        for entry in group:
+            path = root / f"{entry.id}.png"
             depth = decode_depth(read_bytes(path), str(path))
-        except InputError as error:
-            problems.append(str(error))
-        if problems:
-            continue
-        picture = Image.fromarray(1 - depth if invert else depth, "F")
-        resized = picture.resize((entry.width, entry.height), Image.Resampling.BILINEAR)
-        yield entry, np.clip(np.asarray(resized), 0, 1)
-    if problems:
-        raise together(problems)
+            picture = Image.fromarray(1 - depth if invert else depth, "F")
+            resized = picture.resize((entry.width, entry.height), Image.Resampling.BILINEAR)
+            maps.append(np.clip(np.asarray(resized), 0, 1))
+        return maps
+
+    return make
 
 
-def gradient(entries: Sequence[Entry]) -> Iterator[tuple[Entry, np.ndarray]]:
+def gradient(group: Sequence[Entry]) -> list[np.ndarray]:
     """The control: depth that knows nothing of the picture, 0 at the top to 1 at the bottom."""
-    for entry in entries:
-        ramp = np.linspace(0, 1, entry.height, dtype=np.float32)
-        yield entry, np.repeat(ramp[:, None], entry.width, 1)
+    ramps = [np.linspace(0, 1, entry.height, dtype=np.float32) for entry in group]
+    return [
+        np.repeat(ramp[:, None], entry.width, 1) for ramp, entry in zip(ramps, group, strict=True)
+    ]
 
 
 def write_depth(
-    manifest: Manifest, dark: Path, out: Path, measured: Path, params: Params, label: str
+    manifest: Manifest,
+    dark: Path,
+    out: Path,
+    measured: Path,
+    params: Params,
+    label: str,
+    journal: Journal,
 ) -> dict[str, float]:
     """Write the pack ``out`` with a 16-bit depth map ID.png for every entry.
 
     Args:
         dark: the pack of dark pictures, for a DPT.
         measured: the folder of measured maps, for ``depth.model: given``.
+        journal: keeps the maps as LABEL/ID; what it holds is not made again.
 
     Returns:
         mean and standard deviation within a map, both as means over the maps, percent.
+
+    Raises:
+        InputError: all measured maps that are missing or damaged, once every map was read.
     """
-    entries = manifest.entries
     source = read_json(Path(ARTIFACTS, "depth_model", "source.json"))["model"]
+    groups = in_groups(manifest.entries, params.depth.batch)
     if source == "given" and not measured.is_dir():
         raise InputError(f"depth.model is given: {measured} is no folder, expected maps ID.png")
-    if source == "given":
-        maps = given(entries, measured, params.depth.invert, label)
-    elif source == "gradient":
-        maps = gradient(entries)
+    if source in ("given", "gradient"):
+        make = given(measured, params.depth.invert) if source == "given" else gradient
+        groups = [[entry] for entry in manifest.entries]
     else:
-        maps = estimated(entries, Pack(dark), params.depth, start(params.seed, label), label)
-    means, deviations = [], []
+        make = estimated(Pack(dark), params.depth, start(params.seed, label))
+    problems: list[str] = []
+    for group in unfinished(groups, journal, label):
+        try:
+            maps = make(group)
+        except InputError as error:
+            if source != "given":
+                raise
+            problems.append(str(error))
+            continue
+        journal.put(
+            (f"{label}/{entry.id}", encode_depth(depth), [float(depth.mean()), float(depth.std())])
+            for entry, depth in zip(group, maps, strict=True)
+        )
+    if problems:
+        raise together(problems)
+    figures = []
     with write_pack(out) as pack:
-        for entry, depth_map in maps:
-            pack.add(f"{entry.id}.png", encode_depth(depth_map))
-            means.append(float(depth_map.mean()))
-            deviations.append(float(depth_map.std()))
-    return {"mean": 100 * float(np.mean(means)), "std": 100 * float(np.mean(deviations))}
+        for entry in (entry for group in groups for entry in group):
+            content, row = journal[f"{label}/{entry.id}"]
+            pack.add(f"{entry.id}.png", content)
+            figures.append(row)
+    mean, deviation = np.mean(np.array(figures), 0)
+    return {"mean": 100 * float(mean), "std": 100 * float(deviation)}

@@ -9,7 +9,7 @@ import pandas as pd
 
 from dgkd_core.data.manifest import Entry, Manifest
 from dgkd_core.data.pack import Pack, write_pack
-from dgkd_core.data.pictures import decode_array, encode_mask
+from dgkd_core.data.pictures import decode_array
 from dgkd_core.data.samples import Store
 from dgkd_core.device import start
 from dgkd_core.evaluation.figures import colour_heat, colour_mask, sheet
@@ -18,6 +18,7 @@ from dgkd_core.evaluation.scores import Confusion, per_class
 from dgkd_core.files import atomic_file
 from dgkd_core.imaging.exposure import expose_8bit
 from dgkd_core.imaging.tiles import spread
+from dgkd_core.journal import Journal
 from dgkd_core.models.registry import load_model
 from dgkd_core.sections import Params
 from dgkd_core.stage import ARTIFACTS
@@ -38,11 +39,17 @@ class Places:
 
 
 def score_networks(
-    stage: str, manifest: Manifest, places: Places, params: Params, store: Store
+    stage: str,
+    manifest: Manifest,
+    places: Places,
+    params: Params,
+    store: Store,
+    journal: Journal,
 ) -> dict[str, Result]:
     """Every network on normal and on dark val; the teacher also on brightened dark pictures.
 
-    Dropped classes and the background's power belong to the weakly-supervised networks (METHOD §7).
+    Predictions are kept in ``journal``. Dropped classes and the background's power belong to the
+    weakly-supervised networks (METHOD §7).
     """
     section, where = params.evaluate, start(params.seed, stage)
     plain = Protocol(tuple(section.scales), section.flip, 0, 1, section.batch)
@@ -60,7 +67,7 @@ def score_networks(
             label = f"{stage}, {name} on {kind.replace('_', ' ')}"
             protocol = plain if name == "segmenter" else weak
             results[f"{name}.{kind}"] = score(
-                model, manifest, places.truth, view, protocol, where, label
+                model, manifest, places.truth, view, protocol, where, label, journal
             )
     return results
 
@@ -84,7 +91,7 @@ def write_predictions(path: Path, result: Result) -> None:
     """A pack of predictions ID.png."""
     with write_pack(path) as pack:
         for id_ in sorted(result.predictions):
-            pack.add(f"{id_}.png", encode_mask(result.predictions[id_]))
+            pack.add(f"{id_}.png", result.predictions.encoded(id_))
 
 
 def picture_mious(

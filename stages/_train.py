@@ -13,6 +13,7 @@ from dgkd_core.files import write_metrics
 from dgkd_core.models.network import Network, Segmenter
 from dgkd_core.models.registry import Spec, save_model
 from dgkd_core.stage import ARTIFACTS
+from dgkd_core.state import State
 from dgkd_core.training.loop import Recipe, Step, train, write_curve
 
 
@@ -26,6 +27,7 @@ def train_and_score(
     section: Any,
     view: View,
     where: torch.device,
+    state: State,
     pretrained: Sequence[nn.Parameter],
     beside: Sequence[nn.Module] = (),
 ) -> list[dict[str, float]]:
@@ -35,6 +37,7 @@ def train_and_score(
         stage: names the curve, the metrics and the lines that are printed.
         folder: where the model goes, below artifacts/.
         view: the val pictures that it is scored on.
+        state: where the run is kept until it has succeeded.
         pretrained: parameters that have weights already; all others are new layers.
         beside: modules that are trained with it and not kept.
 
@@ -50,11 +53,13 @@ def train_and_score(
         Recipe.of(section),
         where,
         pretrained,
+        state,
     )
     save_model(Path(ARTIFACTS, folder), model, spec)
     write_curve(f"metrics/curves/{stage}.csv", curve)
     truth = Path(ARTIFACTS, "prepare", "masks_val.zip")
-    result = score(model, manifest, truth, view, Protocol(), where, f"{stage}, val")
+    label, journal = f"{stage}, val", state.journal("val")
+    result = score(model, manifest, truth, view, Protocol(), where, label, journal)
     write_metrics(f"metrics/{stage}.json", {"val": result.metrics(manifest.classes)})
     light, miou = "dark" if view.dark else "normal", result.confusion.miou()
     print(

@@ -7,53 +7,58 @@ The background threshold is chosen on val; no training mask is read.
 """
 
 from pathlib import Path
+from typing import Any
 
 import _start  # noqa: F401
 import torch
 
-from dgkd_core.data.manifest import read_manifest
+from dgkd_core.data.manifest import by_size, read_manifest
 from dgkd_core.data.pack import write_pack
-from dgkd_core.data.pictures import encode_array
+from dgkd_core.data.pictures import decode_array, encode_array
 from dgkd_core.data.samples import Store
 from dgkd_core.device import start
 from dgkd_core.evaluation.cams import Sweep, class_maps
-from dgkd_core.evaluation.inference import Protocol, View, dark_view, run_model
+from dgkd_core.evaluation.inference import Protocol, View, dark_view, run_group
 from dgkd_core.files import write_json, write_metrics
+from dgkd_core.journal import unfinished
 from dgkd_core.models.registry import load_model
 from dgkd_core.sections import Params
 from dgkd_core.stage import ARTIFACTS, run
+from dgkd_core.state import State
 
 
-def cam(params: Params) -> None:
+def cam(params: Params, state: State) -> None:
     source, where, section = Path(ARTIFACTS, "prepare"), start(params.seed, "cam"), params.cam
     dark, depth = Path(ARTIFACTS, "darken", "dark.zip"), Path(ARTIFACTS, "depth", "depth.zip")
     manifest = read_manifest(source)
     if section.source != "student":
         manifest.need_normal(["train", "val"], f"cam.source is {section.source}")
-    student, spec = load_model(Path(ARTIFACTS, "student"), where)
-    teacher, _ = load_model(Path(ARTIFACTS, "teacher"), where)
+    store, truth = Store(), source / "masks_val.zip"
+    networks: list[tuple[Any, View]] = []
+    if section.source != "teacher":
+        student, spec = load_model(Path(ARTIFACTS, "student"), where)
+        networks.append((student, dark_view(store, dark, depth, spec)))
+    if section.source != "student":
+        teacher, _ = load_model(Path(ARTIFACTS, "teacher"), where)
+        day = View(store, source / "images.zip", None, dark=False, exposure="none")
+        networks.append((teacher, day))
     protocol = Protocol(tuple(section.scales), section.flip, batch=section.batch)
-    store = Store()
-    night = student, dark_view(store, dark, depth, spec)
-    day = teacher, View(store, source / "images.zip", None, dark=False, exposure="none")
-    chosen = {"student": [night], "teacher": [day], "mean": [night, day]}[section.source]
-    sweep, truth = Sweep(len(manifest.classes)), source / "masks_val.zip"
+    sweep, journal = Sweep(len(manifest.classes)), state.journal("maps")
     for split in ("train", "val"):
+        label, groups = f"cam, {split}", by_size(manifest.split(split), protocol.batch)
+        for group in unfinished(groups, journal, label):
+            runs = [run_group(model, group, view, protocol, where)[0] for model, view in networks]
+            masks = torch.stack(runs).mean(0)
+            for entry, mask in zip(group, masks, strict=True):
+                maps = class_maps(mask, manifest.label_vector(entry))
+                journal.put([(f"{label}/{entry.id}", encode_array(maps), None)])
         with write_pack(Path(ARTIFACTS, "cam", f"{split}.zip")) as pack:
-            entries = manifest.split(split)
-            runs = [
-                run_model(model, entries, view, protocol, where, f"cam, {split}")
-                for model, view in chosen
-            ]
-            for parts in zip(*runs, strict=True):
-                group = parts[0][0]
-                masks = torch.stack([masks for _, masks, _ in parts]).mean(0)
-                for entry, mask in zip(group, masks, strict=True):
-                    labels = manifest.label_vector(entry)
-                    maps = class_maps(mask, labels)
-                    pack.add(f"{entry.id}.npy", encode_array(maps), compress=True)
-                    if split == "val" and store.has(truth, name := f"{entry.id}.png"):
-                        sweep.add(store.mask(truth, name), maps, labels)
+            for entry in (entry for group in groups for entry in group):
+                content, _ = journal[f"{label}/{entry.id}"]
+                pack.add(f"{entry.id}.npy", content, compress=True)
+                if split == "val" and store.has(truth, name := f"{entry.id}.png"):
+                    maps = decode_array(content, entry.id)
+                    sweep.add(store.mask(truth, name), maps, manifest.label_vector(entry))
     threshold, best = sweep.best()
     write_json(Path(ARTIFACTS, "cam", "threshold.json"), {"threshold": threshold})
     metrics = {

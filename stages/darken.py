@@ -15,13 +15,15 @@ from dgkd_core.files import write_metrics
 from dgkd_core.imaging.preview import write_preview
 from dgkd_core.sections import Params
 from dgkd_core.stage import ARTIFACTS, run
+from dgkd_core.state import State
 
 
-def darken(params: Params) -> None:
+def darken(params: Params, state: State) -> None:
     source, out = Path(ARTIFACTS, "prepare"), Path(ARTIFACTS, "darken", "dark.zip")
     manifest = read_manifest(source)
     settings = params.lowlight.model_dump()
-    metrics = write_dark(manifest, source, out, params.seed, settings, "darken")
+    journal = state.journal("dark")
+    metrics = write_dark(manifest, source, out, params.seed, settings, "darken", journal)
     preview = out.with_name("preview.png")
     images, real = Pack(source / "images.zip"), Pack(source / "dark.zip")
     write_preview(preview, manifest.entries, images, settings, params.seed, real)

@@ -10,13 +10,16 @@ from dgkd_core.files import write_metrics
 from dgkd_core.paths import resolve
 from dgkd_core.sections import Params
 from dgkd_core.stage import ARTIFACTS, run
+from dgkd_core.state import State
 
 
-def depth(params: Params) -> None:
+def depth(params: Params, state: State) -> None:
     manifest = read_manifest(Path(ARTIFACTS, "prepare"))
     dark, out = Path(ARTIFACTS, "darken", "dark.zip"), Path(ARTIFACTS, "depth", "depth.zip")
     measured = resolve(params.data.depth_root)
-    write_metrics("metrics/depth.json", write_depth(manifest, dark, out, measured, params, "depth"))
+    journal = state.journal("depth")
+    metrics = write_depth(manifest, dark, out, measured, params, "depth", journal)
+    write_metrics("metrics/depth.json", metrics)
 
 
 if __name__ == "__main__":

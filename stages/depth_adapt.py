@@ -21,8 +21,10 @@ from dgkd_core.device import start
 from dgkd_core.errors import InputError
 from dgkd_core.files import atomic_folder, write_json, write_metrics
 from dgkd_core.models.depth import load_dpt, network_inputs, predict, rank_correlation, save_dpt
+from dgkd_core.progress import Progress
 from dgkd_core.sections import Params
 from dgkd_core.stage import ARTIFACTS, run
+from dgkd_core.state import State
 from dgkd_core.training.adapt import adaptation_step
 from dgkd_core.training.loop import Recipe, train, write_curve
 
@@ -44,7 +46,8 @@ def agreement(
     entries = with_twin(read_manifest(PREPARED).split("val"))
     images, dark = Pack(PREPARED / "images.zip"), Pack(DARK)
     found: dict[str, list[float]] = {"before": [], "after": []}
-    for group in in_groups(entries, params.depth.adapt.batch, "depth_adapt, val"):
+    groups = in_groups(entries, params.depth.adapt.batch)
+    for group in Progress(groups, "depth_adapt, val", lines=4):
         normal = [np.array(decode_rgb(images.read(e.image), e.image)) for e in group]
         night = dark_pictures(group, dark, params.depth.exposure)
         by_day = predict(original, processor, normal, where)
@@ -57,7 +60,7 @@ def agreement(
     }
 
 
-def adapt(params: Params, folder: Path) -> dict[str, Any]:
+def adapt(params: Params, folder: Path, state: State) -> dict[str, Any]:
     section, where = params.depth.adapt, start(params.seed, "depth_adapt")
     entries = with_twin(read_manifest(PREPARED).split("train"))
     if not entries:
@@ -78,7 +81,7 @@ def adapt(params: Params, folder: Path) -> dict[str, Any]:
     recipe = Recipe(count, "adamw", section.lr, 0.0, 0.9, min(20, count // 10), 1.0, 0.0)
     batches = training_batches(twins, section.batch, count, where, twins_by_shape)
     step = adaptation_step(model, original)
-    curve = train("depth_adapt", step, batches, [model], recipe, where)
+    curve = train("depth_adapt", step, batches, [model], recipe, where, state=state)
     write_curve("metrics/curves/depth_adapt.csv", curve)
     save_dpt(model, processor, folder)
     correlation = agreement(model, original, processor, params, where)
@@ -87,11 +90,11 @@ def adapt(params: Params, folder: Path) -> dict[str, Any]:
     return {"val": {"rank_correlation": correlation}, "train_pictures": len(entries)}
 
 
-def depth_adapt(params: Params) -> None:
+def depth_adapt(params: Params, state: State) -> None:
     wanted = params.depth.adapt.iterations > 0
     write_curve("metrics/curves/depth_adapt.csv", [])
     with atomic_folder(Path(ARTIFACTS, "depth_adapted")) as folder:
-        metrics = adapt(params, folder) if wanted else {}
+        metrics = adapt(params, folder, state) if wanted else {}
         write_json(folder / "source.json", {"adapted": wanted})
     write_metrics("metrics/depth_adapt.json", metrics)
 

@@ -27,6 +27,7 @@ from dgkd_core.paths import resolve
 from dgkd_core.progress import Progress
 from dgkd_core.sections import Params
 from dgkd_core.stage import ARTIFACTS, run
+from dgkd_core.state import State
 from dgkd_core.training.loop import Recipe, train, write_curve
 
 
@@ -42,19 +43,21 @@ def draw(params: Params, split: str, count: int) -> tuple[list[np.ndarray], list
     return pictures, depths
 
 
-def train_on_scenes(params: Params, folder: Path) -> dict[str, float]:
+def train_on_scenes(params: Params, folder: Path, state: State) -> dict[str, float]:
     section, where = params.depth_model, start(params.seed, "depth_model")
     model, processor = small_dpt(section.size, section.width)
     pictures, depths = draw(params, "train", section.pictures)
     inputs = processor(images=pictures, return_tensors="pt")["pixel_values"]
     truth = torch.from_numpy(np.stack(depths))
-    order = np.random.default_rng(params.seed)
 
-    def batches():
-        for _ in range(section.iterations):
+    def batches(first):
+        order = np.random.default_rng(params.seed)
+        for i in range(section.iterations):
             chosen = torch.from_numpy(order.integers(len(inputs), size=section.batch))
-            x, y = inputs[chosen], truth[chosen]
             flip = bool(order.random() < 0.5)
+            if i < first:
+                continue
+            x, y = inputs[chosen], truth[chosen]
             yield {"x": x.flip(-1) if flip else x, "y": y.flip(-1) if flip else y}
 
     def step(batch, i):
@@ -64,7 +67,7 @@ def train_on_scenes(params: Params, folder: Path) -> dict[str, float]:
         return {"depth": gradient_loss(predicted[:, 0], batch["y"])}
 
     recipe = Recipe(section.iterations, "adamw", section.lr, 0.0, 0.9, 20, 1.0, 0.01)
-    curve = train("depth_model", step, batches(), [model], recipe, where)
+    curve = train("depth_model", step, batches, [model], recipe, where, state=state)
     write_curve("metrics/curves/depth_model.csv", curve)
     save_dpt(model, processor, folder)
     pictures, depths = draw(params, "held-out", section.held_out)
@@ -72,14 +75,14 @@ def train_on_scenes(params: Params, folder: Path) -> dict[str, float]:
     return depth_errors(np.stack(guesses), np.stack(depths), truth.numpy().mean(0))
 
 
-def depth_model(params: Params) -> None:
+def depth_model(params: Params, state: State) -> None:
     source = params.depth.model
     local = resolve(source)
     write_curve("metrics/curves/depth_model.csv", [])
     with atomic_folder(Path(ARTIFACTS, "depth_model")) as folder:
         metrics: dict[str, float] = {}
         if source == "scenes":
-            metrics = train_on_scenes(params, folder)
+            metrics = train_on_scenes(params, folder, state)
         elif source not in ("given", "gradient"):
             is_local = local.is_dir()
             pin = params.depth.revision

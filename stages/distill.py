@@ -19,6 +19,7 @@ from dgkd_core.models.network import Network
 from dgkd_core.models.registry import Spec, build, first_weights, inherit, load_model
 from dgkd_core.sections import Params
 from dgkd_core.stage import ARTIFACTS, run
+from dgkd_core.state import State
 from dgkd_core.training.student import student_step
 from dgkd_core.training.weak import freeze
 
@@ -28,7 +29,7 @@ def noise_errors(losses: Mapping[str, float]) -> dict[str, float]:
     return {k.removeprefix("diff_"): v for k, v in losses.items() if k.startswith("diff_")}
 
 
-def distill(params: Params) -> None:
+def distill(params: Params, state: State) -> None:
     where, section = start(params.seed, "distill"), params.distill
     images = Path(ARTIFACTS, "prepare", "images.zip")
     dark, depth = Path(ARTIFACTS, "darken", "dark.zip"), Path(ARTIFACTS, "depth", "depth.zip")
@@ -89,6 +90,7 @@ def distill(params: Params) -> None:
         section,
         dark_view(Store(), dark, depth, spec),
         where,
+        state,
         pretrained,
         beside=[dgkd] if dgkd is not None else [],
     )

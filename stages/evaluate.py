@@ -17,6 +17,7 @@ from dgkd_core.files import read_json, write_metrics, write_text
 from dgkd_core.progress import Progress
 from dgkd_core.sections import Params
 from dgkd_core.stage import run
+from dgkd_core.state import State
 
 VAL = Places(
     images=ROOT / "prepare/images.zip",
@@ -53,9 +54,10 @@ def score_training_labels(manifest: Manifest) -> dict[str, float | int]:
     }
 
 
-def evaluate(params: Params) -> None:
+def evaluate(params: Params, state: State) -> None:
     manifest, store = read_manifest(ROOT / "prepare"), Store()
-    results = score_networks("evaluate", manifest, VAL, params, store)
+    journal = state.journal("predictions")
+    results = score_networks("evaluate", manifest, VAL, params, store, journal)
     final = results["segmenter.dark"]
     metrics, table = tabulate(manifest, results)
     metrics["train"] = dict(score_training_labels(manifest))

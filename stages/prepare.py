@@ -21,6 +21,7 @@ from dgkd_core.paths import link_for_experiments, resolve
 from dgkd_core.progress import Progress
 from dgkd_core.sections import NOT_USED, Data, Params
 from dgkd_core.stage import ARTIFACTS, run
+from dgkd_core.state import State
 
 
 def find(data: Data) -> DataSet:
@@ -117,7 +118,7 @@ def what_is_scored(manifest: Manifest, scored: int) -> list[str]:
     return lines
 
 
-def prepare(params: Params) -> None:
+def prepare(params: Params, state: State) -> None:
     data, out = params.data, Path(ARTIFACTS, "prepare")
     for root in (data.root, data.sbd_root, data.lis_root, data.depth_root):
         link_for_experiments(root)

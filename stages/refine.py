@@ -12,7 +12,14 @@ import numpy as np
 
 from dgkd_core.data.manifest import NO_THRESHOLD, Entry, Manifest, read_manifest
 from dgkd_core.data.pack import Pack, write_pack
-from dgkd_core.data.pictures import decode_array, decode_depth, decode_mask, decode_rgb, encode_mask
+from dgkd_core.data.pictures import (
+    decode_array,
+    decode_depth,
+    decode_mask,
+    decode_rgb,
+    encode_array,
+    encode_mask,
+)
 from dgkd_core.errors import InputError
 from dgkd_core.evaluation.cams import Sweep
 from dgkd_core.evaluation.scores import Confusion, per_class
@@ -21,9 +28,10 @@ from dgkd_core.imaging.dense_crf import DenseCRF
 from dgkd_core.imaging.exposure import expose
 from dgkd_core.imaging.pamr import PAMR
 from dgkd_core.imaging.pseudo_labels import pseudo_label, sharpen_by_crf, sharpen_by_pamr
-from dgkd_core.progress import Progress
+from dgkd_core.journal import Journal, unfinished
 from dgkd_core.sections import Params
 from dgkd_core.stage import ARTIFACTS, run
+from dgkd_core.state import State
 
 
 class Guides:
@@ -59,47 +67,60 @@ def sharpener(params: Params) -> Callable[[np.ndarray, np.ndarray], np.ndarray] 
     return None
 
 
-def sharp_maps(
-    split: str, manifest: Manifest, params: Params
-) -> Iterator[tuple[Entry, np.ndarray, np.ndarray]]:
-    """Each picture of a split with its labels (C,) and its refined class maps (K, H, W)."""
-    cams = Pack(Path(ARTIFACTS, "cam", f"{split}.zip"))
-    guides, sharpen = Guides(params), sharpener(params)
-    for entry in Progress(manifest.split(split), f"refine, {split}", lines=4):
-        maps = decode_array(cams.read(f"{entry.id}.npy"), f"{entry.id}.npy")
-        sharp = sharpen(maps, guides(entry)) if sharpen else maps.astype(np.float32) / 255
-        yield entry, manifest.label_vector(entry), sharp
+def refined_val(
+    manifest: Manifest, journal: Journal, truth: Pack
+) -> Iterator[tuple[Entry, np.ndarray, np.ndarray | None]]:
+    """Each val picture with its refined class maps (K, H, W) and its mask, where it has one."""
+    for entry in manifest.split("val"):
+        maps = decode_array(journal[f"refine, val/{entry.id}"][0], entry.id)
+        name = f"{entry.id}.png"
+        yield entry, maps, decode_mask(truth.read(name), name) if name in truth else None
 
 
-def refine(params: Params) -> None:
+def refine(params: Params, state: State) -> None:
     source, section = Path(ARTIFACTS, "prepare"), params.refine
-    manifest = read_manifest(source)
+    manifest, journal = read_manifest(source), state.journal("labels")
     if section.guide == "normal":
         manifest.need_normal(["train", "val"], "refine.guide is normal")
-    pack = Pack(source / "masks_val.zip")
+    cams = {split: Pack(Path(ARTIFACTS, "cam", f"{split}.zip")) for split in ("train", "val")}
+    truth = Pack(source / "masks_val.zip")
+    guides, sharpen = Guides(params), sharpener(params)
     classes = len(manifest.classes)
-    val = list(sharp_maps("val", manifest, params))
-    masks = {e.id: f"{e.id}.png" for e, _, _ in val if f"{e.id}.png" in pack}
-    truth = {id_: decode_mask(pack.read(name), name) for id_, name in masks.items()}
+
+    def sharp_maps(entry: Entry) -> np.ndarray:
+        """(K, H, W) float32 in [0, 1]."""
+        maps = decode_array(cams[entry.split].read(f"{entry.id}.npy"), f"{entry.id}.npy")
+        return sharpen(maps, guides(entry)) if sharpen else maps.astype(np.float32) / 255
+
+    label, entries = "refine, val", manifest.split("val")
+    for (entry,) in unfinished([[entry] for entry in entries], journal, label):
+        journal.put([(f"{label}/{entry.id}", encode_array(sharp_maps(entry)), None)])
     sweep = Sweep(classes)
-    for entry, labels, maps in val:
-        if entry.id in truth:
-            sweep.add(truth[entry.id], maps, labels)
+    for entry, maps, mask in refined_val(manifest, journal, truth):
+        if mask is not None:
+            sweep.add(mask, maps, manifest.label_vector(entry))
     threshold = sweep.best()[0] if section.threshold == "auto" else section.threshold
     if threshold is None:
         raise InputError(NO_THRESHOLD)
     confusion, decided = Confusion(classes), []
-    for split in ("val", "train"):
-        with write_pack(Path(ARTIFACTS, "refine", f"{split}.zip")) as out:
-            refined = val if split == "val" else sharp_maps(split, manifest, params)
-            for entry, labels, maps in refined:
-                pseudo = pseudo_label(maps, labels, threshold, section.margin)
-                out.add(f"{entry.id}.png", encode_mask(pseudo))
-                if split == "val" and entry.id in truth:
-                    known = np.where(pseudo == 255, 255, truth[entry.id]).astype(np.uint8)
-                    confusion.add(known, pseudo)
-                if split == "train":
-                    decided.append(float((pseudo != 255).mean()))
+    with write_pack(Path(ARTIFACTS, "refine", "val.zip")) as out:
+        for entry, maps, mask in refined_val(manifest, journal, truth):
+            pseudo = pseudo_label(maps, manifest.label_vector(entry), threshold, section.margin)
+            out.add(f"{entry.id}.png", encode_mask(pseudo))
+            if mask is not None:
+                known = np.where(pseudo == 255, 255, mask).astype(np.uint8)
+                confusion.add(known, pseudo)
+    label, entries = "refine, train", manifest.split("train")
+    for (entry,) in unfinished([[entry] for entry in entries], journal, label):
+        vector, maps = manifest.label_vector(entry), sharp_maps(entry)
+        pseudo = pseudo_label(maps, vector, threshold, section.margin)
+        row = encode_mask(pseudo), float((pseudo != 255).mean())
+        journal.put([(f"{label}/{entry.id}", *row)])
+    with write_pack(Path(ARTIFACTS, "refine", "train.zip")) as out:
+        for entry in entries:
+            content, share = journal[f"{label}/{entry.id}"]
+            out.add(f"{entry.id}.png", content)
+            decided.append(share)
     metrics = {
         "coverage": 100 * float(np.mean(decided)),
         "sweep": {f"{t:.2f}": miou for t, miou in sweep.mious().items()},

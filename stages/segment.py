@@ -13,10 +13,11 @@ from dgkd_core.models.network import Segmenter
 from dgkd_core.models.registry import Spec, build, first_weights, inherit, load_model
 from dgkd_core.sections import Params
 from dgkd_core.stage import ARTIFACTS, run
+from dgkd_core.state import State
 from dgkd_core.training.supervised import segmenter_step
 
 
-def segment(params: Params) -> None:
+def segment(params: Params, state: State) -> None:
     where, section = start(params.seed, "segment"), params.segment
     dark, depth = Path(ARTIFACTS, "darken", "dark.zip"), Path(ARTIFACTS, "depth", "depth.zip")
     manifest = read_manifest(Path(ARTIFACTS, "prepare"))
@@ -56,6 +57,7 @@ def segment(params: Params) -> None:
         section,
         dark_view(Store(), dark, depth, spec),
         where,
+        state,
         pretrained,
     )
 

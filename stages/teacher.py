@@ -17,6 +17,7 @@ from dgkd_core.models.registry import Spec, build, first_weights, load_model, sa
 from dgkd_core.paths import resolve
 from dgkd_core.sections import Params
 from dgkd_core.stage import ARTIFACTS, run
+from dgkd_core.state import State
 from dgkd_core.training.loop import write_curve
 from dgkd_core.training.weak import AuxiliaryClassifier, freeze, teacher_step
 
@@ -40,7 +41,7 @@ def take_over(folder: Path, pin: str | None, manifest: Manifest) -> None:
     print(f"teacher: taken from {folder}, not trained")
 
 
-def teacher(params: Params) -> None:
+def teacher(params: Params, state: State) -> None:
     where, section = start(params.seed, "teacher"), params.teacher
     images = Path(ARTIFACTS, "prepare", "images.zip")
     manifest = read_manifest(images.parent)
@@ -77,6 +78,7 @@ def teacher(params: Params) -> None:
         section,
         View(Store(), images, None, dark=False, exposure="none"),
         where,
+        state,
         pretrained,
         beside=[auxiliary] if auxiliary is not None else [],
     )

@@ -23,9 +23,10 @@ from dgkd_core.paths import link_for_experiments, resolve
 from dgkd_core.progress import Progress
 from dgkd_core.sections import Params
 from dgkd_core.stage import run
+from dgkd_core.state import State
 
 
-def testset(name: str, params: Params) -> None:
+def testset(name: str, params: Params, state: State) -> None:
     key = f"evaluate.sets.{name}"
     if name not in params.evaluate.sets:
         known = ", ".join(params.evaluate.sets) or "none"
@@ -48,11 +49,13 @@ def testset(name: str, params: Params) -> None:
         truth=out / "masks_val.zip",
     )
     night = f"{label}, dark"
-    write_dark(manifest, out, places.dark, params.seed, params.lowlight.model_dump(), night)
+    settings, journal = params.lowlight.model_dump(), state.journal("dark")
+    write_dark(manifest, out, places.dark, params.seed, settings, night, journal)
     measured = (place if place.is_dir() else place.parent) / "depth"
-    write_depth(manifest, places.dark, places.depth, measured, params, label)
+    depths = state.journal("depth")
+    write_depth(manifest, places.dark, places.depth, measured, params, label, depths)
     store = Store()
-    results = score_networks(label, manifest, places, params, store)
+    results = score_networks(label, manifest, places, params, store, state.journal("predictions"))
     final = results["segmenter.dark"]
     metrics, table = tabulate(manifest, results)
     scored = sum(store.has(places.truth, f"{entry.id}.png") for entry in manifest.entries)
@@ -69,4 +72,4 @@ def testset(name: str, params: Params) -> None:
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("testset: expected a name in evaluate.sets, as in python stages/testset.py night")
-    run("testset", partial(testset, sys.argv[1]))
+    run("testset", partial(testset, sys.argv[1]), sys.argv[1])

@@ -28,7 +28,7 @@ evaluate: {sheet: 2, batch: 4}
 """
 
 
-def _copy_project(target: Path) -> Path:
+def copy_project(target: Path) -> Path:
     for name in ("dgkd_core", "stages", "presets", "data/scenes", "data/none"):
         shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("params.yaml", "dvc.yaml", "pyproject.toml", ".gitignore", ".dvcignore"):
@@ -41,7 +41,7 @@ def _copy_project(target: Path) -> Path:
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder becomes a copy of the project with tiny settings."""
-    _copy_project(tmp_path)
+    copy_project(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -49,7 +49,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="module")
 def dvc_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A git and DVC repository of the project with tiny settings, committed, nothing run."""
-    folder = _copy_project(tmp_path_factory.mktemp("project"))
+    folder = copy_project(tmp_path_factory.mktemp("project"))
     for command in (
         "git init -q -b main",
         "git config user.name tester",
@@ -67,6 +67,7 @@ def dvc_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_stages(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Run stages of the current folder's params in this process: ``run_stages("prepare", …)``."""
     from dgkd_core.params import load_params
+    from dgkd_core.state import State
 
     monkeypatch.setenv("DGKD_WORKERS", "1")
     monkeypatch.syspath_prepend(str(ROOT / "stages"))
@@ -74,6 +75,8 @@ def run_stages(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def run(*names: str) -> None:
         params = load_params()
         for name in names:
-            getattr(importlib.import_module(name), name)(params)
+            state = State(name)
+            getattr(importlib.import_module(name), name)(params, state)
+            state.close(succeeded=True)
 
     return run

@@ -12,6 +12,7 @@ from dgkd_core.data.manifest import Entry, Manifest
 from dgkd_core.data.pack import Pack, write_pack
 from dgkd_core.data.pictures import decode_rgb, encode_rgb
 from dgkd_core.imaging.lowlight import darken, luma, picture_rng
+from dgkd_core.journal import Journal
 from dgkd_core.parallel import ordered_map
 from dgkd_core.progress import Progress
 
@@ -38,13 +39,20 @@ def dark_picture(job: Job) -> tuple[bytes, tuple[float, ...]]:
 
 
 def write_dark(
-    manifest: Manifest, source: Path, out: Path, seed: int, settings: Mapping[str, Any], label: str
+    manifest: Manifest,
+    source: Path,
+    out: Path,
+    seed: int,
+    settings: Mapping[str, Any],
+    label: str,
+    journal: Journal,
 ) -> dict[str, Any]:
     """Write the pack ``out`` with a member ID.png for every entry, in several processes.
 
     Args:
         source: the folder with images.zip and dark.zip that the manifest names members of.
         settings: the lowlight section of params, as keywords of `lowlight.darken`.
+        journal: keeps the pictures; those that it holds are not made again.
 
     Returns:
         means over the pictures: luma of the normal and of the dark ones (0 to 255), standard
@@ -52,6 +60,7 @@ def write_dark(
         there is none.
     """
     images, real = Pack(source / "images.zip"), Pack(source / "dark.zip")
+    left = [entry for entry in manifest.entries if entry.id not in journal]
     jobs = (
         (
             entry,
@@ -60,16 +69,20 @@ def write_dark(
             seed,
             settings,
         )
-        for entry in manifest.entries
+        for entry in left
     )
+    total = len(manifest.entries)
+    made = Progress(ordered_map(dark_picture, jobs), label, total, 4, total - len(left))
+    for entry, (content, row) in zip(left, made, strict=True):
+        journal.put([(entry.id, content, row)])
     rows = []
     with write_pack(out) as pack:
-        pictures = Progress(ordered_map(dark_picture, jobs), label, len(manifest.entries), lines=4)
-        for entry, (content, row) in zip(manifest.entries, pictures, strict=True):
+        for entry in manifest.entries:
+            content, row = journal[entry.id]
             pack.add(f"{entry.id}.png", content)
             rows.append(row)
-    table = np.array(rows)
-    known = np.isfinite(table).any(0)
+    table = np.array(rows, np.float64)
+    known = [bool(np.isfinite(column).any()) for column in table.T]
     normal, dark, noise, ratio = (
         float(np.nanmean(table[:, i])) if known[i] else _NAN for i in range(4)
     )

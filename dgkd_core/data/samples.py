@@ -18,6 +18,7 @@ from dgkd_core.data.pack import Pack
 from dgkd_core.data.pictures import decode_depth, decode_mask, decode_rgb
 from dgkd_core.data.transforms import MEAN, apply_geometry, colour_jitter, draw_geometry
 from dgkd_core.imaging.exposure import expose, expose_8bit
+from dgkd_core.interrupt import serve_parent
 from dgkd_core.parallel import wanted_workers
 
 CACHE_BYTES = 1 << 30
@@ -202,20 +203,23 @@ def twins_by_shape(pairs: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
 class Positions(Sampler[list[tuple[int, int]]]):
     """Batches of (position, index): every epoch visits each picture once, in an order of its own.
 
-    Batch k is the same whether or not the batches before it were drawn.
+    Batch k is the same whether or not the batches before it were drawn; they begin with ``first``.
     """
 
-    def __init__(self, pictures: int, batch: int, iterations: int, seed: int) -> None:
+    def __init__(
+        self, pictures: int, batch: int, iterations: int, seed: int, first: int = 0
+    ) -> None:
         if pictures < 1:
             raise ValueError("no training pictures")
-        self.pictures, self.batch, self.iterations, self.seed = pictures, batch, iterations, seed
+        self.pictures, self.batch, self.seed = pictures, batch, seed
+        self.steps = range(first, iterations)
 
     def __len__(self) -> int:
-        return self.iterations
+        return len(self.steps)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         epoch, order = -1, np.empty(0, np.int64)
-        for step in range(self.iterations):
+        for step in self.steps:
             keys = []
             for position in range(step * self.batch, (step + 1) * self.batch):
                 if position // self.pictures != epoch:
@@ -233,24 +237,36 @@ def workers(device: torch.device) -> int:
     return 0 if device.type == "cpu" else min(8, max(1, (os.cpu_count() or 2) - 1))
 
 
+def _start_worker(_number: int) -> None:
+    serve_parent()
+
+
 def training_batches(
     crops: Crops | Twins,
     batch: int,
     iterations: int,
     device: torch.device,
     collate: Callable[[Any], dict[str, Tensor]] | None = None,
-) -> DataLoader[Any]:
-    """A loader of ``iterations`` batches; the same batches for any number of workers."""
-    sampler = Positions(len(crops), batch, iterations, crops.seed)
+) -> Callable[[int], DataLoader[Any]]:
+    """A function from a step to a loader of the batches from there to ``iterations``.
+
+    The batches are the same for any number of workers, and drawing them leaves torch's random state
+    alone.
+    """
     count = workers(device)
-    return DataLoader(
-        crops,
-        batch_sampler=sampler,
-        num_workers=count,
-        collate_fn=collate,
-        pin_memory=device.type == "cuda",
-        persistent_workers=count > 0,
-    )
+
+    def start(first: int) -> DataLoader[Any]:
+        return DataLoader(
+            crops,
+            batch_sampler=Positions(len(crops), batch, iterations, crops.seed, first),
+            num_workers=count,
+            collate_fn=collate,
+            pin_memory=device.type == "cuda",
+            worker_init_fn=_start_worker,
+            generator=torch.Generator(),
+        )
+
+    return start
 
 
 def whole_pictures(

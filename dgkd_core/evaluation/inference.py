@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dgkd_core.data.manifest import Entry, Manifest, by_size
+from dgkd_core.data.pictures import decode_mask, encode_mask
 from dgkd_core.data.samples import Store, whole_depths, whole_pictures
 from dgkd_core.evaluation.scores import Confusion, mean_average_precision, per_class
+from dgkd_core.journal import Journal, unfinished
 from dgkd_core.models.registry import Spec
-from dgkd_core.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -96,23 +97,16 @@ def decide(masks: Tensor, probabilities: Tensor, drop: float, background_power: 
     return masks.argmax(1)
 
 
-def run_model(
-    model: Any,
-    entries: Sequence[Entry],
-    view: View,
-    protocol: Protocol,
-    device: torch.device,
-    label: str,
-) -> Iterator[tuple[list[Entry], Tensor, Tensor]]:
-    """Yield (entries, masks, probabilities) for batches of pictures of one size, on the CPU."""
-    groups = by_size(entries, protocol.batch)
-    for group in Progress(groups, label, lines=4):
-        image = whole_pictures(group, view.store, view.pictures, view.exposure, view.dark)
-        depth = None
-        if model.uses_depth and view.depth is not None:
-            depth = whole_depths(group, view.store, view.depth).to(device)
-        masks, scores = infer(model, image.to(device), depth, protocol.scales, protocol.flip)
-        yield group, masks.cpu(), scores.cpu()
+def run_group(
+    model: Any, group: Sequence[Entry], view: View, protocol: Protocol, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Masks (N, C+1, H, W) and class probabilities (N, C) of pictures of one size, on the CPU."""
+    image = whole_pictures(group, view.store, view.pictures, view.exposure, view.dark)
+    depth = None
+    if model.uses_depth and view.depth is not None:
+        depth = whole_depths(group, view.store, view.depth).to(device)
+    masks, scores = infer(model, image.to(device), depth, protocol.scales, protocol.flip)
+    return masks.cpu(), scores.cpu()
 
 
 def predict(
@@ -122,11 +116,45 @@ def predict(
     protocol: Protocol,
     device: torch.device,
     label: str,
+    journal: Journal | None = None,
 ) -> Iterator[tuple[Entry, np.ndarray, np.ndarray]]:
-    """Yield (entry, class ids (H, W) uint8, class probabilities (C,)) picture by picture."""
-    for group, masks, scores in run_model(model, entries, view, protocol, device, label):
+    """Yield (entry, class ids (H, W) uint8, class probabilities (C,)) picture by picture.
+
+    Args:
+        journal: keeps the predictions as LABEL/ID; what it holds is not computed again.
+    """
+    kept = journal if journal is not None else Journal(None)
+    groups = by_size(entries, protocol.batch)
+    for group in unfinished(groups, kept, label):
+        masks, scores = run_group(model, group, view, protocol, device)
         ids = decide(masks, scores, protocol.drop, protocol.background_power).byte().numpy()
-        yield from zip(group, ids, scores.numpy(), strict=True)
+        kept.put(
+            (f"{label}/{entry.id}", encode_mask(mask), score.tolist())
+            for entry, mask, score in zip(group, ids, scores.double(), strict=True)
+        )
+    for entry in (entry for group in groups for entry in group):
+        content, score = kept[f"{label}/{entry.id}"]
+        yield entry, decode_mask(content, entry.id), np.array(score, np.float32)
+
+
+class Predictions(Mapping[str, np.ndarray]):
+    """Class ids (H, W) uint8 by a picture's id, read from a journal."""
+
+    def __init__(self, journal: Journal, label: str, ids: Sequence[str]) -> None:
+        self._journal, self._label, self._ids = journal, label, dict.fromkeys(ids)
+
+    def encoded(self, id_: str) -> bytes:
+        """The prediction as a palette PNG."""
+        return self._journal[f"{self._label}/{id_}"][0]
+
+    def __getitem__(self, id_: str) -> np.ndarray:
+        return decode_mask(self.encoded(id_), id_)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._ids)
+
+    def __len__(self) -> int:
+        return len(self._ids)
 
 
 @dataclass(frozen=True)
@@ -135,7 +163,7 @@ class Result:
 
     confusion: Confusion
     classification_map: float
-    predictions: dict[str, np.ndarray]
+    predictions: Predictions
 
     def metrics(self, classes: Sequence[str]) -> dict[str, Any]:
         """mIoU, IoU by class and the classification mAP, percent."""
@@ -154,27 +182,30 @@ def score(
     protocol: Protocol,
     device: torch.device,
     label: str,
+    journal: Journal | None = None,
 ) -> Result:
     """Run a network on the val pictures and compare with their masks in the pack ``truth``.
 
     Pictures without a mask are predicted and not counted; those that the view has no normal-light
-    picture of are left out.
+    picture of are left out. Predictions are kept in ``journal``, as by `predict`.
     """
+    kept = journal if journal is not None else Journal(None)
     classes = len(manifest.classes)
     confusion = Confusion(classes)
     entries = [entry for entry in manifest.split("val") if view.dark or entry.image]
-    predictions, scores, labels = {}, [], []
-    for entry, ids, probabilities in predict(model, entries, view, protocol, device, label):
+    scores, labels = [], []
+    found = predict(model, entries, view, protocol, device, label, kept)
+    for entry, ids, probabilities in found:
         name = f"{entry.id}.png"
         if view.store.has(truth, name):
             confusion.add(view.store.mask(truth, name), ids)
-        predictions[entry.id] = ids
         scores.append(probabilities)
         labels.append(manifest.label_vector(entry))
     shape = len(scores), classes
     mean_ap = mean_average_precision(
         np.reshape(np.array(scores), shape), np.reshape(np.array(labels), shape)
     )
+    predictions = Predictions(kept, label, [entry.id for entry in entries])
     return Result(confusion, mean_ap, predictions)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,14 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from dgkd_core import interrupt
+from dgkd_core.device import RandomStates, random_states, set_random_states
 from dgkd_core.errors import InputError
 from dgkd_core.files import write_text
 from dgkd_core.progress import Progress
+from dgkd_core.state import State
+
+SMALLEST_SCALE = 2.0**-16  # of the loss in float16; it begins at 2**16 and halves at an overflow
 
 Batch = dict[str, Tensor]
 Losses = dict[str, Tensor]
@@ -77,33 +83,54 @@ def make_optimizer(groups: list[dict[str, object]], recipe: Recipe) -> torch.opt
     return torch.optim.AdamW(groups, lr=recipe.lr)
 
 
-class _FiniteWatch:
+class _Watch:
     """Remembers, on the device, the first step at which each loss term was not finite.
 
-    Looking at a GPU's numbers makes the host wait, so there it looks once per row of the curve.
+    So for the gradient of their sum. Looking at a GPU's numbers makes the host wait, so there it
+    looks once per row of the curve and before a state is saved; on a CPU after every step.
     """
 
     never = 2**62
+    gradient = "gradient"
 
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
         self._first: dict[str, Tensor] = {}
 
-    def see(self, losses: Losses, step: int) -> None:
-        for name, value in losses.items():
+    def see(self, values: Mapping[str, Tensor], step: int) -> None:
+        for name, value in values.items():
             now = torch.where(value.detach().isfinite(), self.never, step)
             self._first[name] = torch.minimum(self._first.get(name, now), now)
 
-    def check(self) -> None:
+    def see_gradient(self, parameters: Sequence[nn.Parameter], step: int) -> None:
+        """Note the largest gradient, which is not finite where any is not."""
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        if gradients:
+            largest = torch.stack(torch._foreach_norm(gradients, float("inf"))).max()
+            self.see({self.gradient: largest}, step)
+
+    def check(self, blame: Callable[[], list[str]] | None = None) -> None:
+        """Raise at what has gone wrong first; losses before the gradient.
+
+        Args:
+            blame: finds the loss terms whose gradient is not finite, at the step just seen.
+        """
         first = {name: int(step) for name, step in self._first.items()}
-        name = min(first, key=lambda term: first[term])
+        if not first:
+            return
+        name = min(first, key=lambda term: (first[term], term == self.gradient))
         step = first[name]
-        if step < self.never:
-            rate = self._recipe.lr * self._recipe.factor(step)
-            raise InputError(
-                f"step {step + 1}: loss {name} is not finite at learning rate {rate:.3g}; "
-                f"a smaller lr or a longer lr_warmup usually helps"
-            )
+        if step == self.never:
+            return
+        what = f"loss {name}"
+        if name == self.gradient:
+            terms = blame() if blame is not None else []
+            what = "the gradient of " + (f"loss {', '.join(terms)}" if terms else "the losses' sum")
+        rate = self._recipe.lr * self._recipe.factor(step)
+        raise InputError(
+            f"step {step + 1}: {what} is not finite at learning rate {rate:.3g}; "
+            f"a smaller lr or a longer lr_warmup usually helps"
+        )
 
 
 def _send(x: Tensor, device: torch.device) -> Tensor:
@@ -111,68 +138,171 @@ def _send(x: Tensor, device: torch.device) -> Tensor:
     return x.to(device, non_blocking=True, memory_format=layout)
 
 
+@dataclass(frozen=True)
+class Precision:
+    """What a training step computes in: ``half`` under autocast or None, and whether to scale."""
+
+    half: torch.dtype | None
+    scale: bool
+
+    @classmethod
+    def of(cls, device: torch.device) -> Precision:
+        """bfloat16 on a GPU that has it, else float16 with a loss scale; float32 on a CPU."""
+        if device.type != "cuda":
+            return cls(None, False)
+        brain = torch.cuda.is_bf16_supported()
+        return cls(torch.bfloat16 if brain else torch.float16, scale=not brain)
+
+
+class _Run:
+    """A training run between two steps: what changes, to and from its saved state."""
+
+    name = "training"
+
+    def __init__(
+        self, modules: Sequence[nn.Module], optimizer: Any, schedule: Any, scaler: Any
+    ) -> None:
+        self.parts = {
+            "optimizer": optimizer,
+            "schedule": schedule,
+            "scaler": scaler,
+            **{f"module_{i}": module for i, module in enumerate(modules)},
+        }
+        self.step = 0
+        self.curve: list[dict[str, float]] = []
+        self.sums: dict[str, Tensor] = {}
+
+    def content(self, device: torch.device) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "curve": self.curve,
+            "sums": self.sums,
+            "random": random_states(device),
+            **{name: part.state_dict() for name, part in self.parts.items()},
+        }
+
+    def take(self, content: Mapping[str, Any], device: torch.device) -> None:
+        for name, part in self.parts.items():
+            part.load_state_dict(content[name])
+        self.step, self.curve = content["step"], content["curve"]
+        self.sums = {name: value.to(device) for name, value in content["sums"].items()}
+        set_random_states(content["random"], device)
+
+
 def train(
     label: str,
     step: Step,
-    batches: Iterable[Batch],
+    batches: Callable[[int], Iterable[Batch]],
     modules: Sequence[nn.Module],
     recipe: Recipe,
     device: torch.device,
     pretrained: Iterable[nn.Parameter] = (),
+    state: State | None = None,
 ) -> list[dict[str, float]]:
     """Train ``modules`` for ``recipe.iterations`` steps.
 
     Args:
         label: the stage's name, for progress.
         step: a batch on the device and the step's number to named losses; they are summed.
-        batches: at least ``recipe.iterations`` batches.
+        batches: the batches from a given step on, at least to ``recipe.iterations``.
         modules: what is trained.
         pretrained: the parameters that keep the base learning rate; all others are new.
+        state: where the run is saved now and then, when it is asked to stop and at its end; a run
+            that finds itself there goes on, and ends with the same bytes.
 
     Returns:
         the curve: about a hundred rows of step, learning rate and mean losses since the last row.
 
     Raises:
-        InputError: a loss became non-finite.
+        InputError: a loss or a gradient became non-finite; the last good state stays.
+        Interrupted: the process was asked to stop.
     """
     for module in modules:
         module.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimizer = make_optimizer(parameter_groups(modules, pretrained, recipe), recipe)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, recipe.factor)
-    amp = device.type == "cuda"
-    half = torch.bfloat16 if amp and torch.cuda.is_bf16_supported() else torch.float16
-    scaler = torch.amp.GradScaler(device.type, enabled=amp and half == torch.float16)
+    precision = Precision.of(device)
+    scaler = torch.amp.GradScaler(device.type, enabled=precision.scale)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    run = _Run(modules, optimizer, schedule, scaler)
+    if state is not None and (content := state.load(run.name)) is not None:
+        run.take(content, device)
     every = max(1, recipe.iterations // 100)
-    curve: list[dict[str, float]] = []
-    sums: dict[str, Tensor] = {}
-    watch = _FiniteWatch(recipe)
-    progress = Progress(islice(batches, recipe.iterations), label, recipe.iterations)
-    for i, batch in enumerate(progress):
-        batch = {key: _send(value, device) for key, value in batch.items()}
-        with torch.autocast(device.type, half, enabled=amp):
-            losses = step(batch, i)
-        watch.see(losses, i)
-        if not amp:
+    watch = _Watch(recipe)
+
+    def losses_of(batch: Batch, i: int) -> Losses:
+        with torch.autocast(device.type, precision.half, enabled=precision.half is not None):
+            return step(batch, i)
+
+    def save() -> None:
+        if state is not None:
             watch.check()
+            state.save(run.name, run.content(device))
+
+    left = recipe.iterations - run.step
+    source = islice(batches(run.step), left) if left else []
+    progress = Progress(source, label, recipe.iterations, done=run.step)
+    for i, batch in enumerate(progress, run.step):
+        batch = {key: _send(value, device) for key, value in batch.items()}
+        drawn = random_states(device) if device.type == "cpu" else {}
+        losses = losses_of(batch, i)
+        watch.see(losses, i)
         total = torch.stack(list(losses.values())).sum()
         optimizer.zero_grad(set_to_none=True)
         scaler.scale(total).backward()
+        if not precision.scale:  # where there is a scale, too large gradients are its business
+            watch.see_gradient(parameters, i)
+        if device.type == "cpu":
+            watch.check(partial(_blame, losses_of, batch, i, parameters, drawn, device))
         scaler.step(optimizer)
         scaler.update()
         rate = recipe.lr * recipe.factor(i)
         schedule.step()
         for name, value in losses.items():
-            sums[name] = sums.get(name, torch.zeros((), device=device)) + value.detach()
-        if (i + 1) % every == 0 or i + 1 == recipe.iterations:
+            run.sums[name] = run.sums.get(name, torch.zeros((), device=device)) + value.detach()
+        run.step = i + 1
+        if run.step % every == 0 or run.step == recipe.iterations:
             count = (i % every) + 1
-            means = {name: float(value) / count for name, value in sums.items()}
+            means = {name: float(value) / count for name, value in run.sums.items()}
             watch.check()
-            curve.append({"step": i + 1, "lr": rate, **means})
+            _check_scale(scaler, run.step)
+            run.curve.append({"step": run.step, "lr": rate, **means})
             progress.note(means)
-            sums = {}
+            run.sums = {}
+        if run.step == recipe.iterations or interrupt.asked() or (state and state.due()):
+            save()
+            interrupt.check()
     for module in modules:
         module.eval()
-    return curve
+    return run.curve
+
+
+def _blame(
+    losses_of: Step,
+    batch: Batch,
+    step: int,
+    parameters: Sequence[nn.Parameter],
+    drawn: RandomStates,
+    device: torch.device,
+) -> list[str]:
+    """The loss terms whose own gradient is not finite, from the same step computed again."""
+    set_random_states(drawn, device)
+    losses = losses_of(batch, step)
+    found = []
+    for name, value in losses.items():
+        gradients = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
+        if not all(g.isfinite().all() for g in gradients if g is not None):
+            found.append(name)
+    return found
+
+
+def _check_scale(scaler: torch.amp.GradScaler, step: int) -> None:
+    """Overflow in half precision lowers the loss scale; a scale that only falls is no overflow."""
+    if scaler.is_enabled() and scaler.get_scale() < SMALLEST_SCALE:
+        raise InputError(
+            f"step {step}: the gradient of the losses' sum is not finite at any loss scale down to "
+            f"{SMALLEST_SCALE:.1g}; a smaller lr or a longer lr_warmup usually helps"
+        )
 
 
 def write_curve(path: str | Path, curve: Sequence[Mapping[str, float]]) -> None:

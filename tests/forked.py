@@ -1,0 +1,107 @@
+"""Stages in forked children of the test's process: quick to start, and free to be killed."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a child ended: its exit status, or minus the signal that killed it; what it printed."""
+
+    status: int
+    output: str
+
+    @property
+    def killed(self) -> bool:
+        return self.status == -signal.SIGKILL
+
+
+def kill_me() -> None:
+    """What a power failure does to this process."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def at_call(
+    owner: Any, name: str, number: int, then: Callable[..., Any], after: bool = False
+) -> None:
+    """Let the ``number``-th call of ``owner.name`` (from 1) do ``then`` first, or afterwards."""
+    original, calls = getattr(owner, name), [0]
+
+    def counted(*arguments: Any, **keywords: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == number and not after:
+            then()
+        result = original(*arguments, **keywords)
+        if calls[0] == number and after:
+            then()
+        return result
+
+    setattr(owner, name, counted)
+
+
+def forked(
+    folder: Path,
+    stage: str,
+    prepare: Callable[[], object] = lambda: None,
+    environment: Mapping[str, str] | None = None,
+    watch: Callable[[int], object] = lambda pid: None,
+) -> Ended:
+    """Run a stage as its script does, in a forked child with one thread.
+
+    Args:
+        folder: the project.
+        prepare: called in the child before the stage; patches what it likes.
+        environment: added to the child's.
+        watch: called in the parent with the child's number, to send it signals, say.
+    """
+    with tempfile.TemporaryFile() as output:
+        child = os.fork()
+        if child == 0:
+            status = 70
+            try:
+                os.dup2(output.fileno(), 1)
+                os.dup2(output.fileno(), 2)
+                sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+                os.environ.update({"DGKD_WORKERS": "1", **(environment or {})})
+                os.chdir(folder)
+                torch.set_num_threads(1)
+                module = importlib.import_module(stage)
+                prepare()
+                run = importlib.import_module("dgkd_core.stage").run
+                run(stage, getattr(module, stage))
+                status = 0
+            except SystemExit as error:
+                if isinstance(error.code, str):
+                    print(error.code, file=sys.stderr)
+                status = error.code if isinstance(error.code, int) else 1
+            except BaseException:
+                import traceback
+
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(status)
+        watch(child)
+        _, code = os.waitpid(child, 0)
+        output.seek(0)
+        text = output.read().decode()
+    return Ended(os.waitstatus_to_exitcode(code), text)
+
+
+def bytes_below(*places: Path) -> dict[str, str]:
+    """The SHA-256 of every file by its path, stand-ins and locks included."""
+    files = sorted(f for p in places for f in ([p] if p.is_file() else p.rglob("*")) if f.is_file())
+    return {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}

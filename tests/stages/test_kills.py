@@ -1,0 +1,276 @@
+"""Killed at any moment, a stage goes on where it was and ends with the same bytes."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import _train
+import pytest
+import torch
+from conftest import copy_project
+from forked import at_call, bytes_below, forked, kill_me
+from ruamel.yaml import YAML
+from support import CHAIN
+
+from dgkd_core import journal as journal_module
+from dgkd_core.state import Journal, State, outputs
+from dgkd_core.training import loop
+
+pytestmark = pytest.mark.slow
+
+MORE = {  # long enough to be killed several times
+    "depth_model": {"iterations": 8},
+    "depth": {"batch": 2, "adapt": {"iterations": 8, "batch": 2}},
+    "teacher": {"iterations": 14, "projections": "trained"},
+    "distill": {"iterations": 12, "noise_adapter": True},
+    "segment": {"iterations": 10, "optimizer": "adamw", "lr": 0.001},
+    "cam": {"batch": 2},
+    "evaluate": {"batch": 2, "sets": {}},
+}
+
+
+def _lay_over(values: dict[str, Any], more: dict[str, Any]) -> None:
+    for key, value in more.items():
+        if isinstance(value, dict) and value:
+            _lay_over(values[key], value)
+        else:
+            values[key] = value
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project whose chain has run without a kill."""
+    folder = copy_project(tmp_path_factory.mktemp("built"))
+    params, yaml = folder / "params.yaml", YAML()
+    values = yaml.load(params)
+    _lay_over(values, MORE)
+    yaml.dump(values, params)
+    for stage in CHAIN:
+        ended = forked(folder, stage)
+        assert ended.status == 0, ended.output
+    assert not list((folder / ".dgkd/state").iterdir())
+    return folder
+
+
+Workplace = Callable[[str], Path]
+Kill = Callable[[], object]
+EVERY_STEP = {"DGKD_SAVE_EVERY": "0"}
+
+
+@pytest.fixture
+def before(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workplace:
+    """A copy of the project as it is before a given stage runs."""
+
+    def make(stage: str) -> Path:
+        folder = tmp_path / "project"
+        shutil.copytree(built, folder)
+        monkeypatch.chdir(folder)
+        for path in map(Path, outputs(stage)):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        return folder
+
+    return make
+
+
+def written(folder: Path, stage: str) -> dict[str, str]:
+    """Hashes of all that lies where a stage writes, by path in the project."""
+    places = {(folder / path).parent for path in outputs(stage)}
+    found = bytes_below(*places)
+    return {str(Path(path).relative_to(folder)): digest for path, digest in found.items()}
+
+
+def same_bytes(folder: Path, built: Path, stage: str) -> int:
+    """Assert that a stage's outputs are those of the unbroken run; how many files that are."""
+    found, expected = written(folder, stage), written(built, stage)
+    assert found == expected
+    return len(expected)
+
+
+def half_a_state() -> None:
+    """Every state that is written from now on is torn in half by a kill."""
+    save = torch.save
+
+    def torn(content: Any, path: Path) -> None:
+        save(content, path)
+        whole = path.read_bytes()
+        path.write_bytes(whole[: len(whole) // 2])
+        kill_me()
+
+    torch.save = torn
+
+
+def killers(rng: random.Random) -> list[tuple[str, Kill]]:
+    """Ways to be killed while training goes on, then ways to be killed after it."""
+    a, b, c, d, e, f = (rng.randint(1, 3) for _ in range(6))
+    rename = partial(at_call, os, "replace", 1, kill_me)
+    schedule = torch.optim.lr_scheduler.LambdaLR
+    during: list[tuple[str, Kill]] = [
+        (
+            f"step {a}, before its gradient",
+            partial(at_call, torch.autograd, "backward", a, kill_me),
+        ),
+        (
+            f"step {b}, after its gradient",
+            partial(at_call, loop._Watch, "see_gradient", b, kill_me),
+        ),
+        (f"step {c}, after the optimizer", partial(at_call, schedule, "step", c + 1, kill_me)),
+        (f"state {d}, half written", partial(at_call, State, "save", d, half_a_state)),
+        (f"state {e}, before its rename", partial(at_call, torch, "save", e, rename)),
+        (f"state {f}, after it", partial(at_call, State, "save", f, kill_me, after=True)),
+    ]
+    rng.shuffle(during)
+    return [
+        *during,
+        ("before the model is written", partial(at_call, _train, "save_model", 1, kill_me)),
+        ("between model and curve", partial(at_call, _train, "write_curve", 1, kill_me)),
+        ("while it is scored", partial(at_call, Journal, "put", 1, kill_me, after=True)),
+        ("before the metrics", partial(at_call, _train, "write_metrics", 1, kill_me)),
+        ("before the state is removed", partial(at_call, shutil, "rmtree", 1, kill_me)),
+    ]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("stage", ["teacher", "distill"])
+def test_training_survives_kills_drawn_from_a_seed(
+    stage: str, seed: int, built: Path, before: Workplace
+) -> None:
+    folder = before(stage)
+    for way, kill in killers(random.Random(f"{stage} {seed}")):
+        ended = forked(folder, stage, kill, EVERY_STEP)
+        assert ended.killed, (way, ended.output)
+    ended = forked(folder, stage, environment=EVERY_STEP)
+    assert ended.status == 0, ended.output
+    assert same_bytes(folder, built, stage) >= 4
+    assert not list((folder / ".dgkd/state").iterdir())
+
+
+@pytest.mark.parametrize("stage", ["teacher", "distill"])
+def test_training_survives_kills_at_any_time(stage: str, built: Path, before: Workplace) -> None:
+    """An alarm that nobody handles ends the process wherever it is, later from run to run."""
+    folder, rng = before(stage), random.Random(stage)
+    wait, kills = 0.02, 0
+    while True:
+        alarm = partial(signal.setitimer, signal.ITIMER_REAL, wait)
+        ended = forked(folder, stage, alarm, EVERY_STEP)
+        if ended.status != -signal.SIGALRM:
+            break
+        kills += 1
+        wait *= rng.uniform(1.2, 1.8)
+    assert ended.status == 0, ended.output
+    assert kills >= 3
+    same_bytes(folder, built, stage)
+
+
+@pytest.mark.parametrize("stage", ["depth_model", "depth_adapt", "segment"])
+def test_every_training_stage_goes_on_after_a_kill(
+    stage: str, built: Path, before: Workplace
+) -> None:
+    folder = before(stage)
+    for step in (3, 2):
+        kill = partial(at_call, loop._Watch, "see_gradient", step, kill_me)
+        assert forked(folder, stage, kill, EVERY_STEP).killed
+    ended = forked(folder, stage, environment=EVERY_STEP)
+    assert ended.status == 0, ended.output
+    assert f"{stage}: goes on after 3/" in ended.output
+    same_bytes(folder, built, stage)
+
+
+@pytest.mark.parametrize("stage", ["darken", "depth", "cam", "refine", "evaluate"])
+def test_stages_of_many_files_go_on_with_what_is_missing(
+    stage: str, built: Path, before: Workplace
+) -> None:
+    """Killed after every third piece, then before the last output: nothing is made twice."""
+    folder = before(stage)
+
+    def at_once() -> None:
+        journal_module.COMMIT_SECONDS = -1.0  # what is put is there
+
+    def third() -> None:
+        at_once()
+        at_call(Journal, "put", 3, kill_me, after=True)
+
+    kills = 0
+    while (ended := forked(folder, stage, third)).killed:
+        kills += 1
+    assert ended.status == 0, ended.output
+    assert kills >= 2
+    assert "goes on after" in ended.output
+    same_bytes(folder, built, stage)
+    for path in map(Path, outputs(stage)):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def at_the_end() -> None:
+        at_once()
+        at_call(sys.modules[stage], "write_metrics", 1, kill_me)
+
+    assert forked(folder, stage, at_the_end).killed
+    put = Journal.put
+
+    def never(journal: Journal, rows: Any) -> None:
+        if list(rows):
+            raise AssertionError("made again")
+        put(journal, rows)
+
+    ended = forked(folder, stage, partial(setattr, Journal, "put", never))
+    assert ended.status == 0, ended.output
+    same_bytes(folder, built, stage)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_saves_and_ends_between_two_steps(
+    number: signal.Signals, built: Path, before: Workplace
+) -> None:
+    """Without a state at intervals: what is kept was saved on the signal."""
+    folder, rarely = before("teacher"), {"DGKD_SAVE_EVERY": "100000"}
+
+    def signalled() -> None:
+        at_call(loop._Watch, "see_gradient", 5, lambda: os.kill(os.getpid(), number))
+
+    ended = forked(folder, "teacher", signalled, rarely)
+    assert ended.status == 128 + number
+    assert ended.output.splitlines()[-1] == (
+        f"teacher: stopped by {number.name}; run it again to go on"
+    )
+    ended = forked(folder, "teacher", environment=rarely)
+    assert "teacher: goes on after 5/14" in ended.output
+    same_bytes(folder, built, "teacher")
+
+
+def test_a_second_signal_ends_at_once(before: Workplace) -> None:
+    folder = before("teacher")
+
+    def twice() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    ended = forked(folder, "teacher", partial(at_call, loop._Watch, "see_gradient", 2, twice))
+    assert ended.status == -signal.SIGTERM
+
+
+def test_other_params_start_afresh_and_leave_the_state_to_its_owner(
+    built: Path, before: Workplace
+) -> None:
+    folder, params = before("teacher"), Path("params.yaml")
+    own = params.read_text()
+    kill = partial(at_call, loop._Watch, "see_gradient", 6, kill_me)
+    assert forked(folder, "teacher", kill, EVERY_STEP).killed
+    (kept,) = (folder / ".dgkd/state").iterdir()
+    state = bytes_below(kept)
+    params.write_text(own.replace("mask_warmup: 2", "mask_warmup: 3", 1))
+    ended = forked(folder, "teacher", environment=EVERY_STEP)
+    assert ended.status == 0, ended.output
+    assert "goes on" not in ended.output
+    assert bytes_below(kept) == state
+    params.write_text(own)
+    ended = forked(folder, "teacher", environment=EVERY_STEP)
+    assert "teacher: goes on after 5/14" in ended.output
+    same_bytes(folder, built, "teacher")
+    assert not kept.exists()
