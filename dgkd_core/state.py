@@ -98,7 +98,7 @@ class Lock:
 
 def _lookup(values: Any, key: str) -> Any:
     for part in key.split("."):
-        values = values[part]
+        values = values.get(part) if isinstance(values, Mapping) else None
     return values
 
 
@@ -116,7 +116,11 @@ def stage_entry(stage: str, item: str | None, params: Mapping[str, Any]) -> dict
     entry = YAML(typ="safe").load(CODE / "dvc.yaml")["stages"][stage]
     names: dict[str, Any] = {}
     if "foreach" in entry:
-        each = _lookup(params, entry["foreach"].strip("${}"))
+        place = entry["foreach"].strip("${}")
+        each = _lookup(params, place)
+        if item not in each:
+            known = ", ".join(each) or "none"
+            raise InputError(f"{place}.{item}: params.yaml has no such entry, there are: {known}")
         names = {"key": item, "item": each[item]}
         entry = entry["do"]
 

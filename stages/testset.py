@@ -28,9 +28,6 @@ from dgkd_core.state import State
 
 def testset(name: str, params: Params, state: State) -> None:
     key = f"evaluate.sets.{name}"
-    if name not in params.evaluate.sets:
-        known = ", ".join(params.evaluate.sets) or "none"
-        raise InputError(f"{key}: params.yaml has no such set, there are: {known}")
     link_for_experiments(params.evaluate.sets[name])
     place, out = resolve(params.evaluate.sets[name]), ROOT / "testset" / name
     classes = tuple(read_json(ROOT / "prepare/classes.json"))

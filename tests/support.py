@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,11 @@ def lively(module: nn.Module) -> nn.Module:
                 nn.init.uniform_(part.weight, 0.5, 2)
                 nn.init.normal_(part.bias, std=0.5)
     return module.double().eval()
+
+
+def from_step(batches: Sequence[Any]) -> Callable[[int], Iterator[Any]]:
+    """The batches as `dgkd_core.training.loop.train` asks for them."""
+    return lambda first: iter(batches[first:])
 
 
 def cancelled_biases(module: nn.Module) -> set[str]:

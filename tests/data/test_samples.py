@@ -209,7 +209,7 @@ def test_batches_are_the_same_for_any_number_of_workers(
     batches = []
     for count in ("0", "2"):
         monkeypatch.setenv("DGKD_WORKERS", count)
-        loader = training_batches(_crops(packs), 2, 4, torch.device("cpu"))
+        loader = training_batches(_crops(packs), 2, 4, torch.device("cpu"))(0)
         batches.append(list(loader))
     assert all(_same(a, b) for a, b in zip(*batches, strict=True))
     assert len(batches[0]) == 4
@@ -262,7 +262,7 @@ def test_batches_of_twins_are_the_same_for_any_number_of_workers(
     found = []
     for count in ("0", "2"):
         monkeypatch.setenv("DGKD_WORKERS", count)
-        loader = training_batches(_twins(packs), 2, 4, torch.device("cpu"), twins_by_shape)
+        loader = training_batches(_twins(packs), 2, 4, torch.device("cpu"), twins_by_shape)(0)
         found.append([batch["dark_0"] for batch in loader])
     assert [batch.shape for batch in found[0]] == [(2, 3, HEIGHT, WIDTH)] * 4
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))

@@ -331,7 +331,7 @@ def test_batches_of_odd_pictures_are_the_same_for_any_number_of_workers(
     for count in ("0", "1", "2"):
         monkeypatch.setenv("DGKD_WORKERS", count)
         given_ = _crops(odd, jitter=JITTER, long_side=long_side)
-        found.append(list(training_batches(given_, 3, 7, torch.device("cpu"))))
+        found.append(list(training_batches(given_, 3, 7, torch.device("cpu"))(0)))
     assert len(found[0]) == 7
     for other in found[1:]:
         assert all(_same(a, b) for a, b in zip(found[0], other, strict=True))

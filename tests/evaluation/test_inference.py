@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dgkd_core.data.manifest import Entry, Manifest
+from dgkd_core.data.manifest import Entry, Manifest, by_size
 from dgkd_core.data.pack import write_pack
 from dgkd_core.data.pictures import encode_depth, encode_mask, encode_rgb
 from dgkd_core.data.samples import Store
-from dgkd_core.evaluation.inference import Protocol, View, decide, infer, predict, run_model, score
+from dgkd_core.evaluation.inference import Protocol, View, decide, infer, predict, run_group, score
 from dgkd_core.models.network import Output
 
 CPU = torch.device("cpu")
@@ -187,9 +187,8 @@ def test_the_batch_size_does_not_change_the_answer(
     for batch in (1, 2, 8):
         protocol, model = Protocol((1.0, 0.5), True, batch=batch), Fake(uses_depth)
         found = {}
-        for group, masks, probabilities in run_model(
-            model, entries, _view(packs), protocol, CPU, "test"
-        ):
+        for group in by_size(entries, batch):
+            masks, probabilities = run_group(model, group, _view(packs), protocol, CPU)
             for entry, mask, probability in zip(group, masks, probabilities, strict=True):
                 assert mask.shape == (3, entry.height, entry.width)
                 found[entry.id] = (mask, probability)
@@ -208,7 +207,7 @@ def test_depth_reaches_only_a_network_that_uses_it(val: tuple[Manifest, dict[str
 
     def answer(model: Fake, **options: Any) -> Tensor:
         view = _view(packs, **options)
-        return next(iter(run_model(model, entries, view, Protocol(), CPU, "test")))[1]
+        return run_group(model, by_size(entries, 8)[0], view, Protocol(), CPU)[0]
 
     with_depth, without = answer(Fake(True)), answer(Fake(False))
     assert not torch.allclose(with_depth, without, atol=1e-3)

@@ -11,13 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-from dgkd_core.data.manifest import Entry, Manifest
+from dgkd_core.data.manifest import Entry, Manifest, by_size
 from dgkd_core.data.pack import write_pack
 from dgkd_core.data.pictures import encode_depth, encode_mask, encode_rgb
 from dgkd_core.data.samples import Store
 from dgkd_core.evaluation.cams import class_maps, label_map
 from dgkd_core.evaluation.figures import colour_heat, colour_mask, sheet
-from dgkd_core.evaluation.inference import Protocol, View, run_model, score
+from dgkd_core.evaluation.inference import Protocol, View, run_group, score
 from dgkd_core.imaging.dense_crf import DenseCRF
 from dgkd_core.imaging.pamr import PAMR
 from dgkd_core.imaging.pseudo_labels import pseudo_label, sharpen_by_crf, sharpen_by_pamr
@@ -63,9 +63,8 @@ def test_networks_take_pictures_of_any_shape(
     torch.manual_seed(0)
     model = build(_spec(kind, backbone)).eval()
     seen = set()
-    for group, masks, scores in run_model(
-        model, manifest.entries, _view(packs), protocol, CPU, "test"
-    ):
+    for group in by_size(manifest.entries, 4):
+        masks, scores = run_group(model, group, _view(packs), protocol, CPU)
         assert len({(e.height, e.width) for e in group}) == 1
         assert masks.shape == (len(group), 4, group[0].height, group[0].width)
         assert torch.allclose(masks.sum(1), torch.tensor(1.0), atol=1e-5)

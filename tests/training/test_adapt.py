@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import from_step
 from torch import Tensor, nn
 
 from dgkd_core.models.depth import small_dpt
@@ -130,7 +131,7 @@ def _adapt(model: nn.Module, original: nn.Module, iterations: int = 25) -> list[
     batch = {"normal_0": normal, "dark_0": dark}
     recipe = Recipe(iterations, "adamw", 2e-3, 0.0, 0.9, 2, 1.0, 0.0)
     step = adaptation_step(model, original)
-    return train("adapt", step, [batch] * iterations, [model], recipe, CPU)
+    return train("adapt", step, from_step([batch] * iterations), [model], recipe, CPU)
 
 
 def test_the_dark_map_comes_to_follow_the_normal_one(untrained: nn.Module) -> None:

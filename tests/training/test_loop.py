@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from support import from_step
 from torch import Tensor, nn
 
 from dgkd_core.data.samples import Positions
@@ -18,6 +19,7 @@ from dgkd_core.training.loop import (
     Batch,
     Losses,
     Recipe,
+    Step,
     make_optimizer,
     parameter_groups,
     train,
@@ -89,7 +91,9 @@ def test_the_optimizer_steps_with_these_rates() -> None:
         seen.append(module.weight.item())
         return {"sum": module.weight.sum()}
 
-    train("toy", step, _batches(4), [module], recipe, CPU, pretrained=module.parameters())
+    train(
+        "toy", step, from_step(_batches(4)), [module], recipe, CPU, pretrained=module.parameters()
+    )
     seen.append(module.weight.item())
     momentum = 0.0
     for i, (before, after) in enumerate(itertools.pairwise(seen)):
@@ -153,7 +157,7 @@ def test_optimizers() -> None:
 # --- the loop ------------------------------------------------------------------------------------
 
 
-def _toy_step(toy: _Toy) -> object:
+def _toy_step(toy: _Toy) -> Step:
     def step(batch: Batch, i: int) -> Losses:
         out = toy(batch["x"])
         return {"b": out.square().mean(), "a": (out - 1).abs().mean()}
@@ -164,7 +168,8 @@ def _toy_step(toy: _Toy) -> object:
 def _train(recipe: Recipe, batches: list[Batch], seed: int = 0) -> tuple[_Toy, list]:
     torch.manual_seed(seed)
     toy = _Toy()
-    curve = train("toy", _toy_step(toy), batches, [toy], recipe, CPU, toy.old.parameters())  # type: ignore[arg-type]
+    step, source = _toy_step(toy), from_step(batches)
+    curve = train("toy", step, source, [toy], recipe, CPU, toy.old.parameters())
     return toy, curve
 
 
@@ -202,12 +207,12 @@ def test_a_step_is_a_step_of_the_summed_losses() -> None:
     train(
         "toy",
         _toy_step(toy),
-        [batch],
+        from_step([batch]),
         [toy],
         replace(RECIPE, iterations=1),
         CPU,
         toy.old.parameters(),
-    )  # type: ignore[arg-type]
+    )
     for (parameter, old, group), gradient in zip(before, gradients, strict=True):
         expected = old - group["lr"] * (gradient + group["weight_decay"] * old)
         torch.testing.assert_close(parameter.detach(), expected)
@@ -221,7 +226,7 @@ def test_the_curve_has_about_a_hundred_rows_of_means(iterations: int) -> None:
         return {"i": module.weight.sum() * 0 + i, "two": module.bias.sum() * 0 + 2}
 
     recipe = replace(RECIPE, iterations=iterations, lr_min=0.1)
-    curve = train("toy", step, [{}] * iterations, [module], recipe, CPU)
+    curve = train("toy", step, from_step([{}] * iterations), [module], recipe, CPU)
     assert all(list(row) == ["step", "lr", "i", "two"] for row in curve)
     steps = [int(row["step"]) for row in curve]
     every = max(1, iterations // 100)
@@ -236,7 +241,7 @@ def test_the_curve_has_about_a_hundred_rows_of_means(iterations: int) -> None:
 def test_more_batches_than_iterations_are_not_used() -> None:
     """``batches`` may hold more than ``iterations``: an endless loader, say."""
 
-    def endless() -> Iterator[Batch]:
+    def endless(first: int) -> Iterator[Batch]:
         for batch in itertools.islice(itertools.cycle(_batches(1)), 100):
             drawn.append(1)
             yield batch
@@ -244,7 +249,7 @@ def test_more_batches_than_iterations_are_not_used() -> None:
     drawn: list[int] = []
     torch.manual_seed(0)
     toy = _Toy()
-    curve = train("toy", _toy_step(toy), endless(), [toy], RECIPE, CPU)  # type: ignore[arg-type]
+    curve = train("toy", _toy_step(toy), endless, [toy], RECIPE, CPU)
     assert [row["step"] for row in curve] == list(range(1, 11))
     assert len(drawn) <= 11
 
@@ -263,7 +268,7 @@ def test_a_loss_that_is_not_finite_is_named_with_step_and_rate(
 
     recipe = replace(RECIPE, iterations=iterations)
     with pytest.raises(InputError) as caught:
-        train("toy", step, [{}] * iterations, [module], recipe, CPU)
+        train("toy", step, from_step([{}] * iterations), [module], recipe, CPU)
     message = str(caught.value)
     rate = 0.01 + 0.09 * (1 - at / iterations) ** 0.9
     assert "\n" not in message
@@ -282,7 +287,8 @@ def test_the_loss_that_exploded_first_is_named() -> None:
         return {"cls": weight.square(), "kd_map": weight * (math.nan if i == 133 else 1.0)}
 
     with pytest.raises(InputError, match="kd_map"):
-        train("toy", step, [{}] * 450, [module], replace(RECIPE, iterations=450), CPU)
+        batches = from_step([{}] * 450)
+        train("toy", step, batches, [module], replace(RECIPE, iterations=450), CPU)
 
 
 def test_write_curve(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from support import from_step
 from torch import nn
 
 from dgkd_core.choices import PAIRS
@@ -142,7 +143,7 @@ def _run(optimizer: str) -> tuple[list[dict[str, float]], dict[str, torch.Tensor
     torch.manual_seed(6)
     step = student_step(student, teacher, dgkd, 1.0, 1, PAMR(2, (1, 2)))
     recipe = replace(RECIPE, optimizer=optimizer)
-    batches = [_batch(seed) for seed in range(3)]
+    batches = from_step([_batch(seed) for seed in range(3)])
     device = torch.device("cpu")
     curve = train(
         "student", step, batches, [student, dgkd], recipe, device, student.encoder.parameters()
