@@ -286,8 +286,8 @@ def test_the_loss_that_exploded_first_is_named() -> None:
         weight = module.weight.sum()
         return {"cls": weight.square(), "kd_map": weight * (math.nan if i == 133 else 1.0)}
 
+    batches = from_step([{}] * 450)
     with pytest.raises(InputError, match="kd_map"):
-        batches = from_step([{}] * 450)
         train("toy", step, batches, [module], replace(RECIPE, iterations=450), CPU)
 
 
