@@ -6,7 +6,7 @@ import os
 import random
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -29,18 +29,28 @@ def device() -> torch.device:
     return chosen
 
 
-def start(seed: int, stage: str) -> torch.device:
+class Run(Protocol):
+    """The two parameters that concern every computation: those of params.yaml."""
+
+    @property
+    def seed(self) -> int: ...
+    @property
+    def deterministic(self) -> bool: ...
+
+
+def start(run: Run, stage: str) -> torch.device:
     """Seed all generators from the run's seed and the stage's name; return the device to use.
 
-    Torch is told to choose deterministic algorithms where it has them.
+    Where the run is ``deterministic``, torch chooses algorithms that give the same bytes twice and
+    warns where a GPU has none; else a GPU takes the fastest ones.
     """
-    value = (seed * 1_000_003 + zlib.crc32(stage.encode())) % 2**31
+    value = (run.seed * 1_000_003 + zlib.crc32(stage.encode())) % 2**31
     random.seed(value)
     torch.manual_seed(value)
     np.random.seed(value)  # noqa: NPY002  (libraries that draw from NumPy's global state)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(run.deterministic, warn_only=True)
+    torch.backends.cudnn.benchmark = not run.deterministic
     return device()
 
 

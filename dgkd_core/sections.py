@@ -357,6 +357,7 @@ class Params(_Section):
     """All of params.yaml."""
 
     seed: int = Field(ge=0, lt=2**31, description="every random draw of every stage follows it")
+    deterministic: bool = Field(description="the same bytes twice on a GPU too; false is faster")
     data: Data
     lowlight: Lowlight
     model: Model

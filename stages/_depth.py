@@ -113,7 +113,7 @@ def write_depth(
         make = given(measured, params.depth.invert) if source == "given" else gradient
         groups = [[entry] for entry in manifest.entries]
     else:
-        make = estimated(Pack(dark), params.depth, start(params.seed, label))
+        make = estimated(Pack(dark), params.depth, start(params, label))
     problems: list[str] = []
     for group in unfinished(groups, journal, label):
         try:

@@ -51,7 +51,7 @@ def score_networks(
     Predictions are kept in ``journal``. Dropped classes and the background's power belong to the
     weakly-supervised networks (METHOD §7).
     """
-    section, where = params.evaluate, start(params.seed, stage)
+    section, where = params.evaluate, start(params, stage)
     plain = Protocol(tuple(section.scales), section.flip, 0, 1, section.batch)
     weak = replace(plain, drop=section.drop, background_power=section.background_power)
     results = {}

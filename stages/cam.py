@@ -28,7 +28,7 @@ from dgkd_core.state import State
 
 
 def cam(params: Params, state: State) -> None:
-    source, where, section = Path(ARTIFACTS, "prepare"), start(params.seed, "cam"), params.cam
+    source, where, section = Path(ARTIFACTS, "prepare"), start(params, "cam"), params.cam
     dark, depth = Path(ARTIFACTS, "darken", "dark.zip"), Path(ARTIFACTS, "depth", "depth.zip")
     manifest = read_manifest(source)
     if section.source != "student":

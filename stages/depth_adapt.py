@@ -61,7 +61,7 @@ def agreement(
 
 
 def adapt(params: Params, folder: Path, state: State) -> dict[str, Any]:
-    section, where = params.depth.adapt, start(params.seed, "depth_adapt")
+    section, where = params.depth.adapt, start(params, "depth_adapt")
     entries = with_twin(read_manifest(PREPARED).split("train"))
     if not entries:
         raise InputError(

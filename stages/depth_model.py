@@ -44,7 +44,7 @@ def draw(params: Params, split: str, count: int) -> tuple[list[np.ndarray], list
 
 
 def train_on_scenes(params: Params, folder: Path, state: State) -> dict[str, float]:
-    section, where = params.depth_model, start(params.seed, "depth_model")
+    section, where = params.depth_model, start(params, "depth_model")
     model, processor = small_dpt(section.size, section.width)
     pictures, depths = draw(params, "train", section.pictures)
     inputs = processor(images=pictures, return_tensors="pt")["pixel_values"]

@@ -30,7 +30,7 @@ def noise_errors(losses: Mapping[str, float]) -> dict[str, float]:
 
 
 def distill(params: Params, state: State) -> None:
-    where, section = start(params.seed, "distill"), params.distill
+    where, section = start(params, "distill"), params.distill
     images = Path(ARTIFACTS, "prepare", "images.zip")
     dark, depth = Path(ARTIFACTS, "darken", "dark.zip"), Path(ARTIFACTS, "depth", "depth.zip")
     manifest = read_manifest(images.parent)

@@ -18,7 +18,7 @@ from dgkd_core.training.supervised import segmenter_step
 
 
 def segment(params: Params, state: State) -> None:
-    where, section = start(params.seed, "segment"), params.segment
+    where, section = start(params, "segment"), params.segment
     dark, depth = Path(ARTIFACTS, "darken", "dark.zip"), Path(ARTIFACTS, "depth", "depth.zip")
     manifest = read_manifest(Path(ARTIFACTS, "prepare"))
     spec = Spec.of(

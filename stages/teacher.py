@@ -42,7 +42,7 @@ def take_over(folder: Path, pin: str | None, manifest: Manifest) -> None:
 
 
 def teacher(params: Params, state: State) -> None:
-    where, section = start(params.seed, "teacher"), params.teacher
+    where, section = start(params, "teacher"), params.teacher
     images = Path(ARTIFACTS, "prepare", "images.zip")
     manifest = read_manifest(images.parent)
     if section.model is not None:

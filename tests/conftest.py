@@ -3,39 +3,14 @@
 from __future__ import annotations
 
 import importlib
-import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support import environment
+from support import copy_project, environment
 
 ROOT = Path(__file__).resolve().parent.parent
-TINY = """
-data:
-  scenes: {train: 10, val: 4, size: 48}
-depth_model: {pictures: 16, held_out: 2, size: 32, width: 16, iterations: 2, batch: 4}
-depth: {batch: 4}
-model: {width: 8}
-teacher: {iterations: 6, batch: 4, crop: 48, mask_warmup: 2, lr_warmup: 1}
-distill: {iterations: 4, batch: 4, crop: 48, mask_warmup: 1, lr_warmup: 1}
-cam: {scales: [1.0], batch: 4}
-refine: {dilations: [1, 2], iterations: 2}
-segment: {iterations: 3, batch: 4, crop: 48, lr_warmup: 1}
-evaluate: {sheet: 2, batch: 4}
-"""
-
-
-def copy_project(target: Path) -> Path:
-    for name in ("dgkd_core", "stages", "presets", "data/scenes", "data/none"):
-        shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("params.yaml", "dvc.yaml", "pyproject.toml", ".gitignore", ".dvcignore"):
-        shutil.copy(ROOT / name, target / name)
-    (target / "presets/tiny.yaml").write_text(TINY)
-    subprocess.run([sys.executable, "-m", "dgkd_core", "preset", "tiny"], cwd=target, check=True)
-    return target
 
 
 @pytest.fixture

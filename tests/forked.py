@@ -15,6 +15,10 @@ from typing import Any
 
 import torch
 
+from dgkd_core.state import outputs
+
+Workplace = Callable[[str], Path]
+
 
 @dataclass(frozen=True)
 class Ended:
@@ -105,3 +109,17 @@ def bytes_below(*places: Path) -> dict[str, str]:
     """The SHA-256 of every file by its path, stand-ins and locks included."""
     files = sorted(f for p in places for f in ([p] if p.is_file() else p.rglob("*")) if f.is_file())
     return {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def written(folder: Path, stage: str) -> dict[str, str]:
+    """Hashes of all that lies where a stage writes, by path in the project."""
+    places = {(folder / path).parent for path in outputs(stage)}
+    found = bytes_below(*places)
+    return {str(Path(path).relative_to(folder)): digest for path, digest in found.items()}
+
+
+def same_bytes(folder: Path, built: Path, stage: str) -> int:
+    """Assert that a stage's outputs are those of the unbroken run; how many files that are."""
+    found, expected = written(folder, stage), written(built, stage)
+    assert found == expected
+    return len(expected)

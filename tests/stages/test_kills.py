@@ -15,10 +15,7 @@ from typing import Any
 import _train
 import pytest
 import torch
-from conftest import copy_project
-from forked import at_call, bytes_below, forked, kill_me
-from ruamel.yaml import YAML
-from support import CHAIN
+from forked import Workplace, at_call, bytes_below, forked, kill_me, same_bytes
 
 from dgkd_core import journal as journal_module
 from dgkd_core.state import Journal, State, outputs
@@ -26,72 +23,8 @@ from dgkd_core.training import loop
 
 pytestmark = pytest.mark.slow
 
-MORE = {  # long enough to be killed several times
-    "depth_model": {"iterations": 8},
-    "depth": {"batch": 2, "adapt": {"iterations": 8, "batch": 2}},
-    "teacher": {"iterations": 14, "projections": "trained"},
-    "distill": {"iterations": 12, "noise_adapter": True},
-    "segment": {"iterations": 10, "optimizer": "adamw", "lr": 0.001},
-    "cam": {"batch": 2},
-    "evaluate": {"batch": 2, "sets": {}},
-}
-
-
-def _lay_over(values: dict[str, Any], more: dict[str, Any]) -> None:
-    for key, value in more.items():
-        if isinstance(value, dict) and value:
-            _lay_over(values[key], value)
-        else:
-            values[key] = value
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project whose chain has run without a kill."""
-    folder = copy_project(tmp_path_factory.mktemp("built"))
-    params, yaml = folder / "params.yaml", YAML()
-    values = yaml.load(params)
-    _lay_over(values, MORE)
-    yaml.dump(values, params)
-    for stage in CHAIN:
-        ended = forked(folder, stage)
-        assert ended.status == 0, ended.output
-    assert not list((folder / ".dgkd/state").iterdir())
-    return folder
-
-
-Workplace = Callable[[str], Path]
-Kill = Callable[[], object]
 EVERY_STEP = {"DGKD_SAVE_EVERY": "0"}
-
-
-@pytest.fixture
-def before(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workplace:
-    """A copy of the project as it is before a given stage runs."""
-
-    def make(stage: str) -> Path:
-        folder = tmp_path / "project"
-        shutil.copytree(built, folder)
-        monkeypatch.chdir(folder)
-        for path in map(Path, outputs(stage)):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        return folder
-
-    return make
-
-
-def written(folder: Path, stage: str) -> dict[str, str]:
-    """Hashes of all that lies where a stage writes, by path in the project."""
-    places = {(folder / path).parent for path in outputs(stage)}
-    found = bytes_below(*places)
-    return {str(Path(path).relative_to(folder)): digest for path, digest in found.items()}
-
-
-def same_bytes(folder: Path, built: Path, stage: str) -> int:
-    """Assert that a stage's outputs are those of the unbroken run; how many files that are."""
-    found, expected = written(folder, stage), written(built, stage)
-    assert found == expected
-    return len(expected)
+Kill = Callable[[], object]
 
 
 def half_a_state() -> None:
@@ -240,7 +173,7 @@ def test_a_signal_saves_and_ends_between_two_steps(
         f"teacher: stopped by {number.name}; run it again to go on"
     )
     ended = forked(folder, "teacher", environment=rarely)
-    assert "teacher: goes on after 5/14" in ended.output
+    assert "teacher: goes on after 5/18" in ended.output
     same_bytes(folder, built, "teacher")
 
 
@@ -271,6 +204,6 @@ def test_other_params_start_afresh_and_leave_the_state_to_its_owner(
     assert bytes_below(kept) == state
     params.write_text(own)
     ended = forked(folder, "teacher", environment=EVERY_STEP)
-    assert "teacher: goes on after 5/14" in ended.output
+    assert "teacher: goes on after 5/18" in ended.output
     same_bytes(folder, built, "teacher")
     assert not kept.exists()
