@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from dgkd_core.errors import InputError
 
 
@@ -26,8 +28,13 @@ def _flush_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Trouble with writing names the file that was to be written, not its stand-in."""
+def writing(path: Path) -> Iterator[None]:
+    """Within the block trouble with writing names ``path``, which is to be, not its stand-in.
+
+    Raises:
+        InputError: an OSError about ``path``, a hidden file beside it or no file in particular;
+            others pass.
+    """
     try:
         yield
     except OSError as error:
@@ -39,6 +46,8 @@ def _naming(path: Path) -> Iterator[None]:
         if not ours:
             raise
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
+    except SafetensorError as error:  # the library's own word for a full disk
+        raise InputError(f"{path}: cannot be written ({error})") from error
 
 
 @contextmanager
@@ -52,7 +61,7 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
         InputError: it cannot be written: the disk is full, the folder is read-only.
     """
     path = Path(path)
-    with _naming(path):
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
         os.close(handle)
@@ -76,7 +85,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         InputError: it cannot be written: the disk is full, the folder around it is read-only.
     """
     path = Path(path)
-    with _naming(path):
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
         old = part.with_suffix(".old")

@@ -95,7 +95,8 @@ class Journal:
 
     def close(self) -> None:
         with closing(self._base), self._naming():
-            self._base.execute("COMMIT")
+            if self._base.in_transaction:  # a full disk has ended it otherwise
+                self._base.execute("COMMIT")
 
 
 class Named(Protocol):

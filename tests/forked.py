@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 import torch
 
+from dgkd_core.stage import run
 from dgkd_core.state import outputs
 
 Workplace = Callable[[str], Path]
@@ -55,22 +57,13 @@ def at_call(
     setattr(owner, name, counted)
 
 
-def forked(
-    folder: Path,
-    stage: str,
-    prepare: Callable[[], object] = lambda: None,
-    environment: Mapping[str, str] | None = None,
-    watch: Callable[[int], object] = lambda pid: None,
-) -> Ended:
-    """Run a stage as its script does, in a forked child with one thread.
+def fork(body: Callable[[], object], watch: Callable[[int], object] = lambda pid: None) -> Ended:
+    """Run ``body`` in a forked child with one thread; ``watch`` gets its number in the parent.
 
-    Args:
-        folder: the project.
-        prepare: called in the child before the stage; patches what it likes.
-        environment: added to the child's.
-        watch: called in the parent with the child's number, to send it signals, say.
+    A SystemExit ends it as it would end a script; any other exception with a traceback and 70.
     """
     with tempfile.TemporaryFile() as output:
+        sys.stdout.flush()
         child = os.fork()
         if child == 0:
             status = 70
@@ -78,21 +71,14 @@ def forked(
                 os.dup2(output.fileno(), 1)
                 os.dup2(output.fileno(), 2)
                 sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
-                os.environ.update({"DGKD_WORKERS": "1", **(environment or {})})
-                os.chdir(folder)
                 torch.set_num_threads(1)
-                module = importlib.import_module(stage)
-                prepare()
-                run = importlib.import_module("dgkd_core.stage").run
-                run(stage, getattr(module, stage))
+                body()
                 status = 0
             except SystemExit as error:
                 if isinstance(error.code, str):
                     print(error.code, file=sys.stderr)
                 status = error.code if isinstance(error.code, int) else 1
             except BaseException:
-                import traceback
-
                 traceback.print_exc()
             finally:
                 sys.stdout.flush()
@@ -103,6 +89,30 @@ def forked(
         output.seek(0)
         text = output.read().decode()
     return Ended(os.waitstatus_to_exitcode(code), text)
+
+
+def forked(
+    folder: Path,
+    stage: str,
+    prepare: Callable[[], object] = lambda: None,
+    environment: Mapping[str, str] | None = None,
+) -> Ended:
+    """Run a stage as its script does, in a forked child.
+
+    Args:
+        folder: the project.
+        prepare: called in the child before the stage; patches what it likes.
+        environment: added to the child's.
+    """
+
+    def body() -> None:
+        os.environ.update({"DGKD_WORKERS": "1", **(environment or {})})
+        os.chdir(folder)
+        module = importlib.import_module(stage)
+        prepare()
+        run(stage, getattr(module, stage))
+
+    return fork(body)
 
 
 def bytes_below(*places: Path) -> dict[str, str]:

@@ -28,6 +28,7 @@ from typing import IO, Any, cast
 
 from dgkd_core.data.checks import holds_control_characters, shown, together
 from dgkd_core.errors import InputError
+from dgkd_core.files import writing
 from dgkd_core.progress import Progress
 
 PUBLISHED = {  # by name in small letters; the values that torchvision publishes for its downloads
@@ -371,7 +372,10 @@ def unpack(archive: Path, out: Path, md5: str | None = None) -> list[str]:
         total = sum(member.size for member in files)
         if total > (free := shutil.disk_usage(base).free):
             raise InputError(f"{base}: {_size(free)} free, expected {_size(total)} for {archive}")
-        with tempfile.TemporaryDirectory(dir=base, prefix=".unpack.") as folder:
+        with (
+            writing(out),
+            tempfile.TemporaryDirectory(dir=base, prefix=f".{out.name}.") as folder,
+        ):
             part = Path(folder) / "content"
             part.mkdir()
             with _reading(archive):

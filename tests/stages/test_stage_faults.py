@@ -1,0 +1,145 @@
+"""Every stage: a disk that is full, inputs that vanish, and itself running twice."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import shutil
+import signal
+from functools import partial
+from pathlib import Path
+
+import pytest
+from forked import Ended, Workplace, at_call, forked, kill_me, same_bytes, written
+from ruamel.yaml import YAML
+from support import CHAIN, ROOT
+
+from dgkd_core.training import loop
+
+pytestmark = pytest.mark.slow
+EVERY_STEP = {"DGKD_SAVE_EVERY": "0"}
+
+
+@pytest.fixture
+def again(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the project with all its outputs, to be made again by other parameters."""
+    folder = tmp_path / "project"
+    shutil.copytree(built, folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def no_room(most: int) -> None:
+    """No file may grow beyond so many bytes: a short write, then an error."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+
+
+@pytest.mark.parametrize("stage", CHAIN)
+def test_a_stage_that_cannot_write_ends_with_a_line_and_leaves_what_was_there(
+    stage: str, again: Path
+) -> None:
+    """At several sizes, so that now this writer fails and now that one.
+
+    A run that gets through would write the same bytes: any other are half-written ones.
+    """
+    before = written(again, stage)
+    largest = max((again / path).stat().st_size for path in before)
+    for share in (0.01, 0.3, 0.9):
+        ended = forked(again, stage, partial(no_room, max(16, int(largest * share))))
+        assert ended.status == 1, ended.output
+        assert "Traceback" not in ended.output
+        assert re.fullmatch(
+            rf"{stage}: \S+: cannot be written \(.+\)", ended.output.splitlines()[-1]
+        )
+        assert written(again, stage) == before
+        shutil.rmtree(again / ".dgkd")
+
+
+def _inputs(stage: str) -> list[str]:
+    stages = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
+    return [dep for dep in stages[stage]["deps"] if dep.startswith("artifacts/")]
+
+
+# inputs that a stage reads under other parameters than those of the test's project
+NOT_READ = {("cam", "artifacts/teacher"), ("cam", "artifacts/prepare/images.zip")}
+
+
+@pytest.mark.parametrize("stage", [stage for stage in CHAIN if _inputs(stage)])
+def test_an_input_that_has_vanished_is_named(stage: str, again: Path) -> None:
+    before = written(again, stage)
+    for dep in _inputs(stage):
+        aside = Path("aside")
+        os.rename(dep, aside)
+        ended = forked(again, stage)
+        os.rename(aside, dep)
+        if (stage, dep) in NOT_READ:
+            assert ended.status == 0, ended.output
+        else:
+            assert ended.status == 1, (dep, ended.output)
+            assert "Traceback" not in ended.output
+            last = ended.output.splitlines()[-1]
+            assert last.startswith(f"{stage}: ")
+            assert dep in last
+        assert written(again, stage) == before
+
+
+def test_a_stage_that_runs_already_in_this_folder_is_not_run_twice(
+    built: Path, before: Workplace
+) -> None:
+    """A killed `dvc repro` leaves its stage behind, say; the first one is not disturbed."""
+    folder = before("teacher")
+    seen: list[Ended] = []
+
+    def second() -> None:
+        seen.append(forked(folder, "teacher"))
+        print(seen[0].status, seen[0].output, flush=True)
+
+    ended = forked(folder, "teacher", partial(at_call, loop._Watch, "see_gradient", 3, second))
+    assert ended.status == 0, ended.output
+    line = r"1 teacher: artifacts/\.teacher\.lock: process \d+ runs this stage here; wait for it or end it"
+    assert re.search(line, ended.output)
+    same_bytes(folder, built, "teacher")
+
+
+def test_the_same_run_in_two_folders_takes_a_state_each(built: Path, before: Workplace) -> None:
+    """Two experiments that train the same teacher at once: both from the beginning, both right."""
+    folder = before("teacher")
+    other = folder / ".dvc/tmp/exps/tmpx"
+    shutil.copytree(folder, other)
+
+    def second() -> None:
+        os.chdir(folder)
+        print(forked(other, "teacher", environment=EVERY_STEP).output, flush=True)
+        same_bytes(other, built, "teacher")
+
+    kill = partial(at_call, loop._Watch, "see_gradient", 5, second)
+    ended = forked(folder, "teacher", kill, EVERY_STEP)
+    assert ended.status == 0, ended.output
+    assert "goes on" not in ended.output
+    same_bytes(folder, built, "teacher")
+    assert not list((folder / ".dgkd/state").iterdir())
+
+
+def test_an_experiment_goes_on_in_another_temporary_folder(built: Path, before: Workplace) -> None:
+    folder = before("teacher")
+    first, second = (folder / ".dvc/tmp/exps" / name for name in ("tmpa", "tmpb"))
+    for place in (first, second):
+        shutil.copytree(built, place)
+    kill = partial(at_call, loop._Watch, "see_gradient", 5, kill_me)
+    assert forked(first, "teacher", kill, EVERY_STEP).killed
+    ended = forked(second, "teacher", environment=EVERY_STEP)
+    assert "teacher: goes on after 4/18" in ended.output
+    same_bytes(second, built, "teacher")
+
+
+def test_what_a_killed_run_left_beside_its_outputs_is_cleared(
+    built: Path, before: Workplace
+) -> None:
+    folder = before("darken")
+    assert forked(folder, "darken", partial(at_call, os, "replace", 1, kill_me)).killed
+    assert list((folder / "artifacts/darken").glob(".dark.zip.*.part"))
+    ended = forked(folder, "darken")
+    assert ended.status == 0, ended.output
+    same_bytes(folder, built, "darken")

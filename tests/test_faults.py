@@ -1,0 +1,299 @@
+"""Full and read-only disks, refused permission, short writes: one line, and nothing is lost.
+
+The faults are the system's own: a small disk, a limit on file sizes (a short write, then an error),
+a folder that may not be written to, each in a forked child. Those that only root may make skip.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import io
+import json
+import os
+import resource
+import shutil
+import signal
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from forked import bytes_below, fork
+from safetensors.torch import save_file
+from support import ROOT
+
+from dgkd_core.data.archive import unpack
+from dgkd_core.data.manifest import Entry, Manifest, write_manifest
+from dgkd_core.data.pack import Pack, write_pack
+from dgkd_core.data.pictures import encode_rgb
+from dgkd_core.data.scenes import render
+from dgkd_core.errors import InputError
+from dgkd_core.files import atomic_file, atomic_folder, write_json, write_metrics, write_text
+from dgkd_core.imaging.preview import write_preview
+from dgkd_core.journal import Journal
+from dgkd_core.models.depth import save_dpt, small_dpt
+from dgkd_core.models.registry import Spec, build, save_model
+from dgkd_core.presets import apply_preset
+from dgkd_core.training.loop import write_curve
+
+Write = Callable[[], object]
+Writer = Callable[[Path, int], Write]
+"""Gets ready to write something into a folder, larger for a larger number."""
+
+SPEC = {"kind": "network", "classes": ("cat",), "backbone": "timm:test_resnet"}
+SIMPLE = {"alpha": (1, 1), "beta": (0.5, 0.5), "gamma": (1, 1), "noise": 0.1}
+
+
+def _manifest(place: Path, size: int) -> Write:
+    ids = [f"picture_{i:05d}" for i in range(20 * size)]
+    entries = tuple(Entry(id_, "train", ("cat",), 64, 64, f"{id_}.png") for id_ in ids)
+    return lambda: write_manifest(place, Manifest(("cat",), entries))
+
+
+def _pack(place: Path, size: int) -> Write:
+    def write() -> None:
+        with write_pack(place / "x.zip") as pack:
+            for i in range(size):
+                pack.add(f"{i}.bin", os.urandom(3000))
+
+    return write
+
+
+def _tensors(place: Path, size: int) -> Write:
+    def write() -> None:
+        with atomic_file(place / "x.safetensors") as part:
+            save_file({"x": torch.zeros(1000 * size)}, part)
+
+    return write
+
+
+def _model(place: Path, size: int) -> Write:
+    spec = Spec(
+        **SPEC,
+        output_stride=32,
+        width=4 * size,
+        aspp_rates=(1, 2, 3),
+        dgf2="off",
+        exposure="none",
+        frozen=False,
+    )  # type: ignore[arg-type]
+    model = build(spec)
+    return lambda: save_model(place / "model", model, spec)
+
+
+def _depth_model(place: Path, size: int) -> Write:
+    made = small_dpt(32, 4 * size)
+
+    def write() -> None:
+        with atomic_folder(place / "dpt") as folder:
+            save_dpt(*made, folder)
+
+    return write
+
+
+def _preview(place: Path, size: int) -> Write:
+    entries = [Entry(str(i), "train", ("cat",), 48, 48, f"{i}.png") for i in range(2)]
+    source = Path(tempfile.mkdtemp(), "images.zip")
+    with write_pack(source) as pack:
+        for i in range(2):
+            pack.add(f"{i}.png", encode_rgb(render(size, "train", i, 48).image))
+    source.parent.chmod(0o755)
+    images, settings = Pack(source), {"kind": "simple", "physical": {}, "simple": SIMPLE}
+
+    def write() -> None:
+        write_preview(place / "p.png", entries, images, settings, 0)
+
+    return write
+
+
+def _params(place: Path, size: int) -> Write:
+    if not (place / "presets").exists():
+        shutil.copy(ROOT / "params.yaml", place)
+        shutil.copytree(ROOT / "presets", place / "presets")
+    classes = ", ".join(f"class{i}" for i in range(100 * size))
+    return lambda: apply_preset("folder", [f"data.classes=[{classes}]"], place)
+
+
+def _archive(place: Path, size: int) -> Write:
+    source = Path(tempfile.mkdtemp(), "x.tar")
+    source.parent.chmod(0o755)
+    with tarfile.open(source, "w") as tar:
+        info = tarfile.TarInfo(f"{size}.bin")
+        info.size = 20_000 * size
+        tar.addfile(info, io.BytesIO(bytes(info.size)))
+    return lambda: unpack(source, place / "out", "any")
+
+
+def _rows(count: int) -> list[dict[str, float]]:
+    return [{"step": i, "lr": 0.1} for i in range(count)]
+
+
+WRITERS: dict[str, tuple[Writer, str]] = {
+    "text": (lambda p, n: lambda: write_text(p / "x.txt", "x" * 3000 * n), "x.txt"),
+    "json": (lambda p, n: lambda: write_json(p / "x.json", list(range(1000 * n))), "x.json"),
+    "metrics": (
+        lambda p, n: lambda: write_metrics(p / "x.json", dict.fromkeys(range(500 * n), 1.0)),
+        "x.json",
+    ),
+    "curve": (lambda p, n: lambda: write_curve(p / "x.csv", _rows(500 * n)), "x.csv"),
+    "manifest": (_manifest, "manifest.csv"),
+    "pack": (_pack, "x.zip"),
+    "tensors": (_tensors, "x.safetensors"),
+    "model": (_model, "model"),
+    "depth model": (_depth_model, "dpt"),
+    "preview": (_preview, "p.png"),
+    "params": (_params, "params.yaml"),
+    "archive": (_archive, ""),
+}
+
+
+# --- the faults ----------------------------------------------------------------------------------
+
+
+def _mount(place: Path, flags: int = 0, options: str = "") -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    private, new_mounts = 1 << 18 | 1 << 14, 0x20000
+    if not flags and (libc.unshare(new_mounts) or libc.mount(b"none", b"/", None, private, None)):
+        raise OSError(ctypes.get_errno(), "no mounts of our own")
+    if libc.mount(b"none", str(place).encode(), b"tmpfs", flags, options.encode()):
+        raise OSError(ctypes.get_errno(), "no disk of our own")
+
+
+def small_disk(place: Path) -> None:
+    """A disk of 16 MB at ``place``, in this process's own view of the file system."""
+    try:
+        _mount(place, options="size=16m")
+    except OSError:
+        raise SystemExit(CANNOT) from None
+
+
+def filled(place: Path) -> None:
+    """No byte left on the disk (ENOSPC)."""
+    with open(place / "filler", "wb", buffering=0) as file:
+        try:
+            while file.write(bytes(4096)):
+                pass
+        except OSError:
+            return
+
+
+def read_only(place: Path) -> None:
+    """The disk takes nothing any more (EROFS)."""
+    _mount(place, flags=1 | 32)
+
+
+def denied(place: Path) -> None:
+    """The folder is not ours to write to (EACCES)."""
+    for folder in [place, *(each for each in place.rglob("*") if each.is_dir())]:
+        folder.chmod(0o555)
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+
+
+def cut_short(place: Path) -> None:
+    """A write takes 1,500 bytes, the next one none (EFBIG)."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))
+
+
+CANNOT = 77
+Fault = tuple[Callable[[Path], object], Callable[[Path], object], str]
+FAULTS: dict[str, Fault] = {
+    "full disk": (small_disk, filled, "No space left on device"),
+    "read-only disk": (small_disk, read_only, "Read-only file system"),
+    "refused permission": (lambda place: None, denied, "Permission denied"),
+    "short write": (lambda place: None, cut_short, "File too large"),
+}
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A folder that anybody can reach."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def without(found: dict[str, str], *names: str) -> dict[str, str]:
+    return {path: digest for path, digest in found.items() if Path(path).name not in names}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_writer_that_fails_says_so_and_leaves_what_was_there(
+    writer: str, fault: str, place: Path
+) -> None:
+    (ready, name), (before, strike, reason) = WRITERS[writer], FAULTS[fault]
+
+    def body() -> None:
+        os.chdir(place)
+        before(Path("."))
+        if before is small_disk:
+            os.chdir(place)  # onto the disk that is there now
+        small, large = ready(Path("."), 1), ready(Path("."), 40)
+        small()
+        old = bytes_below(Path("."))
+        assert old
+        strike(Path("."))
+        try:
+            large()
+        except InputError as error:
+            print(json.dumps(str(error)))
+        else:
+            print(json.dumps("nothing was said"))
+        assert without(bytes_below(Path(".")), "filler") == old
+
+    ended = fork(body)
+    if ended.status == CANNOT:
+        pytest.skip("no mounts allowed here")
+    assert ended.status == 0, ended.output
+    message = json.loads(ended.output.splitlines()[-1])
+    assert "\n" not in message
+    if (writer, fault) == ("archive", "full disk"):  # it looks before it writes
+        reason = "free, expected"
+    assert reason in message
+    if name:
+        assert message.startswith(f"{name}: cannot be written (")
+
+
+@pytest.mark.parametrize("fault", [name for name in FAULTS if name != "short write"])
+def test_a_journal_that_fails_says_so_and_keeps_what_it_had(fault: str, place: Path) -> None:
+    """SQLite makes its own short writes good: it takes back what was not committed."""
+    before, strike, _ = FAULTS[fault]
+
+    def body() -> None:
+        os.chdir(place)
+        before(Path("."))
+        if before is small_disk:
+            os.chdir(place)
+        journal = Journal(Path("j.sqlite"))
+        journal.put([("a", b"first", 1)])
+        journal.close()
+        kept = Path("j.sqlite").read_bytes()
+        strike(Path("."))
+        opened: list[Journal] = []
+
+        def fill() -> None:
+            opened.append(Journal(Path("j.sqlite")))
+            for i in range(100):
+                opened[0].put([(f"b{i}", bytes(100_000), None)])
+                opened[0].commit()
+
+        with pytest.raises(InputError, match=r"^j\.sqlite: cannot be written \("):
+            fill()
+        assert Path("j.sqlite").read_bytes()[: len(kept)] == kept
+        if fault == "full disk":
+            Path("filler").unlink()
+            for each in opened:
+                each.close()
+            assert Journal(Path("j.sqlite"))["a"] == (b"first", 1)
+
+    ended = fork(body)
+    if ended.status == CANNOT:
+        pytest.skip("no mounts allowed here")
+    assert ended.status == 0, ended.output
