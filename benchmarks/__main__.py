@@ -175,7 +175,7 @@ def _measure(
 
 def _run(args: argparse.Namespace) -> list[str]:
     """Measure, print, write; returns what went wrong, a line each."""
-    from benchmarks.machine import describe
+    from benchmarks.machine import describe, load
     from benchmarks.report import summary
 
     for name in args.names:
@@ -183,13 +183,13 @@ def _run(args: argparse.Namespace) -> list[str]:
             raise InputError(f"{name!r} is no benchmark, expected {', '.join(CASES)}")
     if args.out is not None and args.out.is_dir():
         raise InputError(f"--out is {args.out}, a folder, expected a file")
-    options = _options(args)
+    before, options = load(), _options(args)
     with tempfile.TemporaryDirectory(prefix="benchmarks.") as folder:
         names = list(dict.fromkeys(args.names or CASES))
         records, problems = _measure(names, options, Path(folder))
     if records:
         report = {
-            "machine": describe(options),
+            "machine": describe(options, before),
             "options": options.summary(),
             "records": records,
         }

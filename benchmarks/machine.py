@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,16 @@ def _cpu() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def describe(options: Options) -> dict[str, Any]:
-    """Processor, cores that may be used, GPU (None on a CPU), torch, Python, threads, workers."""
+def load() -> float | None:
+    """Processes that have wanted a core in the last minute, on average; None where not known."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+
+
+def describe(options: Options, before: float | None) -> dict[str, Any]:
+    """Processor, cores that may be used, GPU (None on a CPU), torch, Python, threads, workers.
+
+    ``before`` is the `load` before anything was measured.
+    """
     gpu = None
     if options.where.type == "cuda":
         found = torch.cuda.get_device_properties(options.where)
@@ -33,6 +42,7 @@ def describe(options: Options) -> dict[str, Any]:
         "cpu": _cpu(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "gpu": gpu,
+        "load_before": before,
         "python": platform.python_version(),
         "threads": options.threads,
         "torch": torch.__version__,

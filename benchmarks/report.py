@@ -15,6 +15,7 @@ ms: median of the timed calls, between its quartiles. share: of the whole, over 
 added: what the work adds at its peak to a process that holds networks and inputs; peak: all of it;
 MB of {memory}.
 For a part, the peak while it was at work. -: not known, or not a whole."""
+BUSY = 0.5  # load from which figures are doubtful
 KEPT = 1_000_000  # bytes: a smaller figure says nothing of memory
 
 
@@ -44,12 +45,17 @@ def _label(record: Report) -> str:
     return f"{record['name']}: {record['part']}" if record["part"] else record["name"]
 
 
+def _busy(load: float | None) -> str:
+    """A warning where other work was running before the measurement."""
+    return f", BUSY (load {load:g} before the start)" if load is not None and load > BUSY else ""
+
+
 def _machine(report: Report) -> str:
     machine, options = report["machine"], report["options"]
     where = machine["gpu"] if machine["gpu"] else machine["cpu"]
     return (
         f"{options['device']} ({where}), {machine['threads']} threads of {machine['cores']} cores, "
-        f"torch {machine['torch']}"
+        f"torch {machine['torch']}{_busy(machine.get('load_before'))}"
     )
 
 

@@ -113,7 +113,7 @@ def test_it_prints_a_table_writes_the_json_and_nothing_else(folder: Path) -> Non
     assert set(report) == {"machine", "options", "records"}
     assert report["machine"]["torch"] == torch.__version__
     assert report["machine"]["threads"] == 1
-    assert {"cpu", "cores", "gpu"} < set(report["machine"])
+    assert {"cpu", "cores", "gpu", "load_before"} < set(report["machine"])
     assert report["options"]["crop"] == 32
     assert report["options"]["backbone"] == "timm:test_resnet"
     (record,) = report["records"]
@@ -230,6 +230,14 @@ def test_a_file_against_itself_is_noise(tmp_path: Path) -> None:
     path = _report(tmp_path / "a.json", [_record("it", (1, 1, 1), 3_000_000)])
     report = read_report(path)
     assert _cells(compare(report, report))["it"][:1] == ["noise"]
+
+
+def test_other_work_on_the_machine_is_named(tmp_path: Path) -> None:
+    path = _report(tmp_path / "a.json", [_record("it", (1, 1, 1), None)])
+    report = read_report(path)
+    assert "BUSY" not in compare(report, report)
+    report["machine"]["load_before"] = 1.3
+    assert "BUSY (load 1.3 before the start)" in compare(report, report)
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"machine": {}, "options": {}, "records": []}'])
