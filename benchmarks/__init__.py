@@ -1,1 +1,1 @@
-"""Measurements on the machine at hand."""
+"""Measurements on the machine at hand: ``python -m benchmarks --help``."""
