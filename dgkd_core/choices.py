@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
+
+from pydantic import AfterValidator, Field
+
+from dgkd_core.data.checks import holds_control_characters
 
 Exposure = Literal["none", "gain", "gamma", "curve"]
 Fusion = Literal["off", "paper", "gated"]
@@ -11,3 +15,20 @@ Pair = Literal["map", "deep", "shallow"]
 EXPOSURES: tuple[Exposure, ...] = get_args(Exposure)
 FUSIONS: tuple[Fusion, ...] = get_args(Fusion)
 PAIRS: tuple[Pair, ...] = get_args(Pair)
+
+BACKBONE = r"^(wide_resnet38|resnet(18|34|50|101)|timm:[A-Za-z0-9_.]+)$"
+"""Names of backbones. A timm name is an architecture's: no hub id and no path, timm reads both."""
+
+MOST_CLASSES = 254
+"""Masks are bytes: 0 is the background, 255 is ignored."""
+
+
+def _plain(name: str) -> str:
+    if holds_control_characters(name):
+        raise ValueError("holds a control character, expected a class's name")
+    return name
+
+
+ClassName = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_plain)]
+Rate = Annotated[int, Field(ge=1, le=1000)]
+"""A dilation of the ASPP, in deep features."""

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from dgkd_core.choices import Exposure, Fusion, Pair
+from dgkd_core.choices import BACKBONE, MOST_CLASSES, ClassName, Exposure, Fusion, Pair, Rate
 
 
 class _Section(BaseModel):
@@ -59,8 +59,9 @@ class Data(_Section):
         description="a CSV of image-level labels (id, labels[, split]) in data.root; null: the "
         "data set's own, for folder labels.csv"
     )
-    classes: list[str] = Field(
-        description="class names to keep, in the order of their ids; [] keeps all"
+    classes: list[ClassName] = Field(
+        max_length=MOST_CLASSES,
+        description="class names to keep, in the order of their ids; [] keeps all",
     )
     train_list: str = Field(
         min_length=1, description="voc: list in ImageSets/Segmentation; lis: of the annotations"
@@ -133,7 +134,7 @@ class Model(_Section):
     """The network that teacher and student share."""
 
     backbone: str = Field(
-        pattern=r"^(wide_resnet38|resnet(18|34|50|101)|timm:[A-Za-z0-9_.]+)$",
+        pattern=BACKBONE,
         description="wide_resnet38, resnet18/34/50/101 (torchvision) or timm:NAME",
     )
     weights: str | None = Field(
@@ -145,7 +146,7 @@ class Model(_Section):
     )
     output_stride: Literal[8, 16, 32] = Field(description="picture pixels per deep feature")
     width: int = Field(ge=8, le=1024, description="channels of the head, 256 in the paper")
-    aspp_rates: tuple[Count, Count, Count] = Field(description="dilations of the ASPP")
+    aspp_rates: tuple[Rate, Rate, Rate] = Field(description="dilations of the ASPP")
     pamr_dilations: list[Count] = Field(
         min_length=1, description="PAMR dilations in training, pixels of the masks (crop / 4)"
     )

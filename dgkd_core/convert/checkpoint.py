@@ -11,13 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dgkd_core.data.checks import shown
 from dgkd_core.errors import InputError
-from dgkd_core.models.registry import read_tensors
+from dgkd_core.models.weights import read_tensors
 
 Source = Mapping[str, Any] | str | Path
 """A state dict, bare or wrapped, or the path of one."""
 
 _WRAPPERS = ("model", "state_dict")
+_LONGEST_NAME = 1000
 
 
 def _read(path: Path) -> Any:
@@ -70,10 +72,11 @@ def read_state(source: Source) -> tuple[str, dict[str, Tensor], tuple[str, ...]]
         )
     tensors: dict[str, Tensor] = {}
     for key, value in held.items():
-        if not isinstance(key, str) or not key.isprintable() or not isinstance(value, Tensor):
+        plain = isinstance(key, str) and key.isprintable() and len(key) <= _LONGEST_NAME
+        if not plain or not isinstance(value, Tensor):
             raise InputError(
-                f"{where}: {key!r} is of type {type(value).__name__}, expected a state dict of "
-                f"tensors, bare or under {' or '.join(_WRAPPERS)}"
+                f"{where}: {shown(key)} is of type {type(value).__name__}, expected a state "
+                f"dict of tensors, bare or under {' or '.join(_WRAPPERS)}"
             )
         name = key.removeprefix("module.")
         if name in tensors:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
+from dgkd_core.choices import MOST_CLASSES
 from dgkd_core.data.checks import normal_id
 from dgkd_core.data.labels import Labels, read_labels_csv
 from dgkd_core.data.source import DataSet, Ids, MaskFile, Source, pictures_by_id
@@ -123,6 +124,10 @@ def read_folder(root: Path, classes: Sequence[str], labels: Path | None = None) 
     names = tuple(classes or table.classes)
     if not table.rows:  # then every picture lacks one, which is not worth a line each
         return DataSet(names, [], problems)
+    if len(names) > MOST_CLASSES:
+        problems.append(
+            f"{table.path}: {len(names)} classes, expected at most {MOST_CLASSES} (masks are bytes)"
+        )
     if tree.masks and not classes:
         problems.append(
             f"{root / 'masks'}: there are masks, but data.classes is []; expected the names in the "

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dgkd_core.data.checks import name_problem, shown
 from dgkd_core.errors import InputError
 from dgkd_core.files import read_json, write_json, write_text
 
@@ -146,6 +147,10 @@ def read_manifest(folder: str | Path) -> Manifest:
             raise InputError(
                 f"{path}, line {number}: expected the columns {', '.join(COLUMNS)} ({error})"
             ) from error
+        if problem := name_problem(entry.id):
+            raise InputError(
+                f"{path}, line {number}: id {shown(entry.id)} {problem}, expected a picture's id"
+            )
         if entry.split not in SPLITS or not set(labels) <= set(classes):
             raise InputError(
                 f"{path}, line {number}: split {entry.split!r} and labels {row['labels']!r}, "

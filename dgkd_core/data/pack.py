@@ -6,7 +6,9 @@ crawl. A pack is an ordinary zip file: open it with any tool to look at the pict
 
 from __future__ import annotations
 
+import lzma
 import os
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -14,10 +16,15 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO
 
-from dgkd_core.errors import InputError
+from dgkd_core.errors import InputError, reason
 from dgkd_core.files import atomic_file
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
+_MOST_BYTES = 1 << 32  # of a member; a larger one is taken for a bomb
+_DAMAGED = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, OSError, EOFError),
+    *(RuntimeError, ValueError, LookupError, ArithmeticError, AssertionError, MemoryError),
+)
 
 
 class PackWriter:
@@ -70,8 +77,10 @@ class Pack:
                 raise InputError(
                     f"{self.path}: no such file (run the stage that makes it)"
                 ) from error
-            except (OSError, zipfile.BadZipFile, RuntimeError) as error:
-                raise InputError(f"{self.path}: not a readable zip archive ({error})") from error
+            except _DAMAGED as error:
+                raise InputError(
+                    f"{self.path}: not a readable zip archive ({reason(error)})"
+                ) from error
             self._pid = os.getpid()
         return self._zip
 
@@ -92,8 +101,12 @@ class Pack:
         """The bytes of one member."""
         if name not in self._names:
             raise InputError(f"{self.path}: holds no {name!r}")
+        archive = self._archive()
+        if (size := archive.getinfo(name).file_size) > _MOST_BYTES:
+            raise InputError(
+                f"{self.path}: {name!r} unpacks to {size} bytes, expected at most {_MOST_BYTES}"
+            )
         try:
-            return self._archive().read(name)
-        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError) as error:
-            reason = str(error) or "unexpected end"
-            raise InputError(f"{self.path}: {name!r} is damaged ({reason})") from error
+            return archive.read(name)
+        except _DAMAGED as error:
+            raise InputError(f"{self.path}: {name!r} is damaged ({reason(error)})") from error

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from dgkd_core.errors import InputError
+from dgkd_core.errors import InputError, reason
 
 MOST_PIXELS = 100_000_000  # a larger one is taken for a decompression bomb
 _KINDS = {
@@ -245,8 +245,8 @@ def decode_array(content: bytes, name: str) -> np.ndarray:
     """The array of a .npy file; pickled objects are refused."""
     try:
         array = np.load(io.BytesIO(content), allow_pickle=False)
-    except (ValueError, EOFError, OSError, TokenError) as error:
-        raise InputError(f"{name}: not a plain .npy array ({error})") from error
+    except (ValueError, TypeError, EOFError, OSError, MemoryError, TokenError) as error:
+        raise InputError(f"{name}: not a plain .npy array ({reason(error)})") from error
     if not isinstance(array, np.ndarray):
         raise InputError(f"{name}: not a plain .npy array (an archive of several)")
     return array

@@ -156,13 +156,19 @@ def read_ids(path: Path) -> tuple[list[str], list[str]]:
 def pictures_by_id(folder: Path, problems: list[str]) -> dict[str, Path]:
     """The picture files of a folder by their id: the name without suffix, in Unicode's NFC form.
 
-    Two files of one id are a problem; files that are no pictures by their suffix are left out.
+    Two files of one id and a name that cannot be an id (it goes into packs and tables) are
+    problems; files that are no pictures by their suffix are left out.
     """
     found: dict[str, Path] = {}
     for path in _files(folder):
         if path.suffix.lower() not in PICTURE_SUFFIXES or path.name.startswith("."):
             continue
         id_ = normal_id(path.stem)
+        if problem := name_problem(id_):
+            problems.append(
+                f"{folder}: the name {shown(path.name)} {problem}, expected a plain file name"
+            )
+            continue
         if id_ in found:
             problems.append(f"{path}: the same name as {found[id_].name}, expected one file each")
             continue

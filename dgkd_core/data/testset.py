@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from dgkd_core.data.checks import PICTURE_SUFFIXES, normal_id
+from dgkd_core.data.checks import PICTURE_SUFFIXES, name_problem, normal_id, shown
 from dgkd_core.data.folder import LABELS, FolderTree
 from dgkd_core.data.labels import read_labels_csv
 from dgkd_core.data.source import DataSet, Ids, MaskFile, Source, read_lines
@@ -40,7 +40,9 @@ def _picture_list(path: Path, classes: Sequence[str]) -> DataSet:
     for number, line in read_lines(path):
         picture = path.parent / line
         id_ = normal_id(picture.stem)
-        if not picture.is_file():
+        if problem := name_problem(id_):
+            problems.append(f"{path}:{number}: {shown(line)} {problem}, expected a picture's name")
+        elif not picture.is_file():
             problems.append(
                 f"{path}:{number}: {line!r} is not there, expected a picture at {picture}"
             )

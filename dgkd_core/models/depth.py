@@ -12,18 +12,21 @@ import torch.nn.functional as F
 from PIL import Image
 from scipy.stats import rankdata
 from torch import Tensor
-from transformers import (
-    AutoImageProcessor,
-    AutoModelForDepthEstimation,
-    BitConfig,
-    DPTConfig,
-    DPTForDepthEstimation,
-    DPTImageProcessor,
-)
+from transformers import BitConfig, DPTConfig, DPTForDepthEstimation, DPTImageProcessor
 from transformers.utils.logging import disable_progress_bar
 
-from dgkd_core.errors import InputError
+from dgkd_core.errors import InputError, reason
 from dgkd_core.files import sha256
+from dgkd_core.models.depth_files import (
+    CONFIG,
+    PROCESSOR,
+    check_patches,
+    fetch,
+    read_config,
+    read_model,
+    read_processor,
+    sees_a_square,
+)
 
 MOST_ASPECT = 4  # a DPT's input is at most so many times as long as it is wide
 LONGEST = 2048  # pixels that the long side of a stretched picture keeps
@@ -85,11 +88,15 @@ def small_dpt(size: int, width: int) -> tuple[DPTForDepthEstimation, DPTImagePro
 def load_dpt(source: str | Path, local: bool, revision: str | None = None) -> tuple[Any, Any]:
     """A depth model and its image processor from a folder, or from the hub by id.
 
+    The folder (of a hub id: the one in the hub's cache) holds config.json, preprocessor_config.json
+    and model.safetensors. No code in it is run, and nothing that it names is fetched.
+
     Args:
         revision: pins the model: a commit or tag on the hub, or the SHA-256 of a local folder.
 
     Raises:
-        InputError: there is no such model, it is not a depth model or not the pinned one.
+        InputError: there is no such model, it is not a depth model or not the pinned one, a file
+            is damaged, or the network does not give a depth map of a plain picture.
     """
     if local and revision is not None and (found := sha256(source)) != revision:
         raise InputError(
@@ -97,23 +104,33 @@ def load_dpt(source: str | Path, local: bool, revision: str | None = None) -> tu
             f"`dgkd preset` writes the pin anew"
         )
     disable_progress_bar()
-    hub: dict[str, Any] = {"local_files_only": True} if local else {"revision": revision or "main"}
     try:
-        model = AutoModelForDepthEstimation.from_pretrained(
-            source, trust_remote_code=False, use_safetensors=True, **hub
+        folder = Path(source) if local else fetch(str(source), revision)
+        config, model_class = read_config(folder / CONFIG)
+        processor = read_processor(folder / PROCESSOR)
+        model = read_model(folder, config, model_class).eval()
+        if sees_a_square(config):
+            side = config.image_size
+            processor.size = {"height": side, "width": side}
+            processor.keep_aspect_ratio, processor.ensure_multiple_of = False, 1
+        check_patches(config, processor)
+        _try_out(model, processor)
+    except InputError as error:
+        raise InputError(f"depth.model is {str(source)!r}: {error}") from error
+    return model, processor
+
+
+def _try_out(model: Any, processor: Any) -> None:
+    """Refuse a network that gives no depth map of a grey picture: its config can say anything."""
+    try:
+        (depth,) = predict(model, processor, [np.full((48, 64, 3), 90, np.uint8)], model.device)
+    except Exception as error:  # every layer fails in its own way
+        raise InputError(f"the network cannot be run ({reason(error)})") from error
+    if depth.ndim != 2 or not depth.isfinite().all():
+        raise InputError(
+            f"the network gives {tuple(depth.shape)} numbers that are not all finite, or no map; "
+            f"expected (height, width) finite ones"
         )
-        processor = AutoImageProcessor.from_pretrained(source, **hub)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise InputError(f"depth.model is {str(source)!r}: cannot be loaded ({reason})") from error
-    config = model.config
-    if config.model_type == "dpt" and (config.is_hybrid or config.backbone_config is None):
-        # transformers lays the patches of such a DPT (Intel/dpt-large, dpt-hybrid-midas) out as a
-        # square, whatever the picture was: only pictures of its own size come out right
-        side = config.image_size
-        processor.size = {"height": side, "width": side}
-        processor.keep_aspect_ratio, processor.ensure_multiple_of = False, 1
-    return model.eval(), processor
 
 
 def save_dpt(model: Any, processor: Any, folder: Path) -> None:

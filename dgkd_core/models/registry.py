@@ -1,32 +1,35 @@
 """Networks from a few plain values, and to and from a folder.
 
 A model folder holds ``model.safetensors`` and ``model.json``; the JSON says how to rebuild the
-network and what its input must go through.
+network and what its input must go through. A folder may come from anybody: its JSON is checked
+before anything is built, and no network is built that the tensors beside it do not fill.
 """
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from textwrap import shorten
 from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, TypeAdapter, ValidationError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from dgkd_core.choices import Exposure, Fusion
-from dgkd_core.errors import InputError
-from dgkd_core.files import atomic_folder, read_json, sha256, write_json
+from dgkd_core.choices import BACKBONE, MOST_CLASSES, ClassName, Exposure, Fusion, Rate
+from dgkd_core.data.checks import shown
+from dgkd_core.errors import InputError, reason
+from dgkd_core.files import atomic_folder, sha256, write_json
 from dgkd_core.models.encoder import Encoder, ResNet, TimmEncoder
 from dgkd_core.models.network import Network, Segmenter
+from dgkd_core.models.weights import check_tensor, read_tensors
 from dgkd_core.models.wide_resnet import WideResNet38
 from dgkd_core.paths import resolve
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
+MOST_BYTES = 1 << 20  # of a model.json
 
 
 @dataclass(frozen=True)
@@ -38,11 +41,11 @@ class Spec:
     """
 
     kind: Literal["network", "segmenter"]
-    classes: Annotated[tuple[str, ...], Field(min_length=1)]
-    backbone: str
+    classes: Annotated[tuple[ClassName, ...], Field(min_length=1, max_length=MOST_CLASSES)]
+    backbone: Annotated[str, Field(pattern=BACKBONE)]
     output_stride: Literal[8, 16, 32]
-    width: Annotated[int, Field(ge=1)]
-    aspp_rates: tuple[int, int, int]
+    width: Annotated[int, Field(ge=1, le=1024)]
+    aspp_rates: tuple[Rate, Rate, Rate]
     dgf2: Fusion
     exposure: Exposure
     frozen: bool
@@ -69,6 +72,7 @@ def build_encoder(backbone: str, output_stride: int = 8, pretrained: bool = Fals
     """A backbone by name: wide_resnet38, resnet18/34/50/101 or timm:NAME.
 
     ``pretrained`` lets torchvision or timm fetch ImageNet weights (needs the network once).
+    Otherwise nothing is fetched: NAME is an architecture that timm knows, never hf-hub:… or a path.
     """
     if backbone == "wide_resnet38":
         if output_stride != 8:
@@ -81,39 +85,18 @@ def build_encoder(backbone: str, output_stride: int = 8, pretrained: bool = Fals
         return WideResNet38()
     if backbone in RESNETS:
         return ResNet(backbone, output_stride, pretrained)
-    if not backbone.startswith("timm:"):
+    if not re.fullmatch(BACKBONE, backbone):
         raise InputError(
-            f"model.backbone is {backbone!r}, "
-            f"expected wide_resnet38, {', '.join(RESNETS)} or timm:NAME"
+            f"model.backbone is {shown(backbone)}, expected wide_resnet38, {', '.join(RESNETS)} or "
+            f"timm:NAME, NAME being one of timm's architectures (no hub id, no path)"
         )
     try:
         return TimmEncoder(backbone.removeprefix("timm:"), output_stride, pretrained)
-    except (RuntimeError, ValueError, TypeError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # AssertionError, KeyError …: as many as timm has architectures
         raise InputError(
-            f"model.backbone is {backbone!r}: timm cannot build it ({reason})"
+            f"model.backbone is {shown(backbone)}: timm cannot build it with output stride "
+            f"{output_stride} and four levels ({reason(error)})"
         ) from error
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file or a PyTorch state dict; nothing else is unpickled.
-
-    Raises:
-        InputError: the file is missing, damaged or holds more than tensors.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file, expected a weights file") from error
-    except Exception as error:  # a damaged pickle can fail in any way
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: not a readable weights file ({reason})") from error
-    state = state.get("state_dict", state) if isinstance(state, Mapping) else state
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise InputError(f"{path}: expected a state dict of tensors")
-    return dict(state)
 
 
 def _library_names(encoder: Encoder, key: str) -> list[str]:
@@ -130,7 +113,8 @@ def load_backbone(encoder: Encoder, path: Path, digest: str | None = None) -> in
 
     Raises:
         InputError: the file is not the one pinned by ``digest``, a tensor of the backbone is
-            missing there or has another shape, or the file holds layers that the backbone lacks.
+            missing there, has another shape or is not finite, or the file holds layers that the
+            backbone lacks.
     """
     if digest is not None and path.is_file() and (found := sha256(path)) != digest:
         raise InputError(
@@ -147,19 +131,15 @@ def load_backbone(encoder: Encoder, path: Path, digest: str | None = None) -> in
             state[key] = value
         elif name is None:
             raise InputError(f"{path}: holds no {key!r}, so it is not for this backbone")
-        elif source[name].shape != value.shape:
-            raise InputError(
-                f"{path}: {name!r} is {tuple(source[name].shape)}, "
-                f"this backbone expects {tuple(value.shape)}"
-            )
         else:
+            check_tensor(path, name, source[name], value, "this backbone")
             state[key] = source[name]
             used.add(name)
     unused = set(source) - used
     parts = {name.split(".")[0] for name in used}
     foreign = sorted(name for name in unused if name.split(".")[0] in parts)
     if foreign:
-        raise InputError(f"{path}: holds {foreign[0]!r}, which this backbone does not have")
+        raise InputError(f"{path}: holds {shown(foreign[0])}, which this backbone does not have")
     inner.load_state_dict(state)
     return len(unused)
 
@@ -232,27 +212,55 @@ def read_spec(folder: str | Path) -> Spec:
         InputError: model.json is missing or does not describe a network.
     """
     path = Path(folder) / "model.json"
-    values = json.dumps(read_json(path))
+    if not path.is_file():
+        raise InputError(f"{path}: no such file, expected a model folder's description")
     try:
-        return TypeAdapter(Spec).validate_json(values, strict=True, extra="forbid")
+        if (size := path.stat().st_size) > MOST_BYTES:
+            raise InputError(f"{path}: {size} bytes, expected at most {MOST_BYTES}")
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    try:
+        return TypeAdapter(Spec).validate_json(content, strict=True, extra="forbid")
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise InputError(f"{path}: {key}: {first['msg'].lower()}") from error
+        first = error.errors(include_url=False)[0]
+        key = shown(".".join(str(part) for part in first["loc"]))[1:-1] or "the file"
+        whole = first["type"] in ("json_invalid", "missing", "extra_forbidden", "dataclass_type")
+        found = key if whole else f"{key} is {shown(first['input'])}"
+        said = first["msg"].removeprefix("Value error, ").replace("Input should", "should")
+        raise InputError(f"{path}: {found}: {said[0].lower()}{said[1:]}") from error
+
+
+def _check_fit(path: Path, wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that are not exactly those of the network that model.json describes."""
+    for there, here, verb in ((tensors, wanted, "lacks"), (wanted, tensors, "holds")):
+        if others := [name for name in here if name not in there]:
+            more = f" and {len(others) - 1} more" if others[1:] else ""
+            raise InputError(
+                f"{path}: does not fit model.json ({verb} {shown(others[0])}{more}), expected the "
+                f"{len(wanted)} tensors of that network"
+            )
+    for name, value in wanted.items():
+        check_tensor(path, name, tensors[name], value, "model.json")
 
 
 def load_model(folder: str | Path, device: str | torch.device = "cpu") -> tuple[Any, Spec]:
-    """A network from its folder, in evaluation mode, with its spec."""
+    """A network from its folder, in evaluation mode, with its spec.
+
+    Raises:
+        InputError: model.json or model.safetensors is missing, damaged or hostile, or one does not
+            fit the other, or a weight is not finite.
+    """
     spec = read_spec(folder)
     try:
-        model = build(spec)
+        with torch.device("meta"):  # shapes alone: no memory is taken for what does not fit
+            wanted = build(spec).state_dict()
     except (InputError, ValueError, RuntimeError) as error:
-        raise InputError(f"{Path(folder) / 'model.json'}: {str(error).splitlines()[0]}") from error
+        raise InputError(f"{Path(folder) / 'model.json'}: {reason(error)}") from error
     path = Path(folder) / "model.safetensors"
-    try:
-        model.load_state_dict(read_tensors(path))
-    except RuntimeError as error:
-        reason = shorten(str(error).splitlines()[-1], 160, placeholder=" …")
-        raise InputError(f"{path}: does not fit model.json ({reason})") from error
+    tensors = read_tensors(path)
+    _check_fit(path, wanted, tensors)
+    model = build(spec)
+    model.load_state_dict(tensors)
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model.eval(), spec

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import pickle
+import random
 import subprocess
 import sys
 import zipfile
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from dgkd_core.data import pack as pack_module
 from dgkd_core.data.pack import Pack, write_pack
 from dgkd_core.errors import InputError
 
@@ -121,6 +123,39 @@ def test_damage_never_gives_other_bytes_or_another_error(path: Path) -> None:
                 assert str(error).startswith(f"{path}: ")  # noqa: PT017
                 refused += 1
     assert refused > 100
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_hostile_archive_is_refused_or_read(path: Path, method: int) -> None:
+    """Made by others, compressed in every way, with names that are no ASCII; bytes changed."""
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("ü.png", b"abc" * 400)
+        archive.writestr("../../out of the folder", b"1")
+    whole, rng, lines = path.read_bytes(), random.Random(method), []
+    for _ in range(600):
+        damaged = bytearray(whole)
+        for _ in range(rng.choice((1, 1, 3))):
+            damaged[rng.randrange(len(whole))] = rng.choice((0, 255, rng.randrange(256)))
+        path.write_bytes(damaged)
+        try:
+            pack = Pack(path)
+            for name in pack.names():
+                pack.read(name)
+        except InputError as error:
+            lines.append(str(error))
+    assert len(lines) > 100
+    assert all(line.startswith(f"{path}: ") and line.isprintable() for line in lines)
+    assert os.listdir(path.parent) == ["x.zip"], "a member's name is no path"
+
+
+def test_a_bomb_is_not_unpacked(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pack_module, "_MOST_BYTES", 1000)
+    with write_pack(path) as pack:
+        pack.add("bomb", bytes(1001), compress=True)
+        pack.add("fine", bytes(1000), compress=True)
+    assert Pack(path).read("fine") == bytes(1000)
+    with pytest.raises(InputError, match="'bomb' unpacks to 1001 bytes, expected at most 1000"):
+        Pack(path).read("bomb")
 
 
 def test_every_truncation_is_refused(path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageOps
+from support import one_line
 
 from dgkd_core.data.pictures import (
     Photo,
@@ -297,3 +298,28 @@ def test_damaged_arrays_raise_nothing_else() -> None:
             except InputError:
                 refused += 1
     assert refused > 50
+
+
+def _npy(header: str) -> bytes:
+    text = header.encode() + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{'descr': '|u1', 'fortran_order': False, 'shape': (10**15,)}",
+        "{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000000000000,)}",
+        "{'descr': '|u1', 'fortran_order': False, 'shape': (-1,)}",
+        "{'descr': '|O', 'fortran_order': False, 'shape': (1,)}",
+        "{'descr': '|u1', 'fortran_order': False, b'shape': (1,)}",
+        "{'descr': '|V99999999999', 'fortran_order': False, 'shape': (1,)}",
+        "__import__('os').system('true')",
+        "[" * 4000 + "]" * 4000,
+    ],
+)
+def test_a_hostile_array_is_one_line(header: str) -> None:
+    """The first two would be taken for arrays of a petabyte and more."""
+    message = one_line(lambda: decode_array(_npy(header), "a.npy"), "a.npy")
+    assert message.isprintable()
+    assert len(message) < 300
