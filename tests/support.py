@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import subprocess
 import sys
 from collections.abc import Callable
 from itertools import pairwise
@@ -21,10 +23,28 @@ CHAIN = (
 )
 
 
-def environment() -> dict[str, str]:
+def environment(**variables: str) -> dict[str, str]:
     """The environment of a user who has activated the virtual environment."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return {**os.environ, "PATH": path, "DGKD_WORKERS": "1"}
+    return {**os.environ, "PATH": path, "DGKD_WORKERS": "1", **variables}
+
+
+def dvc(folder: Path, *arguments: str, **variables: str) -> str:
+    """Run a DVC command that must succeed; all that it says."""
+    done = subprocess.run(
+        ["dvc", *arguments],
+        cwd=folder,
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def stages_run(output: str) -> list[str]:
+    """The stages whose command DVC has run (with --dry: would run)."""
+    return re.findall(r"Running stage '([\w@]+)'", output)
 
 
 def lively(module: nn.Module) -> nn.Module:

@@ -9,30 +9,9 @@ from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
-from support import CHAIN, environment
+from support import CHAIN, dvc, environment, stages_run
 
 pytestmark = pytest.mark.slow
-
-
-def dvc(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        ["dvc", *arguments], cwd=folder, env=environment(), capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
-def stages_run(output: str) -> list[str]:
-    return re.findall(r"Running stage '([\w@]+)'", output)
-
-
-@pytest.fixture(scope="module")
-def built(dvc_project: Path) -> Path:
-    output = dvc(dvc_project, "repro")
-    assert sorted(stages_run(output)) == sorted(CHAIN)
-    subprocess.run(["git", "add", "-A"], cwd=dvc_project, check=True)
-    subprocess.run(["git", "commit", "-qm", "built"], cwd=dvc_project, check=True)
-    return dvc_project
 
 
 def test_all_eleven_stages_leave_what_dvc_yaml_promises(built: Path) -> None:
