@@ -35,61 +35,6 @@ def test_a_second_repro_does_nothing(built: Path) -> None:
     assert "Data and pipelines are up to date" in output
 
 
-AFTER = {
-    "prepare": set(CHAIN) - {"depth_model"},
-    "darken": {"darken", "depth_adapt", "depth"} | set(CHAIN[6:]),
-    "depth_model": {"depth_model", "depth_adapt", "depth"} | set(CHAIN[6:]),
-    "depth_adapt": {"depth_adapt", "depth"} | set(CHAIN[6:]),
-    "depth": {"depth"} | set(CHAIN[6:]),
-    "teacher": {"teacher"} | set(CHAIN[6:]),
-    **{stage: set(CHAIN[CHAIN.index(stage) :]) for stage in CHAIN[6:]},
-}
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "readers"),
-    [
-        ("seed", 1, {*CHAIN[:4], "teacher", "distill", "segment"}),
-        ("data.scenes.train", 11, {"prepare"}),
-        ("data.long_side", 64, {"prepare"}),
-        ("lowlight.physical.ratio", [4, 16], {"darken", "depth_model"}),
-        ("model.backbone", "resnet18", {"teacher", "distill", "segment"}),
-        ("model.dgf2", "paper", {"distill", "segment"}),
-        ("model.exposure", "gamma", {"distill", "refine", "segment", "evaluate"}),
-        ("depth_model.lr", 0.01, {"depth_model"}),
-        ("depth.exposure", "gamma", {"depth_model", "depth_adapt", "depth"}),
-        ("depth.adapt.lr", 1e-4, {"depth_adapt"}),
-        ("depth.invert", True, {"depth"}),
-        ("teacher.iterations", 7, {"teacher"}),
-        ("distill.lambda", 0.5, {"distill"}),
-        ("cam.scales", [1.0, 0.5], {"cam"}),
-        ("refine.margin", 0.2, {"refine"}),
-        ("segment.lr", 0.002, {"segment"}),
-        ("evaluate.scales", [1.0, 0.75], {"evaluate"}),
-    ],
-)
-def test_a_changed_parameter_reruns_its_readers_and_what_follows(
-    built: Path, key: str, value: object, readers: set[str]
-) -> None:
-    params = built / "params.yaml"
-    before = params.read_bytes()
-    yaml = YAML()
-    document = yaml.load(params)
-    section = document
-    *path, last = key.split(".")
-    for part in path:
-        section = section[part]
-    section[last] = value
-    yaml.dump(document, params)
-    try:
-        direct = set(stages_run(dvc(built, "repro", "--dry")))
-        following = set(stages_run(dvc(built, "repro", "--dry", "--force-downstream")))
-    finally:
-        params.write_bytes(before)
-    assert direct == readers
-    assert following == set().union(*(AFTER[stage] for stage in readers))
-
-
 def test_a_changed_module_reruns_the_stages_that_import_it(built: Path) -> None:
     module = built / "dgkd_core/evaluation/figures.py"
     before = module.read_text()
