@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support import copy_project, environment
+from support import CHAIN, copy_project, dvc, environment, stages_run
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -21,11 +22,17 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.fixture(scope="module")
-def dvc_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A git and DVC repository of the project with tiny settings, committed, nothing run."""
-    folder = copy_project(tmp_path_factory.mktemp("project"))
-    for command in (
+def _run(folder: Path, *commands: str) -> None:
+    for command in commands:
+        subprocess.run(command.split(), cwd=folder, check=True, env=environment())
+
+
+@pytest.fixture(scope="session")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A git and DVC repository of the project with tiny settings: `dvc repro` run, committed."""
+    folder = copy_project(tmp_path_factory.mktemp("chain") / "project")
+    _run(
+        folder,
         "git init -q -b main",
         "git config user.name tester",
         "git config user.email tester@example.invalid",
@@ -33,9 +40,20 @@ def dvc_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "dvc config core.analytics false",
         "git add -A",
         "git commit -q -m start",
-    ):
-        subprocess.run(command.split(), cwd=folder, check=True, env=environment())
+    )
+    assert sorted(stages_run(dvc(folder, "repro"))) == sorted(CHAIN)
+    _run(folder, "git add -A", "git commit -q -m built")
     return folder
+
+
+@pytest.fixture
+def built(chain: Path) -> Iterator[Path]:
+    """`chain`, for a test that may change it: what git and DVC know is put back afterwards."""
+    yield chain
+    status = ["git", "status", "--porcelain"]
+    if subprocess.run(status, cwd=chain, check=True, capture_output=True).stdout:
+        shutil.rmtree(chain / "artifacts/testset", ignore_errors=True)
+        _run(chain, "git reset -q --hard", "git clean -fdq", "dvc checkout -q")
 
 
 @pytest.fixture

@@ -128,8 +128,8 @@ def written(folder: Path, stage: str) -> dict[str, str]:
     return {str(Path(path).relative_to(folder)): digest for path, digest in found.items()}
 
 
-def same_bytes(folder: Path, built: Path, stage: str) -> int:
+def same_bytes(folder: Path, unbroken: Path, stage: str) -> int:
     """Assert that a stage's outputs are those of the unbroken run; how many files that are."""
-    found, expected = written(folder, stage), written(built, stage)
+    found, expected = written(folder, stage), written(unbroken, stage)
     assert found == expected
     return len(expected)

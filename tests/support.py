@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -50,10 +51,28 @@ def copy_project(target: Path) -> Path:
     return target
 
 
-def environment() -> dict[str, str]:
+def environment(**variables: str) -> dict[str, str]:
     """The environment of a user who has activated the virtual environment."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return {**os.environ, "PATH": path, "DGKD_WORKERS": "1"}
+    return {**os.environ, "PATH": path, "DGKD_WORKERS": "1", **variables}
+
+
+def dvc(folder: Path, *arguments: str, **variables: str) -> str:
+    """Run a DVC command that must succeed; all that it says."""
+    done = subprocess.run(
+        ["dvc", *arguments],
+        cwd=folder,
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def stages_run(output: str) -> list[str]:
+    """The stages whose command DVC has run (with --dry: would run)."""
+    return re.findall(r"Running stage '([\w@]+)'", output)
 
 
 def lively(module: nn.Module) -> nn.Module:

@@ -97,7 +97,7 @@ def test_a_folder_comes_back_when_the_new_one_cannot_take_its_place(
         rename(source, target)
 
     monkeypatch.setattr(os, "rename", fail_for_parts)
-    with pytest.raises(OSError, match="Input/output"), atomic_folder(path) as part:
+    with pytest.raises(InputError, match="Input/output"), atomic_folder(path) as part:
         (part / "a").write_text("new")
     assert _all(tmp_path) == ["model", "model/a"]
     assert (path / "a").read_text() == "old"

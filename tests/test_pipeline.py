@@ -9,30 +9,9 @@ from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
-from support import CHAIN, environment
+from support import CHAIN, dvc, environment, stages_run
 
 pytestmark = pytest.mark.slow
-
-
-def dvc(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        ["dvc", *arguments], cwd=folder, env=environment(), capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
-def stages_run(output: str) -> list[str]:
-    return re.findall(r"Running stage '([\w@]+)'", output)
-
-
-@pytest.fixture(scope="module")
-def built(dvc_project: Path) -> Path:
-    output = dvc(dvc_project, "repro")
-    assert sorted(stages_run(output)) == sorted(CHAIN)
-    subprocess.run(["git", "add", "-A"], cwd=dvc_project, check=True)
-    subprocess.run(["git", "commit", "-qm", "built"], cwd=dvc_project, check=True)
-    return dvc_project
 
 
 def test_all_eleven_stages_leave_what_dvc_yaml_promises(built: Path) -> None:
@@ -54,61 +33,6 @@ def test_a_second_repro_does_nothing(built: Path) -> None:
     output = dvc(built, "repro")
     assert stages_run(output) == []
     assert "Data and pipelines are up to date" in output
-
-
-AFTER = {
-    "prepare": set(CHAIN) - {"depth_model"},
-    "darken": {"darken", "depth_adapt", "depth"} | set(CHAIN[6:]),
-    "depth_model": {"depth_model", "depth_adapt", "depth"} | set(CHAIN[6:]),
-    "depth_adapt": {"depth_adapt", "depth"} | set(CHAIN[6:]),
-    "depth": {"depth"} | set(CHAIN[6:]),
-    "teacher": {"teacher"} | set(CHAIN[6:]),
-    **{stage: set(CHAIN[CHAIN.index(stage) :]) for stage in CHAIN[6:]},
-}
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "readers"),
-    [
-        ("seed", 1, {*CHAIN[:4], "teacher", "distill", "segment"}),
-        ("data.scenes.train", 11, {"prepare"}),
-        ("data.long_side", 64, {"prepare"}),
-        ("lowlight.physical.ratio", [4, 16], {"darken", "depth_model"}),
-        ("model.backbone", "resnet18", {"teacher", "distill", "segment"}),
-        ("model.dgf2", "paper", {"distill", "segment"}),
-        ("model.exposure", "gamma", {"distill", "refine", "segment", "evaluate"}),
-        ("depth_model.lr", 0.01, {"depth_model"}),
-        ("depth.exposure", "gamma", {"depth_model", "depth_adapt", "depth"}),
-        ("depth.adapt.lr", 1e-4, {"depth_adapt"}),
-        ("depth.invert", True, {"depth"}),
-        ("teacher.iterations", 7, {"teacher"}),
-        ("distill.lambda", 0.5, {"distill"}),
-        ("cam.scales", [1.0, 0.5], {"cam"}),
-        ("refine.margin", 0.2, {"refine"}),
-        ("segment.lr", 0.002, {"segment"}),
-        ("evaluate.scales", [1.0, 0.75], {"evaluate"}),
-    ],
-)
-def test_a_changed_parameter_reruns_its_readers_and_what_follows(
-    built: Path, key: str, value: object, readers: set[str]
-) -> None:
-    params = built / "params.yaml"
-    before = params.read_bytes()
-    yaml = YAML()
-    document = yaml.load(params)
-    section = document
-    *path, last = key.split(".")
-    for part in path:
-        section = section[part]
-    section[last] = value
-    yaml.dump(document, params)
-    try:
-        direct = set(stages_run(dvc(built, "repro", "--dry")))
-        following = set(stages_run(dvc(built, "repro", "--dry", "--force-downstream")))
-    finally:
-        params.write_bytes(before)
-    assert direct == readers
-    assert following == set().union(*(AFTER[stage] for stage in readers))
 
 
 def test_a_changed_module_reruns_the_stages_that_import_it(built: Path) -> None:

@@ -45,6 +45,11 @@ FIXED: dict[str, bool] = {  # a keyword that may have one value only, in whateve
 }
 
 
+# the benchmarks import one of their own modules, by a name that they pass themselves
+ALLOWED = "importlib.import_module"
+ALLOWED_IN = "benchmarks/child.py"
+
+
 class Checker(ast.NodeVisitor):
     """Gathers what a module must not hold, as (line, what)."""
 
@@ -100,7 +105,8 @@ class Checker(ast.NodeVisitor):
                 self.say(node, ".from_pretrained passed on")
 
     def visit_Name(self, node: ast.Name) -> None:
-        self._reference(node)
+        if isinstance(node.ctx, ast.Load):  # a field of that name calls nothing
+            self._reference(node)
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
         self._reference(node)
@@ -151,22 +157,28 @@ def _calls(name: str) -> Iterator[Path]:
                 yield path
 
 
+def _allowed(problem: str) -> bool:
+    return problem.startswith(f"{ALLOWED_IN}:") and problem.endswith(ALLOWED)
+
+
 def test_no_source_runs_what_a_file_says() -> None:
     found = {
         f"{path.relative_to(ROOT)}:{problem}"
         for path in SOURCES
         for problem in problems(path.read_text(encoding="utf-8"))
     }
-    assert not found
+    assert {problem for problem in found if not _allowed(problem)} == set()
 
 
 def test_the_sources_that_read_weights_are_among_those_checked() -> None:
     """Else the test above could pass by looking at nothing."""
     assert len(SOURCES) > 80
-    assert {path.name for path in _calls("torch.load")} == {"weights.py", "checkpoint.py"}
+    assert {path.name for path in _calls("torch.load")} == {
+        *("weights.py", "checkpoint.py", "state.py")
+    }
     assert {path.name for path in _calls("numpy.load")} == {"pictures.py"}
     assert {path.name for path in _calls(".from_pretrained")} == {"depth_files.py"}
-    assert {path.name for path in _calls("subprocess.run")} == {"ablation.py", "pamr.py"}
+    assert {path.name for path in _calls("subprocess.run")} == {"ablation.py", "__main__.py"}
 
 
 BAD = [

@@ -1,13 +1,16 @@
 """What a stage prints and how it exits."""
 
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
 
 from dgkd_core.errors import InputError
+from dgkd_core.interrupt import Interrupted
 from dgkd_core.sections import Params
 from dgkd_core.stage import run
+from dgkd_core.state import State
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -20,7 +23,7 @@ def _project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_body_gets_the_params(capsys: pytest.CaptureFixture[str]) -> None:
     seen: list[Params] = []
-    run("cam", seen.append)
+    run("cam", lambda params, state: seen.append(params))
     assert isinstance(seen[0], Params)
     assert capsys.readouterr().out.startswith("cam: done in ")
 
@@ -35,13 +38,12 @@ def test_the_body_gets_the_params(capsys: pytest.CaptureFixture[str]) -> None:
         ),
         (OSError(28, "No space left on device"), "cam: No space left on device"),
         (OSError("odd"), "cam: odd"),
-        (KeyboardInterrupt(), "cam: interrupted"),
     ],
 )
 def test_trouble_ends_with_a_line_and_status_1(
     error: BaseException, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def body(params: Params) -> None:
+    def body(params: Params, state: State) -> None:
         raise error
 
     with pytest.raises(SystemExit) as caught:
@@ -51,8 +53,18 @@ def test_trouble_ends_with_a_line_and_status_1(
     assert "done" not in capsys.readouterr().out
 
 
+def test_a_signal_ends_with_its_own_status(capsys: pytest.CaptureFixture[str]) -> None:
+    def body(params: Params, state: State) -> None:
+        raise Interrupted(signal.SIGTERM)
+
+    with pytest.raises(SystemExit) as caught:
+        run("cam", body)
+    assert caught.value.code == 143
+    assert capsys.readouterr().err == "cam: stopped by SIGTERM\n"  # nothing was kept
+
+
 def test_a_fault_of_the_code_is_not_hidden() -> None:
-    def body(params: Params) -> None:
+    def body(params: Params, state: State) -> None:
         raise ValueError("shape")
 
     with pytest.raises(ValueError, match="shape"):
@@ -62,5 +74,5 @@ def test_a_fault_of_the_code_is_not_hidden() -> None:
 def test_bad_params_end_before_the_body() -> None:
     Path("params.yaml").write_text("seed: 0\nseed: 1\n")
     with pytest.raises(SystemExit, match=r"^cam: params\.yaml: .*duplicate key") as caught:
-        run("cam", lambda params: pytest.fail("the body ran"))
+        run("cam", lambda params, state: pytest.fail("the body ran"))
     assert "\n" not in str(caught.value.code)

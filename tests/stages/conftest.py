@@ -33,9 +33,9 @@ def _lay_over(values: dict[str, Any], more: dict[str, Any]) -> None:
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project whose chain has run; not to be changed."""
-    folder = copy_project(tmp_path_factory.mktemp("built"))
+    folder = copy_project(tmp_path_factory.mktemp("unbroken"))
     params, yaml = folder / "params.yaml", YAML()
     values = yaml.load(params)
     _lay_over(values, MORE)
@@ -48,12 +48,12 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def before(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workplace:
+def before(unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workplace:
     """A copy of the project as it is before a given stage runs."""
 
     def make(stage: str) -> Path:
         folder = tmp_path / "project"
-        shutil.copytree(built, folder)
+        shutil.copytree(unbroken, folder)
         monkeypatch.chdir(folder)
         for path in map(Path, outputs(stage)):
             shutil.rmtree(path) if path.is_dir() else path.unlink()

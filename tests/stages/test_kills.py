@@ -73,7 +73,7 @@ def killers(rng: random.Random) -> list[tuple[str, Kill]]:
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("stage", ["teacher", "distill"])
 def test_training_survives_kills_drawn_from_a_seed(
-    stage: str, seed: int, built: Path, before: Workplace
+    stage: str, seed: int, unbroken: Path, before: Workplace
 ) -> None:
     folder = before(stage)
     for way, kill in killers(random.Random(f"{stage} {seed}")):
@@ -81,12 +81,12 @@ def test_training_survives_kills_drawn_from_a_seed(
         assert ended.killed, (way, ended.output)
     ended = forked(folder, stage, environment=EVERY_STEP)
     assert ended.status == 0, ended.output
-    assert same_bytes(folder, built, stage) >= 4
+    assert same_bytes(folder, unbroken, stage) >= 4
     assert not list((folder / ".dgkd/state").iterdir())
 
 
 @pytest.mark.parametrize("stage", ["teacher", "distill"])
-def test_training_survives_kills_at_any_time(stage: str, built: Path, before: Workplace) -> None:
+def test_training_survives_kills_at_any_time(stage: str, unbroken: Path, before: Workplace) -> None:
     """An alarm that nobody handles ends the process wherever it is, later from run to run."""
     folder, rng = before(stage), random.Random(stage)
     wait, kills = 0.02, 0
@@ -99,12 +99,12 @@ def test_training_survives_kills_at_any_time(stage: str, built: Path, before: Wo
         wait *= rng.uniform(1.2, 1.8)
     assert ended.status == 0, ended.output
     assert kills >= 3
-    same_bytes(folder, built, stage)
+    same_bytes(folder, unbroken, stage)
 
 
 @pytest.mark.parametrize("stage", ["depth_model", "depth_adapt", "segment"])
 def test_every_training_stage_goes_on_after_a_kill(
-    stage: str, built: Path, before: Workplace
+    stage: str, unbroken: Path, before: Workplace
 ) -> None:
     folder = before(stage)
     for step in (3, 2):
@@ -113,12 +113,12 @@ def test_every_training_stage_goes_on_after_a_kill(
     ended = forked(folder, stage, environment=EVERY_STEP)
     assert ended.status == 0, ended.output
     assert f"{stage}: goes on after 3/" in ended.output
-    same_bytes(folder, built, stage)
+    same_bytes(folder, unbroken, stage)
 
 
 @pytest.mark.parametrize("stage", ["darken", "depth", "cam", "refine", "evaluate"])
 def test_stages_of_many_files_go_on_with_what_is_missing(
-    stage: str, built: Path, before: Workplace
+    stage: str, unbroken: Path, before: Workplace
 ) -> None:
     """Killed after every third piece, then before the last output: nothing is made twice."""
     folder = before(stage)
@@ -136,7 +136,7 @@ def test_stages_of_many_files_go_on_with_what_is_missing(
     assert ended.status == 0, ended.output
     assert kills >= 2
     assert "goes on after" in ended.output
-    same_bytes(folder, built, stage)
+    same_bytes(folder, unbroken, stage)
     for path in map(Path, outputs(stage)):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
@@ -154,12 +154,12 @@ def test_stages_of_many_files_go_on_with_what_is_missing(
 
     ended = forked(folder, stage, partial(setattr, Journal, "put", never))
     assert ended.status == 0, ended.output
-    same_bytes(folder, built, stage)
+    same_bytes(folder, unbroken, stage)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_saves_and_ends_between_two_steps(
-    number: signal.Signals, built: Path, before: Workplace
+    number: signal.Signals, unbroken: Path, before: Workplace
 ) -> None:
     """Without a state at intervals: what is kept was saved on the signal."""
     folder, rarely = before("teacher"), {"DGKD_SAVE_EVERY": "100000"}
@@ -174,7 +174,7 @@ def test_a_signal_saves_and_ends_between_two_steps(
     )
     ended = forked(folder, "teacher", environment=rarely)
     assert "teacher: goes on after 5/18" in ended.output
-    same_bytes(folder, built, "teacher")
+    same_bytes(folder, unbroken, "teacher")
 
 
 def test_a_second_signal_ends_at_once(before: Workplace) -> None:
@@ -189,7 +189,7 @@ def test_a_second_signal_ends_at_once(before: Workplace) -> None:
 
 
 def test_other_params_start_afresh_and_leave_the_state_to_its_owner(
-    built: Path, before: Workplace
+    unbroken: Path, before: Workplace
 ) -> None:
     folder, params = before("teacher"), Path("params.yaml")
     own = params.read_text()
@@ -205,5 +205,5 @@ def test_other_params_start_afresh_and_leave_the_state_to_its_owner(
     params.write_text(own)
     ended = forked(folder, "teacher", environment=EVERY_STEP)
     assert "teacher: goes on after 5/18" in ended.output
-    same_bytes(folder, built, "teacher")
+    same_bytes(folder, unbroken, "teacher")
     assert not kept.exists()

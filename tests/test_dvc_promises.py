@@ -1,0 +1,309 @@
+"""What a user of DVC relies on, kept by this chain: nothing computed twice, nothing lost."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+from support import CHAIN, dvc, environment, stages_run
+
+from dgkd_core.errors import InputError
+from dgkd_core.params import validate
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).resolve().parent.parent
+ONE_CORE = {"OMP_NUM_THREADS": "1"}
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """SHA-256 of dvc.lock and of every file of artifacts/ and metrics/."""
+    files = [path for name in ("artifacts", "metrics") for path in (folder / name).rglob("*")]
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in [folder / "dvc.lock", *files]
+        if path.is_file()
+    }
+
+
+def preset(folder: Path, *values: str) -> None:
+    """Lay the tiny settings and then ``values`` over params.yaml; others stay."""
+    command = ["dgkd", "preset", "tiny", *values]
+    subprocess.run(command, cwd=folder, env=environment(), check=True)
+
+
+def start_dvc(folder: Path, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+    """A DVC command that runs beside the test; all that it says is its stdout."""
+    return subprocess.Popen(
+        ["dvc", *arguments],
+        cwd=folder,
+        env=environment(**variables),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def in_experiment(folder: Path, name: str, path: str) -> bytes:
+    """A file as git holds it for the experiment ``name``."""
+
+    def git(*arguments: str) -> bytes:
+        command = ["git", *arguments]
+        return subprocess.run(command, cwd=folder, check=True, capture_output=True).stdout
+
+    references = git("for-each-ref", "--format=%(refname)", f"refs/exps/**/{name}").decode()
+    return git("show", f"{references.strip()}:{path}")
+
+
+def test_experiments_at_once_make_what_they_make_one_after_the_other(built: Path) -> None:
+    changes = {"one": ["segment.lr=0.002"], "other": ["segment.lr=0.004", "segment.init=weights"]}
+    before, running, locks = contents(built), {}, {}
+    for name, values in changes.items():
+        sets = [f"--set-param={value}" for value in values]
+        running[name] = start_dvc(built, "exp", "run", "--temp", "-n", name, *sets, **ONE_CORE)
+    said = {name: process.communicate()[0] for name, process in running.items()}
+    for name, process in running.items():
+        assert process.returncode == 0, said[name]
+        assert stages_run(said[name]) == ["segment", "evaluate"]
+    assert contents(built) == before
+    for name, values in changes.items():
+        preset(built, *values)
+        output = dvc(built, "repro", "--no-run-cache", **ONE_CORE)
+        assert stages_run(output) == ["segment", "evaluate"]
+        for path in ["dvc.lock", *(path for path in contents(built) if "metrics/" in path)]:
+            assert in_experiment(built, name, path) == (built / path).read_bytes(), (name, path)
+        locks[name] = (built / "dvc.lock").read_bytes()
+    assert locks["one"] != locks["other"]
+
+
+def test_going_back_to_earlier_parameters_restores_all_and_computes_nothing(built: Path) -> None:
+    before, changed = contents(built), ["refine", "segment", "evaluate"]
+    preset(built, "refine.margin=0.2")
+    assert stages_run(dvc(built, "repro")) == changed
+    assert contents(built) != before
+    preset(built, "refine.margin=0.1")
+    output = dvc(built, "repro")
+    assert stages_run(output) == []
+    skipped = re.findall(r"'(\w+)' is cached - skipping run, checking out outputs", output)
+    assert skipped == changed
+    assert contents(built) == before
+
+
+def test_a_clone_pulls_every_artifact_and_has_nothing_to_run(built: Path, tmp_path: Path) -> None:
+    remote, clone = str(tmp_path / "remote"), tmp_path / "clone"
+    subprocess.run(["git", "clone", "-q", str(built), str(clone)], check=True)
+    assert not (clone / "artifacts").exists()
+    for folder, command in ((built, "push"), (clone, "pull")):
+        dvc(folder, "remote", "add", "--local", "--force", "--default", "store", remote)
+        dvc(folder, command)
+    assert contents(clone) == contents(built)
+    output = dvc(clone, "repro")
+    assert "Data and pipelines are up to date" in output
+    assert len(re.findall(r"Stage '\w+' didn't change, skipping", output)) == len(CHAIN)
+    status = ["git", "status", "--porcelain"]
+    assert subprocess.run(status, cwd=clone, check=True, capture_output=True).stdout == b""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A forced repro with two data processes, and the repro that was tried while it ran."""
+
+    forced: str
+    refused: str
+    status: int
+    pid: int
+    before: dict[str, str]
+    after: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def beside(chain: Path) -> Beside:
+    before = contents(chain)
+    forced = start_dvc(chain, "repro", "--force", DGKD_WORKERS="2")
+    assert forced.stdout is not None
+    lines: Iterator[str] = iter(forced.stdout)
+    said = next((line for line in lines if stages_run(line)), "")
+    second = start_dvc(chain, "repro")
+    refused, _ = second.communicate()
+    said += "".join(lines)
+    assert forced.wait() == 0, said
+    return Beside(said, refused, second.returncode, forced.pid, before, contents(chain))
+
+
+def test_a_forced_repro_repeats_every_byte_with_two_data_processes(beside: Beside) -> None:
+    assert sorted(stages_run(beside.forced)) == sorted(CHAIN)
+    assert beside.after == beside.before
+
+
+def test_a_second_repro_meanwhile_names_the_first_and_runs_nothing(beside: Beside) -> None:
+    assert beside.status == 255
+    assert re.search(
+        rf"ERROR: failed to reproduce '\w+': '.+' is busy, it is being blocked by:\n"
+        rf"  \(PID {beside.pid}\): .*dvc repro --force\n",
+        beside.refused,
+    ), beside.refused
+    assert stages_run(beside.refused) == []
+    assert "Traceback" not in beside.refused
+
+
+# The stages that a changed parameter reruns, in the row of the longest key that it lies under. What
+# follows them in the chain is AFTER, and runs again where an output has changed.
+READERS = {
+    "seed": "prepare darken depth_model depth_adapt teacher distill segment testset",
+    "deterministic": ("depth_model depth_adapt depth teacher distill cam segment evaluate testset"),
+    "data": "prepare",
+    "data.long_side": "prepare testset",
+    "data.depth_root": "depth",
+    "lowlight": "darken depth_model testset",
+    "model": "teacher distill segment",
+    "model.dgf2": "distill segment",
+    "model.exposure": "distill refine segment evaluate testset",
+    "depth_model": "depth_model",
+    "depth.model": "depth_model",
+    "depth.revision": "depth_model",
+    "depth.exposure": "depth_model depth_adapt depth testset",
+    "depth.invert": "depth testset",
+    "depth.batch": "depth testset",
+    "depth.adapt": "depth_adapt",
+    "teacher": "teacher",
+    "distill": "distill",
+    "cam": "cam",
+    "refine": "refine",
+    "segment": "segment",
+    "evaluate": "evaluate testset",
+    "evaluate.sets": "testset",
+}
+AFTER_TEACHER = ["distill", "cam", "refine", "segment", "evaluate"]
+AFTER = {
+    "prepare": ["darken", "depth_adapt", "depth", "teacher", *AFTER_TEACHER],
+    "darken": ["depth_adapt", "depth", *AFTER_TEACHER],
+    "depth_model": ["depth_adapt", "depth", *AFTER_TEACHER],
+    "depth_adapt": ["depth", *AFTER_TEACHER],
+    "depth": AFTER_TEACHER,
+    "teacher": AFTER_TEACHER,
+    "distill": ["cam", "refine", "segment", "evaluate"],
+    "cam": ["refine", "segment", "evaluate"],
+    "refine": ["segment", "evaluate"],
+    "segment": ["evaluate"],
+    "evaluate": [],
+}
+# values to change a parameter to: the first that is allowed
+OTHERS = (
+    *("data/none", "data/scenes", "other", "0" * 64, "resnet18", "folder", "simple", "paper"),
+    *("gamma", "identity", "weights", "trained", "sgd", "teacher", "none", "normal"),
+    *(0.5, 8, 32, 2, 0, True, False),
+    *([4, 16], [1, 2, 3], ["map"], [0.5, 0.5], [0.1, 0.1, 0.1, 0.1]),
+)
+
+
+def leaves(values: dict[str, Any], above: str = "") -> dict[str, Any]:
+    """All parameters by their dotted keys."""
+    found = {}
+    for key, value in values.items():
+        nested = isinstance(value, dict) and value
+        found |= leaves(value, f"{above}{key}.") if nested else {above + key: value}
+    return found
+
+
+def covers(key: str, leaf: str) -> bool:
+    """Whether ``leaf`` is ``key`` or lies under it."""
+    return f"{leaf}.".startswith(f"{key}.")
+
+
+def row_of(leaf: str) -> str:
+    """The longest key of READERS that covers a parameter."""
+    return max((key for key in READERS if covers(key, leaf)), key=len, default="no row")
+
+
+def listed(path: Path) -> dict[str, set[str]]:
+    """The parameters that each stage of a dvc.yaml names, in `params` or as `${key}`."""
+    stages = YAML(typ="safe").load(path)["stages"]
+    return {
+        name: {*stage.get("do", stage)["params"], *re.findall(r"\$\{([\w.]+)\}", json.dumps(stage))}
+        for name, stage in stages.items()
+    }
+
+
+def test_every_parameter_is_read_by_the_stages_of_the_table() -> None:
+    stages = listed(ROOT / "dvc.yaml")
+    found = {
+        leaf: {name for name, keys in stages.items() if any(covers(key, leaf) for key in keys)}
+        for leaf in leaves(YAML(typ="safe", pure=True).load(ROOT / "params.yaml"))
+    }
+    assert found == {leaf: set(READERS.get(row_of(leaf), "").split()) for leaf in found}
+    assert {row_of(leaf) for leaf in found} == set(READERS)
+
+
+def replaced(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """A copy of nested values with other ones at dotted keys."""
+    values = copy.deepcopy(values)
+    for key, value in changes.items():
+        *path, last = key.split(".")
+        section = values
+        for part in path:
+            section = section[part]
+        section[last] = value
+    return values
+
+
+def another(values: dict[str, Any], leaf: str) -> Any:
+    """A value of ``leaf`` other than its own that is allowed (of a folder: scenes fix more)."""
+    for value in OTHERS:
+        if value == leaves(values)[leaf]:
+            continue
+        with suppress(InputError):
+            validate(replaced(values, {"data.kind": "folder", leaf: value}))
+            return value
+    raise AssertionError(f"{leaf}: no other value is allowed, add one to OTHERS")
+
+
+def test_dvc_reruns_the_stages_of_the_table(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One parameter of every key that dvc.yaml names, by DVC's own judgement."""
+    from dvc.repo import Repo
+
+    from dgkd_core.data.pictures import encode_rgb
+    from dgkd_core.data.scenes import render
+
+    dusk = built.parent / "dusk"
+    dusk.mkdir()
+    (dusk / "0.png").write_bytes(encode_rgb(render(9, "dusk", 0, 40).image // 16))
+    preset(built, "evaluate.sets={dusk: ../dusk}")
+    assert stages_run(dvc(built, "repro")) == ["testset@dusk"]
+    yaml, params = YAML(typ="safe", pure=True), built / "params.yaml"
+    values = yaml.load(params)
+    keys = set().union(*listed(built / "dvc.yaml").values())
+    representative = {
+        (row_of(leaf), *sorted(key for key in keys if covers(key, leaf))): leaf
+        for leaf in leaves(values)
+    }
+    monkeypatch.chdir(built)  # DVC names stages from here
+    found = {}
+    with closing(Repo(str(built))) as repo:
+        assert repo.status() == {}
+        for leaf in representative.values():
+            yaml.dump(replaced(values, {leaf: another(values, leaf)}), params)
+            found[leaf] = {stage.split("@")[0] for stage in repo.status()}
+    assert found == {leaf: set(READERS[row_of(leaf)].split()) for leaf in found}
+
+
+def test_what_follows_a_stage_in_dvc_s_graph(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import networkx
+    from dvc.repo import Repo
+
+    monkeypatch.chdir(built)
+    with closing(Repo(str(built))) as repo:
+        graph = repo.index.graph
+        found = {
+            stage.name: {other.name for other in networkx.ancestors(graph, stage)}
+            for stage in graph
+        }
+    assert found == {stage: set(following) for stage, following in AFTER.items()}
