@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -96,5 +95,4 @@ def crops(options: Options, pictures: Pictures) -> Crops:
 
 def batches(options: Options, crops: Crops, count: int) -> Iterator[dict[str, Tensor]]:
     """``count`` batches as the training loop gets them, from its own loader."""
-    loader: Any = training_batches(crops, options.params.distill.batch, count, options.where)
-    return iter(loader(0) if callable(loader) else loader)  # a function of the first step
+    return training_batches(crops, options.params.distill.batch, count, options.where)(0)

@@ -212,7 +212,8 @@ class State:
             with atomic_file(path) as part:
                 torch.save(dict(content), part)
         except (OSError, InputError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
+            known = not isinstance(error, RuntimeError)  # torch's own tells of its source lines
+            reason = str(error) if known else f"{path}: cannot be written"
             print(f"{self.stage}: its state is not saved, the run goes on ({reason})", flush=True)
             return False
         finally:

@@ -92,10 +92,11 @@ def adapt(params: Params, folder: Path, state: State) -> dict[str, Any]:
 
 def depth_adapt(params: Params, state: State) -> None:
     wanted = params.depth.adapt.iterations > 0
-    write_curve("metrics/curves/depth_adapt.csv", [])
     with atomic_folder(Path(ARTIFACTS, "depth_adapted")) as folder:
         metrics = adapt(params, folder, state) if wanted else {}
         write_json(folder / "source.json", {"adapted": wanted})
+    if not wanted:
+        write_curve("metrics/curves/depth_adapt.csv", [])
     write_metrics("metrics/depth_adapt.json", metrics)
 
 

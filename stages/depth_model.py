@@ -78,7 +78,6 @@ def train_on_scenes(params: Params, folder: Path, state: State) -> dict[str, flo
 def depth_model(params: Params, state: State) -> None:
     source = params.depth.model
     local = resolve(source)
-    write_curve("metrics/curves/depth_model.csv", [])
     with atomic_folder(Path(ARTIFACTS, "depth_model")) as folder:
         metrics: dict[str, float] = {}
         if source == "scenes":
@@ -89,6 +88,8 @@ def depth_model(params: Params, state: State) -> None:
             model, processor = load_dpt(local if is_local else source, is_local, pin)
             save_dpt(model, processor, folder)
         write_json(folder / "source.json", {"model": source})
+    if source != "scenes":
+        write_curve("metrics/curves/depth_model.csv", [])
     write_metrics("metrics/depth_model.json", metrics)
 
 

@@ -7,7 +7,6 @@ import importlib
 import os
 import signal
 import sys
-import tempfile
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -62,32 +61,33 @@ def fork(body: Callable[[], object], watch: Callable[[int], object] = lambda pid
 
     A SystemExit ends it as it would end a script; any other exception with a traceback and 70.
     """
-    with tempfile.TemporaryFile() as output:
-        sys.stdout.flush()
-        child = os.fork()
-        if child == 0:
-            status = 70
-            try:
-                os.dup2(output.fileno(), 1)
-                os.dup2(output.fileno(), 2)
-                sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
-                torch.set_num_threads(1)
-                body()
-                status = 0
-            except SystemExit as error:
-                if isinstance(error.code, str):
-                    print(error.code, file=sys.stderr)
-                status = error.code if isinstance(error.code, int) else 1
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(status)
-        watch(child)
-        _, code = os.waitpid(child, 0)
-        output.seek(0)
+    sys.stdout.flush()
+    reading, writing = os.pipe()  # a file would be bound by a limit on file sizes
+    child = os.fork()
+    if child == 0:
+        status = 70
+        try:
+            os.dup2(writing, 1)
+            os.dup2(writing, 2)
+            sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+            torch.set_num_threads(1)
+            body()
+            status = 0
+        except SystemExit as error:
+            if isinstance(error.code, str):
+                print(error.code, file=sys.stderr)
+            status = error.code if isinstance(error.code, int) else 1
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+    os.close(writing)
+    watch(child)
+    with os.fdopen(reading, "rb") as output:
         text = output.read().decode()
+    _, code = os.waitpid(child, 0)
     return Ended(os.waitstatus_to_exitcode(code), text)
 
 

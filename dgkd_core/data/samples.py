@@ -17,6 +17,7 @@ from dgkd_core.data.manifest import Entry, Manifest
 from dgkd_core.data.pack import Pack
 from dgkd_core.data.pictures import decode_depth, decode_mask, decode_rgb
 from dgkd_core.data.transforms import MEAN, apply_geometry, colour_jitter, draw_geometry
+from dgkd_core.errors import InputError
 from dgkd_core.imaging.exposure import expose, expose_8bit
 from dgkd_core.interrupt import serve_parent
 from dgkd_core.parallel import wanted_workers
@@ -247,16 +248,16 @@ def training_batches(
     iterations: int,
     device: torch.device,
     collate: Callable[[Any], dict[str, Tensor]] | None = None,
-) -> Callable[[int], DataLoader[Any]]:
-    """A function from a step to a loader of the batches from there to ``iterations``.
+) -> Callable[[int], Iterator[dict[str, Tensor]]]:
+    """A function from a step to the batches from there to ``iterations``.
 
     The batches are the same for any number of workers, and drawing them leaves torch's random state
     alone.
     """
     count = workers(device)
 
-    def start(first: int) -> DataLoader[Any]:
-        return DataLoader(
+    def start(first: int) -> Iterator[dict[str, Tensor]]:
+        loader: DataLoader[Any] = DataLoader(
             crops,
             batch_sampler=Positions(len(crops), batch, iterations, crops.seed, first),
             num_workers=count,
@@ -265,6 +266,10 @@ def training_batches(
             worker_init_fn=_start_worker,
             generator=torch.Generator(),
         )
+        try:
+            yield from loader
+        except InputError as error:  # a worker's message brings its traceback along
+            raise InputError(str(error).rpartition("InputError: ")[2].strip()) from error
 
     return start
 

@@ -258,7 +258,7 @@ def test_an_earlier_file_outlives_a_failure(
         raise OSError("no space")
 
     monkeypatch.setattr(mxnet, "save_file", fails)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(InputError, match="no space"):
         convert_mxnet(source, out)
     assert out.read_bytes() == b"before"
     assert set(tmp_path.iterdir()) == {source, out}

@@ -23,6 +23,7 @@ from trees import FolderSet, LisSet, VocTree, make_sbd, photo, write_mat
 from dgkd_core.errors import InputError
 from dgkd_core.params import load_params, validate
 from dgkd_core.sections import Params
+from dgkd_core.state import State
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = ("cat", "dog", "person", "sofa")
@@ -45,12 +46,12 @@ def snapshot(*folders: Path) -> dict[str, str]:
 
 def run_damaged(case: Case, data_set: Any, good: Params, bad: Params) -> None:
     """A good run, the damage, a run that must end with the case's lines and change nothing."""
-    stage.prepare(good)
+    stage.prepare(good, State("prepare"))
     before = snapshot(Path("artifacts"), Path("metrics"))
     assert len(before) == 7
     case.damage(data_set)
     with pytest.raises(InputError) as caught:
-        stage.prepare(bad)
+        stage.prepare(bad, State("prepare"))
     lines = str(caught.value).splitlines()
     unmatched = [line for line in lines if not any(re.search(p, line) for p in case.lines)]
     unseen = [p for p in case.lines if not any(re.search(p, line) for line in lines)]
@@ -144,7 +145,7 @@ def test_measured_depth_maps_are_glanced_at(voc_tree: VocTree, tmp_path: Path) -
 def test_very_many_problems_are_counted(voc_tree: VocTree) -> None:
     voc_tree.write_list("train", ["t1", *(f"gone {i}" for i in range(70))])
     with pytest.raises(InputError) as caught:
-        stage.prepare(params(kind="voc", root=str(voc_tree.root)))
+        stage.prepare(params(kind="voc", root=str(voc_tree.root)), State("prepare"))
     lines = str(caught.value).splitlines()
     assert len(lines) == 51
     assert all("no such file, but the train list names it" in line for line in lines[:50])
