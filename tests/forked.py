@@ -69,7 +69,7 @@ def fork(body: Callable[[], object], watch: Callable[[int], object] = lambda pid
         try:
             os.dup2(writing, 1)
             os.dup2(writing, 2)
-            sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+            sys.stdout, sys.stderr = (os.fdopen(i, "w", closefd=False) for i in (1, 2))
             torch.set_num_threads(1)
             body()
             status = 0

@@ -112,7 +112,7 @@ def _params(place: Path, size: int) -> Write:
     if not (place / "presets").exists():
         shutil.copy(ROOT / "params.yaml", place)
         shutil.copytree(ROOT / "presets", place / "presets")
-    classes = ", ".join(f"class{i}" for i in range(100 * size))
+    classes = ", ".join(f"class_{'x' * 40}_{i}" for i in range(6 * size))
     return lambda: apply_preset("folder", [f"data.classes=[{classes}]"], place)
 
 
