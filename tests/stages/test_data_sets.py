@@ -21,6 +21,7 @@ from dgkd_core.data.pictures import decode_mask, decode_rgb
 from dgkd_core.errors import InputError
 from dgkd_core.imaging.lowlight import darken_simple, picture_rng
 from dgkd_core.presets import apply_preset
+from dgkd_core.state import State, outputs
 
 pytestmark = pytest.mark.slow
 CLASSES = list(scenes.CLASSES)
@@ -247,7 +248,7 @@ def test_further_test_sets(
     apply_preset("tiny", ["evaluate.sets={dusk: night, few: few.txt}"])
     run_stages(*UP_TO_DEPTH, "teacher", *AFTER_TEACHER)
     for name in ("dusk", "few"):
-        testset.testset(name, load_params())
+        testset.testset(name, load_params(), State("testset", name))
     dusk, few = metrics("testset/dusk"), metrics("testset/few")
     assert dusk["pictures"] == {"count": 8, "scored": 2}
     assert few["pictures"] == {"count": 2, "scored": 0}
@@ -256,8 +257,7 @@ def test_further_test_sets(
     assert few["segmenter"]["dark"] is None
     assert len(Pack(Path("artifacts/testset/few/predictions.zip"))) == 2
     assert Path("artifacts/testset/dusk/sheet.png").is_file()
-    params = load_params()
-    one_line(lambda: testset.testset("dawn", params), "evaluate.sets.dawn", "dusk, few")
+    one_line(lambda: outputs("testset", "dawn"), "evaluate.sets.dawn", "dusk, few")
     with open("params.yaml") as file:
         assert YAML(typ="safe").load(file)["evaluate"]["sets"] == {
             "dusk": "night",
