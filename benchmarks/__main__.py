@@ -94,7 +94,6 @@ def _options(args: argparse.Namespace) -> Any:
     if args.device is not None:
         check_device(args.device)
     usual = {} if args.classes is None else {"classes": args.classes}
-    settled = getattr(params, "deterministic", True)
     options = Options(
         params,
         args.device or str(device()),
@@ -105,7 +104,7 @@ def _options(args: argparse.Namespace) -> Any:
         default_size(params.distill.crop) if args.size is None else args.size,
         channels_last=args.channels_last,
         compile=args.compile,
-        deterministic=settled if args.deterministic is None else args.deterministic,
+        deterministic=params.deterministic if args.deterministic is None else args.deterministic,
         straightforward=args.straightforward,
         **usual,
     )

@@ -11,6 +11,7 @@ from benchmarks.options import Options
 from dgkd_core.distill.dgkd import DGKD
 from dgkd_core.models.network import Network
 from dgkd_core.models.registry import Spec, build, inherit
+from dgkd_core.training.student import freeze_what_nothing_compares
 from dgkd_core.training.weak import freeze
 
 
@@ -64,21 +65,9 @@ def make_guided(options: Options) -> Guided:
     pretrained = list(student.encoder.parameters()) if model.weights is not None else []
     if section.init == "teacher":
         pretrained = inherit(student, teacher)
-    dgkd = None
-    if section.weight > 0 and section.pairs:
-        dgkd = DGKD(
-            options.classes,
-            model.width,
-            section.pairs,
-            section.steps,
-            section.map_stride,
-            denoise=section.denoiser == "diffusion",
-            noise_adapter=section.noise_adapter,
-            autoencoder=section.autoencoder,
-        )
+    dgkd = DGKD.of(section, options.classes, model.width)
+    if dgkd is not None:
         place(dgkd, options).train()
-    for pair, projection in (("deep", student.project_deep), ("shallow", student.project_shallow)):
-        if dgkd is None or pair not in dgkd.pairs:
-            freeze(projection)
+    freeze_what_nothing_compares(student, dgkd)
     student.train()
     return Guided(student, teacher if dgkd is not None else None, dgkd, pretrained)

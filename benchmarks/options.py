@@ -13,6 +13,7 @@ from dgkd_core.data.scenes import CLASSES, MAX_SIZE, MIN_SIZE
 from dgkd_core.errors import InputError
 from dgkd_core.params import validate
 from dgkd_core.sections import Params
+from dgkd_core.training.loop import Precision
 
 DTYPES = ("float32", "bfloat16", "float16")
 # an option and the keys of params.yaml that it stands for
@@ -126,10 +127,8 @@ def name_of(dtype: torch.dtype) -> str:
 
 
 def training_dtype(device: torch.device) -> torch.dtype:
-    """What the training loop computes in: float32 on a CPU, the GPU's half precision there."""
-    if device.type != "cuda":
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    """What the training loop computes in."""
+    return Precision.of(device).half or torch.float32
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from benchmarks.measure import Record, Timeline
 from benchmarks.networks import Guided, make_guided
@@ -21,24 +20,6 @@ from dgkd_core.training.loop import train as training_loop
 from dgkd_core.training.student import student_step
 
 
-class _Feed:
-    """Batches for `train`: from asking for one to asking for the next is a call of a timeline.
-
-    ``train`` takes an iterable or a function from the first step to one; this is both.
-    """
-
-    def __init__(self, source: Iterator[Batch], count: int, timeline: Timeline) -> None:
-        self._source, self._count, self._timeline = source, count, timeline
-
-    def __iter__(self) -> Iterator[Batch]:
-        for _ in range(self._count):
-            with self._timeline.call():
-                yield next(self._source)
-
-    def __call__(self, first: int) -> _Feed:
-        return self
-
-
 def train(options: Options, parts: Guided, source: Iterator[Batch], timeline: Timeline) -> None:
     """Train on as many batches as the options say, each step a call of the timeline."""
     section = options.params.distill
@@ -46,7 +27,13 @@ def train(options: Options, parts: Guided, source: Iterator[Batch], timeline: Ti
     step = student_step(
         parts.student, parts.teacher, parts.dgkd, section.weight, section.mask_warmup, pamr
     )
-    feed: Any = _Feed(source, options.warmup + options.repeats, timeline)
+
+    def feed(first: int) -> Iterator[Batch]:
+        """From asking for a batch to asking for the next is a call of the timeline."""
+        for _ in range(options.warmup + options.repeats):
+            with timeline.call():
+                yield next(source)
+
     training_loop(
         "step",
         lambda batch, i: step(batch, section.mask_warmup + i),

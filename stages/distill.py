@@ -20,7 +20,7 @@ from dgkd_core.models.registry import Spec, build, first_weights, inherit, load_
 from dgkd_core.sections import Params
 from dgkd_core.stage import ARTIFACTS, run
 from dgkd_core.state import State
-from dgkd_core.training.student import student_step
+from dgkd_core.training.student import freeze_what_nothing_compares, student_step
 from dgkd_core.training.weak import freeze
 
 
@@ -49,22 +49,10 @@ def distill(params: Params, state: State) -> None:
         pretrained = inherit(student, teacher)
     else:
         pretrained = first_weights(student, spec, params.model)
-    dgkd = None
-    if section.weight > 0 and section.pairs:
+    dgkd = DGKD.of(section, len(manifest.classes), spec.width)
+    if dgkd is not None:
         manifest.need_normal(["train"], f"distill.lambda is {section.weight}")
-        dgkd = DGKD(
-            len(manifest.classes),
-            spec.width,
-            section.pairs,
-            section.steps,
-            section.map_stride,
-            denoise=section.denoiser == "diffusion",
-            noise_adapter=section.noise_adapter,
-            autoencoder=section.autoencoder,
-        )
-    for pair, projection in (("deep", student.project_deep), ("shallow", student.project_shallow)):
-        if dgkd is None or pair not in dgkd.pairs:
-            freeze(projection)
+    freeze_what_nothing_compares(student, dgkd)
     crops = Crops(
         manifest,
         Inputs(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -83,6 +84,26 @@ class DGKD(nn.Module):
                 self.denoisers[pair] = FeatureDenoiser(channels[pair], steps, noise_adapter)
             if autoencoder is not None and pair != "map":
                 self.latents[pair] = Latent(width, autoencoder)
+
+    @classmethod
+    def of(cls, section: Any, classes: int, width: int) -> DGKD | None:
+        """What the ``distill`` section of params.yaml asks for; None for no distillation at all.
+
+        Args:
+            classes, width: as for the class.
+        """
+        if section.weight == 0 or not section.pairs:
+            return None
+        return cls(
+            classes,
+            width,
+            section.pairs,
+            section.steps,
+            section.map_stride,
+            denoise=section.denoiser == "diffusion",
+            noise_adapter=section.noise_adapter,
+            autoencoder=section.autoencoder,
+        )
 
     def forward(
         self, student: Output, teacher: Output, labels: Tensor, size: Sequence[int]

@@ -8,7 +8,14 @@ from dgkd_core.distill.dgkd import DGKD
 from dgkd_core.imaging.pamr import PAMR
 from dgkd_core.models.network import Network
 from dgkd_core.training.loop import Batch, Losses, Step
-from dgkd_core.training.weak import weak_losses
+from dgkd_core.training.weak import freeze, weak_losses
+
+
+def freeze_what_nothing_compares(student: Network, dgkd: DGKD | None) -> None:
+    """Take the student's projections out of training that no pair of DGKD reads."""
+    for pair, projection in (("deep", student.project_deep), ("shallow", student.project_shallow)):
+        if dgkd is None or pair not in dgkd.pairs:
+            freeze(projection)
 
 
 def student_step(
