@@ -10,11 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from depth_models import tiny_depth_anything
 from scipy.stats import spearmanr
 from transformers import (
-    DepthAnythingConfig,
-    DepthAnythingForDepthEstimation,
-    Dinov2Config,
     DPTConfig,
     DPTForDepthEstimation,
     DPTImageProcessor,
@@ -49,29 +47,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def _depth_anything() -> DepthAnythingForDepthEstimation:
-    backbone = Dinov2Config(
-        hidden_size=16,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        mlp_ratio=2,
-        image_size=70,
-        patch_size=14,
-        out_features=["stage1", "stage2", "stage3", "stage4"],
-        reshape_hidden_states=False,
-    )
-    return DepthAnythingForDepthEstimation(
-        DepthAnythingConfig(
-            backbone_config=backbone,
-            reassemble_hidden_size=16,
-            neck_hidden_sizes=[8, 8, 8, 8],
-            fusion_hidden_size=8,
-            head_hidden_size=4,
-            patch_size=14,
-        )
-    )
-
-
 def _plain_dpt() -> DPTForDepthEstimation:
     """As Intel/dpt-large: no convolutions before the transformer."""
     return DPTForDepthEstimation(
@@ -100,7 +75,7 @@ def kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     elif request.param == "plain":
         model, side, multiple = _plain_dpt(), 64, 32
     else:
-        model, side, multiple = _depth_anything(), 70, 14
+        model, side, multiple = tiny_depth_anything(70), 70, 14
     processor = DPTImageProcessor(
         size={"height": side, "width": side}, keep_aspect_ratio=True, ensure_multiple_of=multiple
     )

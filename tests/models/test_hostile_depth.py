@@ -15,13 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from depth_models import tiny_depth_anything
 from safetensors.torch import load_file, save_file
 from support import one_line
 from torch import Tensor
 from transformers import (
-    DepthAnythingConfig,
-    DepthAnythingForDepthEstimation,
-    Dinov2Config,
     DPTConfig,
     DPTForDepthEstimation,
     DPTImageProcessor,
@@ -37,29 +35,6 @@ PICTURE = np.full((20, 30, 3), 90, np.uint8)
 pytestmark = pytest.mark.usefixtures("no_network")
 
 
-def _depth_anything() -> DepthAnythingForDepthEstimation:
-    stages = ["stage1", "stage2", "stage3", "stage4"]
-    backbone = Dinov2Config(
-        hidden_size=16,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        mlp_ratio=2,
-        image_size=28,
-        patch_size=14,
-        out_features=stages,
-        reshape_hidden_states=False,
-    )
-    config = DepthAnythingConfig(
-        backbone_config=backbone,
-        reassemble_hidden_size=16,
-        neck_hidden_sizes=[8, 8, 8, 8],
-        fusion_hidden_size=8,
-        head_hidden_size=4,
-        patch_size=14,
-    )
-    return DepthAnythingForDepthEstimation(config)
-
-
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A tiny hybrid DPT and a tiny Depth-Anything."""
@@ -69,7 +44,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     processor = DPTImageProcessor(
         size={"height": 28, "width": 28}, keep_aspect_ratio=True, ensure_multiple_of=14
     )
-    save_dpt(_depth_anything(), processor, root / "anything")
+    save_dpt(tiny_depth_anything(28), processor, root / "anything")
     return {"dpt": root / "dpt", "anything": root / "anything"}
 
 
