@@ -134,7 +134,9 @@ def test_json_survives(tmp_path: Path) -> None:
     assert "ä" in (tmp_path / "a.json").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("content", [b"{", b"", b"\xff\xfe", b"{'a': 1}"])
+@pytest.mark.parametrize(
+    "content", [b"{", b"", b"\xff\xfe", b"{'a': 1}", b"[" * 100_000, b"9" * 100_000]
+)
 def test_json_that_is_damaged_is_named(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(content)
