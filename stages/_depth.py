@@ -1,6 +1,7 @@
 """What the stages that need depth share: which DPT, on which pictures, or measured maps."""
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -131,7 +132,7 @@ def write_depth(
         raise together(problems)
     figures = []
     with write_pack(out) as pack:
-        for entry in (entry for group in groups for entry in group):
+        for entry in chain.from_iterable(groups):
             content, row = journal[f"{label}/{entry.id}"]
             pack.add(f"{entry.id}.png", content)
             figures.append(row)

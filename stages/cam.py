@@ -6,6 +6,7 @@ both (`cam.source`).
 The background threshold is chosen on val; no training mask is read.
 """
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def cam(params: Params, state: State) -> None:
                 maps = class_maps(mask, manifest.label_vector(entry))
                 journal.put([(f"{label}/{entry.id}", encode_array(maps), None)])
         with write_pack(Path(ARTIFACTS, "cam", f"{split}.zip")) as pack:
-            for entry in (entry for group in groups for entry in group):
+            for entry in chain.from_iterable(groups):
                 content, _ = journal[f"{label}/{entry.id}"]
                 pack.add(f"{entry.id}.npy", content, compress=True)
                 if split == "val" and store.has(truth, name := f"{entry.id}.png"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,7 @@ def predict(
             (f"{label}/{entry.id}", encode_mask(mask), score.tolist())
             for entry, mask, score in zip(group, ids, scores.double(), strict=True)
         )
-    for entry in (entry for group in groups for entry in group):
+    for entry in chain.from_iterable(groups):
         content, score = kept[f"{label}/{entry.id}"]
         yield entry, decode_mask(content, entry.id), np.array(score, np.float32)
 

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 from dgkd_core import interrupt
 from dgkd_core.device import RandomStates, random_states, set_random_states
@@ -106,8 +107,7 @@ class _Watch:
         """Note the largest gradient, which is not finite where any is not."""
         gradients = [p.grad for p in parameters if p.grad is not None]
         if gradients:
-            largest = torch.stack(torch._foreach_norm(gradients, float("inf"))).max()
-            self.see({self.gradient: largest}, step)
+            self.see({self.gradient: get_total_norm(gradients, torch.inf)}, step)
 
     def check(self, blame: Callable[[], list[str]] | None = None) -> None:
         """Raise at what has gone wrong first; losses before the gradient.
