@@ -150,7 +150,7 @@ def test_the_table_gathers_what_has_finished(
     finish("ablation.alone.gain.s1", 30.25)
     finish("of-somebody-else", 1)
     ablation.write_table(plan, out)
-    table = pd.read_csv(out.with_suffix(".csv"))
+    table = ablation.recorded(out.with_suffix(".csv"))
     assert table["row"].tolist() == ["deep", "alone", "deep"], "the plan's order"
     assert table.loc[0].tolist() == ["deep", "gain", 0, 10, 11, 12, 13, 14, 15, commit]
     text = out.with_suffix(".md").read_text()
@@ -163,11 +163,26 @@ def test_the_table_gathers_what_has_finished(
     finish("ablation.deep.gain.s1", 40)
     _remove("ablation.deep.gain.s0")
     ablation.write_table(plan, out)
-    table = pd.read_csv(out.with_suffix(".csv"))
+    table = ablation.recorded(out.with_suffix(".csv"))
     assert table["segmenter_dark"].tolist() == [10, 15, 35.25, 45]
     before = out.with_suffix(".csv").read_bytes()
     ablation.write_table(plan, out)
     assert out.with_suffix(".csv").read_bytes() == before
+
+
+def test_a_commit_of_digits_stays_text(plan_file: Path, tmp_path: Path) -> None:
+    """Some commits read as a number: 8492421, 12345e6, 0000012."""
+    plan, csv = ablation.read_plan(plan_file), tmp_path / "ablation.csv"
+    names = [("deep", 0), ("alone", 1), ("deep", 1)]
+    commits = ["8492421", "12345e6", "0000012"]
+    rows = [
+        [row, "gain", seed, *[1.0] * len(ablation.FIGURES), commit]
+        for (row, seed), commit in zip(names, commits, strict=True)
+    ]
+    pd.DataFrame(rows, columns=ablation.COLUMNS).to_csv(csv, index=False)
+    ablation.write_table(plan, csv.with_suffix(""))
+    assert ablation.recorded(csv)["commit"].tolist() == commits
+    assert [line.rsplit(",", 1)[1] for line in csv.read_text().splitlines()[1:]] == commits
 
 
 def test_the_queue_leaves_out_what_is_done(
