@@ -2,31 +2,69 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
+import tempfile
 import zlib
 from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
+from dgkd_core import world
 from dgkd_core.errors import InputError
+from dgkd_core.lock import Lock
 
 RandomStates = Mapping[str, Any]
+_marks: list[Lock] = []  # of the GPUs that this process uses; the system frees them at its end
 
 
 def device() -> torch.device:
-    """DGKD_DEVICE from the environment, else a CUDA device where there is one, else the CPU."""
+    """DGKD_DEVICE from the environment, else a CUDA device where there is one, else the CPU.
+
+    Which of several GPUs: each process of a run its own; one alone takes a free one (`take_gpu`).
+    """
     wanted = os.environ.get("DGKD_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(wanted)
+        if chosen.type == "cuda" and torch.cuda.is_available():
+            index = chosen.index
+            if index is None:
+                index = take_gpu(world.local_rank() if world.size() > 1 else None)
+            chosen = torch.device("cuda", index)
+            torch.cuda.set_device(chosen)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
         raise InputError(
             f"DGKD_DEVICE is {wanted!r}: no such device here, expected cpu or cuda"
         ) from error
     return chosen
+
+
+@cache
+def take_gpu(index: int | None = None) -> int:
+    """Mark a visible GPU as used until this process ends; return its index.
+
+    Without ``index`` it is the one that fewest of this user's runs use, so that experiments side by
+    side get a GPU each while there are enough.
+    """
+    count = torch.cuda.device_count()
+    if count < 2:
+        return index or 0
+    folder = Path(tempfile.gettempdir(), f"dgkd-gpus-{os.getuid()}")
+    candidates = range(count) if index is None else [index]
+    names = {i: str(torch.cuda.get_device_properties(i).uuid) for i in candidates}
+    for user in itertools.count():
+        for i, name in names.items():
+            mark = Lock(folder / f"{name}.{user}")
+            if mark.acquire():
+                _marks.append(mark)
+                return i
+    raise AssertionError("unreachable")
 
 
 class Run(Protocol):

@@ -45,9 +45,9 @@ def listening() -> Iterator[None]:
         _received.clear()
 
 
-def asked() -> bool:
-    """Whether a signal has come."""
-    return bool(_received)
+def asked() -> signal.Signals | None:
+    """The signal that has come, if any."""
+    return _received[0] if _received else None
 
 
 def check() -> None:

@@ -10,6 +10,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from dgkd_core import world
 from dgkd_core.errors import InputError
 from dgkd_core.progress import Progress
 
@@ -21,24 +22,39 @@ class Journal:
     """Finished pieces of a stage's work by key, each with a note; a piece is there whole or not.
 
     Kept in an SQLite file, which survives a kill at any moment; in memory where ``path`` is None.
+    Of several processes each keeps what it makes in a part of its own beside that file; `gather`
+    brings the parts to the first process, and so does its next run where they were killed.
 
     Raises:
         InputError: the disk is full or cannot be written to.
     """
 
     def __init__(self, path: Path | None) -> None:
-        self.path = path
+        self.path = path if path is None or world.first() else _part(path, world.rank())
+        self._base: sqlite3.Connection | None = None
+        self._keys: set[str] = set()
+        self._committed = time.monotonic()
+        if world.first():
+            self._start()
+            self._take_over()
+
+    def _start(self) -> sqlite3.Connection:
         try:
             self._base = self._open()
             self._keys = {key for (key,) in self._base.execute("SELECT key FROM pieces")}
         except sqlite3.DatabaseError:
-            if path is None or not path.exists():
+            if self.path is None or not self.path.exists():
                 raise
-            for file in path.parent.glob(f"{path.name}*"):
-                file.unlink()
-            print(f"{path}: damaged, begun anew", flush=True)
+            _remove(self.path)
+            print(f"{self.path}: damaged, begun anew", flush=True)
             self._base, self._keys = self._open(), set()
         self._committed = time.monotonic()
+        return self._base
+
+    @property
+    def _open_base(self) -> sqlite3.Connection:
+        """The part of a process that is not the first is made when there is something to keep."""
+        return self._base if self._base is not None else self._start()
 
     def _open(self) -> sqlite3.Connection:
         with self._naming():
@@ -66,7 +82,7 @@ class Journal:
         return len(self._keys)
 
     def __getitem__(self, key: str) -> tuple[bytes, Any]:
-        found = self._base.execute("SELECT content, note FROM pieces WHERE key = ?", (key,))
+        found = self._open_base.execute("SELECT content, note FROM pieces WHERE key = ?", (key,))
         row = found.fetchone()
         if row is None:
             raise KeyError(key)
@@ -74,29 +90,82 @@ class Journal:
 
     def put(self, rows: Iterable[Row]) -> None:
         """Add pieces: key, content and a note that JSON can hold; all of them or none."""
-        rows = list(rows)
+        self._insert([(key, content, json.dumps(note)) for key, content, note in rows])
+        if time.monotonic() - self._committed > COMMIT_SECONDS:
+            self.commit()
+
+    def _insert(self, rows: Sequence[tuple[str, bytes, str]]) -> None:
+        base = self._open_base
         with self._naming():
-            self._base.execute("SAVEPOINT piece")
-            self._base.executemany(
-                "INSERT OR REPLACE INTO pieces VALUES (?, ?, ?)",
-                [(key, content, json.dumps(note)) for key, content, note in rows],
-            )
-            self._base.execute("RELEASE piece")
-            if time.monotonic() - self._committed > COMMIT_SECONDS:
-                self.commit()
+            base.execute("SAVEPOINT piece")
+            base.executemany("INSERT OR REPLACE INTO pieces VALUES (?, ?, ?)", rows)
+            base.execute("RELEASE piece")
         self._keys.update(key for key, _, _ in rows)
 
     def commit(self) -> None:
         """Make what was put survive a kill; happens by itself about every second."""
         with self._naming():
-            self._base.execute("COMMIT")
-            self._base.execute("BEGIN")
+            self._open_base.execute("COMMIT")
+            self._open_base.execute("BEGIN")
         self._committed = time.monotonic()
 
+    def gather(self) -> None:
+        """Bring what all processes have put to the first one; all of them call this."""
+        if self.path is None or world.size() == 1:
+            return
+        if not world.first():
+            self.close()
+        kept = world.collect(self.path if self._keys and not world.first() else None)
+        for part in filter(None, kept):
+            _await(part)
+        if world.first():
+            self._take_over()
+        self._keys = self._keys if world.first() else set()
+
+    def _take_over(self) -> None:
+        """Move the other processes' parts here."""
+        if self.path is None:
+            return
+        for part in sorted(self.path.parent.glob(f"{self.path.stem}.*{self.path.suffix}")):
+            try:
+                with closing(sqlite3.connect(part)) as other:
+                    found = other.execute("SELECT key, content, note FROM pieces")
+                    while rows := found.fetchmany(64):
+                        self._insert(rows)
+            except sqlite3.DatabaseError as error:
+                print(f"{part}: damaged, left out ({error})", flush=True)
+            self.commit()
+            _remove(part)
+
     def close(self) -> None:
-        with closing(self._base), self._naming():
-            if self._base.in_transaction:  # a full disk has ended it otherwise
-                self._base.execute("COMMIT")
+        if self._base is None:
+            return
+        with closing(self._base) as base, self._naming():
+            self._base = None
+            if base.in_transaction:  # a full disk has ended it otherwise
+                base.execute("COMMIT")
+
+
+def _part(path: Path, rank: int) -> Path:
+    return path.with_name(f"{path.stem}.{rank}{path.suffix}")
+
+
+def _remove(base: Path) -> None:
+    """Remove an SQLite file and what belongs to it."""
+    for file in base.parent.glob(f"{base.name}*"):
+        file.unlink()
+
+
+def _await(path: Path, seconds: float = 90.0) -> None:
+    """Wait for a file that another machine has written: network disks show it after a while."""
+    ends = time.monotonic() + seconds
+    while not path.exists():
+        if time.monotonic() > ends:
+            raise InputError(
+                f"{path}: another process wrote it, but it is not here; processes on several "
+                f"machines need the project on a disk that they share"
+            )
+        time.sleep(0.5)
 
 
 class Named(Protocol):
@@ -111,11 +180,21 @@ E = TypeVar("E", bound=Named)
 
 def unfinished(
     groups: Sequence[Sequence[E]], journal: Journal, label: str
-) -> Progress[Sequence[E]]:
+) -> Iterator[Sequence[E]]:
     """The groups of which the journal lacks a picture's LABEL/ID, with the progress of all.
 
-    A group is to be computed again as a whole: in a batch of other pictures a network rounds
+    Several processes get a share each, which the first finds in its journal when the last group is
+    done. A group is to be computed again as a whole: in a batch of other pictures a network rounds
     differently.
     """
-    left = [g for g in groups if not all(f"{label}/{entry.id}" in journal for entry in g)]
-    return Progress(left, label, len(groups), lines=4, done=len(groups) - len(left))
+    left = [
+        i
+        for i, group in enumerate(groups)
+        if not all(f"{label}/{entry.id}" in journal for entry in group)
+    ]
+    shared = journal.path is not None
+    left = world.tell(left) if shared else left
+    todo = [groups[i] for i in (world.mine(left) if shared else left)]
+    done, each = len(groups) - len(left), world.size() if shared else 1
+    yield from Progress(todo, label, len(groups), lines=4, done=done, each=each)
+    journal.gather()

@@ -11,6 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from typing import TypeVar
 
+from dgkd_core import world
 from dgkd_core.errors import InputError
 from dgkd_core.interrupt import serve_parent
 
@@ -19,8 +20,10 @@ R = TypeVar("R")
 
 
 def cores() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Processors that this process may use; those that share a run's work here share them."""
+    known = hasattr(os, "sched_getaffinity")
+    count = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
+    return max(1, count // world.local_size())
 
 
 def wanted_workers() -> int | None:

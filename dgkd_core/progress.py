@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 from tqdm import tqdm
 
-from dgkd_core import interrupt
+from dgkd_core import interrupt, world
 
 T = TypeVar("T")
 
@@ -30,6 +30,8 @@ class Progress(Generic[T]):
         total: how many items in all, where ``items`` does not know.
         lines: about how many lines a log gets.
         done: how many of the total an earlier run has done; ``items`` are the others.
+        each: how many of the total are done with an item, other processes' work included.
+        stops: whether to look between two items for a wish to stop.
     """
 
     def __init__(
@@ -39,8 +41,11 @@ class Progress(Generic[T]):
         total: int | None = None,
         lines: int = 10,
         done: int = 0,
+        each: int = 1,
+        stops: bool = True,
     ) -> None:
         self.items = items
+        self.each, self.stops = each, stops
         self.label = label
         known = len(items) + done if isinstance(items, Sized) else 0
         self.total = total if total is not None else known
@@ -56,25 +61,41 @@ class Progress(Generic[T]):
             self._bar.set_postfix_str(self._note)
 
     def __iter__(self) -> Iterator[T]:
+        if not world.first():
+            for item in self.items:
+                yield item
+                self._look()
+            return
         if self.done:
             print(f"{self.label}: goes on after {self.done}/{self.total}", flush=True)
         if sys.stderr.isatty():
-            self._bar = tqdm(
-                self.items, self.label, self.total, False, initial=self.done, dynamic_ncols=True
-            )
-            for item in self._bar:
-                yield item
-                interrupt.check()
+            yield from self._with_bar()
             return
-        started = time.monotonic()
-        for done, item in enumerate(self.items, self.done + 1):
+        started, done, told = time.monotonic(), self.done, self.done
+        for item in self.items:
             yield item
-            if done % self._every == 0 or done == self.total:
-                spent = time.monotonic() - started
+            done = min(done + self.each, self.total)
+            if done // self._every > told // self._every or done == self.total > told:
+                spent, told = time.monotonic() - started, done
                 left = _clock(spent / (done - self.done) * (self.total - done))
                 note = f", {self._note}" if self._note else ""
                 print(
                     f"{self.label}: {done}/{self.total}, {_clock(spent)} spent, {left} left{note}",
                     flush=True,
                 )
+            self._look()
+
+    def _with_bar(self) -> Iterator[T]:
+        name, total = self.label, self.total
+        with tqdm(
+            desc=name, total=total, initial=self.done, leave=False, dynamic_ncols=True
+        ) as bar:
+            self._bar = bar
+            for item in self.items:
+                yield item
+                bar.update(min(self.each, total - bar.n))
+                self._look()
+
+    def _look(self) -> None:
+        if self.stops:
             interrupt.check()

@@ -8,7 +8,6 @@ temporary experiment folders. Two runs with the same key at once take different 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -27,6 +26,7 @@ from ruamel.yaml import YAML
 from dgkd_core.errors import InputError
 from dgkd_core.files import atomic_file, sha256
 from dgkd_core.journal import Journal
+from dgkd_core.lock import Lock
 from dgkd_core.paths import project_root, resolve
 
 FORMAT = 1  # of what is kept; another number, another key
@@ -48,52 +48,6 @@ def save_interval() -> float:
     if not 0 <= seconds < float("inf"):
         raise InputError(f"DGKD_SAVE_EVERY is {given!r}, expected a number of seconds, 0 or more")
     return seconds
-
-
-class Lock:
-    """A file that one process at a time holds; freed by the system when that process ends.
-
-    It is a POSIX record lock: worker processes do not inherit it, and it works on network disks.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._descriptor: int | None = None
-
-    def acquire(self) -> bool:
-        """Take the lock and leave this process's number in the file; False where it is taken."""
-        while True:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            try:
-                fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except (BlockingIOError, PermissionError):
-                os.close(descriptor)
-                return False
-            if self._is_there(descriptor):
-                break
-            os.close(descriptor)  # its holder has removed the file in the meantime
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()}\n".encode())
-        self._descriptor = descriptor
-        return True
-
-    def _is_there(self, descriptor: int) -> bool:
-        try:
-            return os.stat(self.path).st_ino == os.fstat(descriptor).st_ino
-        except FileNotFoundError:
-            return False
-
-    def release(self) -> None:
-        """Remove the file and free the lock."""
-        if self._descriptor is not None:
-            self.path.unlink(missing_ok=True)
-            os.close(self._descriptor)
-            self._descriptor = None
-
-    def holder(self) -> str:
-        """The number of the process that holds it, as it left it there."""
-        return self.path.read_text(encoding="ascii", errors="replace").strip() or "unknown"
 
 
 def _lookup(values: Any, key: str) -> Any:
@@ -165,11 +119,12 @@ class State:
 
     Args:
         stage, item: as in dvc.yaml; ``item`` for one of a repeated stage.
+        folder: the slot that the first of several processes has taken; it also removes it.
     """
 
-    def __init__(self, stage: str, item: str | None = None) -> None:
+    def __init__(self, stage: str, item: str | None = None, folder: Path | None = None) -> None:
         self.stage, self.item = stage, item
-        self._folder: Path | None = None
+        self._folder = folder
         self._lock: Lock | None = None
         self._journals: dict[str, Journal] = {}
         self._interval = save_interval()
@@ -192,7 +147,10 @@ class State:
         return self._folder
 
     def journal(self, name: str) -> Journal:
-        """The journal of that name, with what an earlier run left in it."""
+        """The journal of that name, with what an earlier run left in it.
+
+        Several processes open it together; each gets its own part.
+        """
         if name not in self._journals:
             self._journals[name] = Journal(self.folder / f"{name}.sqlite")
         return self._journals[name]
@@ -249,12 +207,12 @@ class State:
         Returns:
             whether there is work that a next run goes on from.
         """
-        if self._folder is None or self._lock is None:
-            return False
         keep = not succeeded and self.holds_work()
         for journal in self._journals.values():
             with suppress(InputError):  # a full disk was told before
                 journal.close()
+        if self._folder is None or self._lock is None:
+            return False
         if not keep:
             shutil.rmtree(self._folder, ignore_errors=True)
         self._lock.release()

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from dgkd_core import world
 from dgkd_core.data.checks import together
 from dgkd_core.data.manifest import Entry, Manifest, by_size
 from dgkd_core.data.pack import Pack, write_pack
@@ -101,7 +102,8 @@ def write_depth(
         journal: keeps the maps as LABEL/ID; what it holds is not made again.
 
     Returns:
-        mean and standard deviation within a map, both as means over the maps, percent.
+        mean and standard deviation within a map, both as means over the maps, percent; nothing
+        in a process that is not the first.
 
     Raises:
         InputError: all measured maps that are missing or damaged, once every map was read.
@@ -128,8 +130,10 @@ def write_depth(
             (f"{label}/{entry.id}", encode_depth(depth), [float(depth.mean()), float(depth.std())])
             for entry, depth in zip(group, maps, strict=True)
         )
-    if problems:
-        raise together(problems)
+    if found := list(chain.from_iterable(world.collect(problems))):
+        raise together(found)
+    if not world.first():
+        return {}
     figures = []
     with write_pack(out) as pack:
         for entry in chain.from_iterable(groups):

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dgkd_core import world
 from dgkd_core.data.samples import Crops, training_batches
 from dgkd_core.evaluation.inference import Protocol, View, score
 from dgkd_core.files import write_metrics
@@ -55,11 +56,14 @@ def train_and_score(
         pretrained,
         state,
     )
-    save_model(Path(ARTIFACTS, folder), model, spec)
-    write_curve(f"metrics/curves/{stage}.csv", curve)
+    if world.first():
+        save_model(Path(ARTIFACTS, folder), model, spec)
+        write_curve(f"metrics/curves/{stage}.csv", curve)
     truth = Path(ARTIFACTS, "prepare", "masks_val.zip")
     label, journal = f"{stage}, val", state.journal("val")
     result = score(model, manifest, truth, view, Protocol(), where, label, journal)
+    if not world.first():
+        return curve
     write_metrics(f"metrics/{stage}.json", {"val": result.metrics(manifest.classes)})
     light, miou = "dark" if view.dark else "normal", result.confusion.miou()
     print(

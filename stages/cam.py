@@ -13,6 +13,7 @@ from typing import Any
 import _start  # noqa: F401
 import torch
 
+from dgkd_core import world
 from dgkd_core.data.manifest import by_size, read_manifest
 from dgkd_core.data.pack import write_pack
 from dgkd_core.data.pictures import decode_array, encode_array
@@ -53,6 +54,8 @@ def cam(params: Params, state: State) -> None:
             for entry, mask in zip(group, masks, strict=True):
                 maps = class_maps(mask, manifest.label_vector(entry))
                 journal.put([(f"{label}/{entry.id}", encode_array(maps), None)])
+        if not world.first():
+            continue
         with write_pack(Path(ARTIFACTS, "cam", f"{split}.zip")) as pack:
             for entry in chain.from_iterable(groups):
                 content, _ = journal[f"{label}/{entry.id}"]
@@ -60,6 +63,8 @@ def cam(params: Params, state: State) -> None:
                 if split == "val" and store.has(truth, name := f"{entry.id}.png"):
                     maps = decode_array(content, entry.id)
                     sweep.add(store.mask(truth, name), maps, manifest.label_vector(entry))
+    if not world.first():
+        return
     threshold, best = sweep.best()
     write_json(Path(ARTIFACTS, "cam", "threshold.json"), {"threshold": threshold})
     metrics = {

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import _start  # noqa: F401
 
-from dgkd_core.data.darkening import write_dark
+from dgkd_core import world
+from dgkd_core.data.darkening import make_dark, write_dark
 from dgkd_core.data.manifest import read_manifest
 from dgkd_core.data.pack import Pack
 from dgkd_core.files import write_metrics
@@ -23,7 +24,10 @@ def darken(params: Params, state: State) -> None:
     manifest = read_manifest(source)
     settings = params.lowlight.model_dump()
     journal = state.journal("dark")
-    metrics = write_dark(manifest, source, out, params.seed, settings, "darken", journal)
+    make_dark(manifest, source, params.seed, settings, "darken", journal)
+    if not world.first():
+        return
+    metrics = write_dark(manifest, out, journal)
     preview = out.with_name("preview.png")
     images, real = Pack(source / "images.zip"), Pack(source / "dark.zip")
     write_preview(preview, manifest.entries, images, settings, params.seed, real)

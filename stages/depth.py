@@ -5,6 +5,7 @@ from pathlib import Path
 import _start  # noqa: F401
 from _depth import write_depth
 
+from dgkd_core import world
 from dgkd_core.data.manifest import read_manifest
 from dgkd_core.files import write_metrics
 from dgkd_core.paths import resolve
@@ -19,7 +20,8 @@ def depth(params: Params, state: State) -> None:
     measured = resolve(params.data.depth_root)
     journal = state.journal("depth")
     metrics = write_depth(manifest, dark, out, measured, params, "depth", journal)
-    write_metrics("metrics/depth.json", metrics)
+    if world.first():
+        write_metrics("metrics/depth.json", metrics)
 
 
 if __name__ == "__main__":

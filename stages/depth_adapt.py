@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from _depth import dark_pictures, in_groups
 
+from dgkd_core import world
 from dgkd_core.data.manifest import Entry, read_manifest
 from dgkd_core.data.pack import Pack
 from dgkd_core.data.pictures import decode_rgb
@@ -60,8 +61,11 @@ def agreement(
     }
 
 
-def adapt(params: Params, folder: Path, state: State) -> dict[str, Any]:
-    section, where = params.depth.adapt, start(params, "depth_adapt")
+def adapt(
+    params: Params, state: State, where: torch.device
+) -> tuple[Any, Any, Any, list[dict[str, float]]]:
+    """The adapted DPT, the original, their processor and the curve of the training."""
+    section = params.depth.adapt
     entries = with_twin(read_manifest(PREPARED).split("train"))
     if not entries:
         raise InputError(
@@ -82,23 +86,31 @@ def adapt(params: Params, folder: Path, state: State) -> dict[str, Any]:
     batches = training_batches(twins, section.batch, count, where, twins_by_shape)
     step = adaptation_step(model, original)
     curve = train("depth_adapt", step, batches, [model], recipe, where, state=state)
-    write_curve("metrics/curves/depth_adapt.csv", curve)
-    save_dpt(model, processor, folder)
-    correlation = agreement(model, original, processor, params, where)
-    told = " and ".join(f"{value:.2f} {name}" for name, value in correlation.items())
-    print(f"depth_adapt: rank correlation of dark val maps with those by day: {told}")
-    return {"val": {"rank_correlation": correlation}, "train_pictures": len(entries)}
+    return model, original, processor, curve
 
 
 def depth_adapt(params: Params, state: State) -> None:
     wanted = params.depth.adapt.iterations > 0
+    curve: list[dict[str, float]] = []
+    metrics: dict[str, Any] = {}
+    if wanted:
+        where = start(params, "depth_adapt")
+        model, original, processor, curve = adapt(params, state, where)
+    if not world.first():
+        return
     with atomic_folder(Path(ARTIFACTS, "depth_adapted")) as folder:
-        metrics = adapt(params, folder, state) if wanted else {}
+        if wanted:
+            save_dpt(model, processor, folder)
         write_json(folder / "source.json", {"adapted": wanted})
-    if not wanted:
-        write_curve("metrics/curves/depth_adapt.csv", [])
+    write_curve("metrics/curves/depth_adapt.csv", curve)
+    if wanted:
+        correlation = agreement(model, original, processor, params, where)
+        told = " and ".join(f"{value:.2f} {name}" for name, value in correlation.items())
+        print(f"depth_adapt: rank correlation of dark val maps with those by day: {told}")
+        pictures = len(with_twin(read_manifest(PREPARED).split("train")))
+        metrics = {"val": {"rank_correlation": correlation}, "train_pictures": pictures}
     write_metrics("metrics/depth_adapt.json", metrics)
 
 
 if __name__ == "__main__":
-    run("depth_adapt", depth_adapt)
+    run("depth_adapt", depth_adapt, batch=lambda params: params.depth.adapt.batch)

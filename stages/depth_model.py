@@ -94,4 +94,4 @@ def depth_model(params: Params, state: State) -> None:
 
 
 if __name__ == "__main__":
-    run("depth_model", depth_model)
+    run("depth_model", depth_model, shared=False)

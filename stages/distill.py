@@ -91,4 +91,4 @@ def distill(params: Params, state: State) -> None:
 
 
 if __name__ == "__main__":
-    run("distill", distill)
+    run("distill", distill, batch=lambda params: params.distill.batch)

@@ -7,6 +7,7 @@ import _start  # noqa: F401
 import numpy as np
 from _score import ROOT, Places, score_networks, tabulate, write_predictions, write_sheet
 
+from dgkd_core import world
 from dgkd_core.data.manifest import Manifest, read_manifest
 from dgkd_core.data.pack import Pack
 from dgkd_core.data.pictures import decode_array, decode_mask
@@ -58,6 +59,8 @@ def evaluate(params: Params, state: State) -> None:
     manifest, store = read_manifest(ROOT / "prepare"), Store()
     journal = state.journal("predictions")
     results = score_networks("evaluate", manifest, VAL, params, store, journal)
+    if not world.first():
+        return
     final = results["segmenter.dark"]
     metrics, table = tabulate(manifest, results)
     metrics["train"] = dict(score_training_labels(manifest))

@@ -147,4 +147,4 @@ def prepare(params: Params, state: State) -> None:
 
 
 if __name__ == "__main__":
-    run("prepare", prepare)
+    run("prepare", prepare, shared=False)

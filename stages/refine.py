@@ -10,6 +10,7 @@ from pathlib import Path
 import _start  # noqa: F401
 import numpy as np
 
+from dgkd_core import world
 from dgkd_core.data.manifest import NO_THRESHOLD, Entry, Manifest, read_manifest
 from dgkd_core.data.pack import Pack, write_pack
 from dgkd_core.data.pictures import (
@@ -96,12 +97,23 @@ def refine(params: Params, state: State) -> None:
     for (entry,) in unfinished([[entry] for entry in entries], journal, label):
         journal.put([(f"{label}/{entry.id}", encode_array(sharp_maps(entry)), None)])
     sweep = Sweep(classes)
-    for entry, maps, mask in refined_val(manifest, journal, truth):
-        if mask is not None:
-            sweep.add(mask, maps, manifest.label_vector(entry))
-    threshold = sweep.best()[0] if section.threshold == "auto" else section.threshold
+    chosen = None if section.threshold == "auto" else section.threshold
+    if world.first():
+        for entry, maps, mask in refined_val(manifest, journal, truth):
+            if mask is not None:
+                sweep.add(mask, maps, manifest.label_vector(entry))
+        chosen = sweep.best()[0] if chosen is None else chosen
+    threshold = world.tell(chosen)
     if threshold is None:
         raise InputError(NO_THRESHOLD)
+    label, entries = "refine, train", manifest.split("train")
+    for (entry,) in unfinished([[entry] for entry in entries], journal, label):
+        vector, maps = manifest.label_vector(entry), sharp_maps(entry)
+        pseudo = pseudo_label(maps, vector, threshold, section.margin)
+        row = encode_mask(pseudo), float((pseudo != 255).mean())
+        journal.put([(f"{label}/{entry.id}", *row)])
+    if not world.first():
+        return
     confusion, decided = Confusion(classes), []
     with write_pack(Path(ARTIFACTS, "refine", "val.zip")) as out:
         for entry, maps, mask in refined_val(manifest, journal, truth):
@@ -110,12 +122,6 @@ def refine(params: Params, state: State) -> None:
             if mask is not None:
                 known = np.where(pseudo == 255, 255, mask).astype(np.uint8)
                 confusion.add(known, pseudo)
-    label, entries = "refine, train", manifest.split("train")
-    for (entry,) in unfinished([[entry] for entry in entries], journal, label):
-        vector, maps = manifest.label_vector(entry), sharp_maps(entry)
-        pseudo = pseudo_label(maps, vector, threshold, section.margin)
-        row = encode_mask(pseudo), float((pseudo != 255).mean())
-        journal.put([(f"{label}/{entry.id}", *row)])
     with write_pack(Path(ARTIFACTS, "refine", "train.zip")) as out:
         for entry in entries:
             content, share = journal[f"{label}/{entry.id}"]

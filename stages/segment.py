@@ -63,4 +63,4 @@ def segment(params: Params, state: State) -> None:
 
 
 if __name__ == "__main__":
-    run("segment", segment)
+    run("segment", segment, batch=lambda params: params.segment.batch)

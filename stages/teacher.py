@@ -5,6 +5,7 @@ from pathlib import Path
 import _start  # noqa: F401
 from _train import train_and_score
 
+from dgkd_core import world
 from dgkd_core.data.manifest import Manifest, read_manifest
 from dgkd_core.data.samples import Crops, Inputs, Store
 from dgkd_core.device import start
@@ -46,7 +47,8 @@ def teacher(params: Params, state: State) -> None:
     images = Path(ARTIFACTS, "prepare", "images.zip")
     manifest = read_manifest(images.parent)
     if section.model is not None:
-        take_over(resolve(section.model), section.model_sha256, manifest)
+        if world.first():
+            take_over(resolve(section.model), section.model_sha256, manifest)
         return
     manifest.need_normal(["train"], "teacher.model is null")
     spec = Spec.of(params.model, "network", manifest.classes, dgf2="off", exposure="none")
@@ -85,4 +87,4 @@ def teacher(params: Params, state: State) -> None:
 
 
 if __name__ == "__main__":
-    run("teacher", teacher)
+    run("teacher", teacher, batch=lambda params: params.teacher.batch)

@@ -13,8 +13,10 @@ import _start  # noqa: F401
 from _depth import write_depth
 from _score import ROOT, Places, score_networks, tabulate, write_predictions, write_sheet
 
-from dgkd_core.data.darkening import write_dark
+from dgkd_core import world
+from dgkd_core.data.darkening import make_dark, write_dark
 from dgkd_core.data.ingest import file_items, write_data_set
+from dgkd_core.data.manifest import read_manifest
 from dgkd_core.data.samples import Store
 from dgkd_core.data.testset import read_testset
 from dgkd_core.errors import InputError
@@ -31,14 +33,17 @@ def testset(name: str, params: Params, state: State) -> None:
     link_for_experiments(params.evaluate.sets[name])
     place, out = resolve(params.evaluate.sets[name]), ROOT / "testset" / name
     classes = tuple(read_json(ROOT / "prepare/classes.json"))
-    found = read_testset(place, classes, key)
     label = f"testset {name}"
-    items = file_items(found.sources, classes, params.data.long_side)
-    checked = Progress(items, label, len(found.sources), lines=4)
-    problems = (InputError(problem) for problem in found.problems)
-    manifest, notes = write_data_set(out, classes, [*problems, *checked], splits=("val",))
-    for note in [*found.notes, *notes]:
-        print(f"{label}: {note}")
+    if world.first():
+        found = read_testset(place, classes, key)
+        items = file_items(found.sources, classes, params.data.long_side)
+        checked = Progress(items, label, len(found.sources), lines=4)
+        problems = (InputError(problem) for problem in found.problems)
+        _, notes = write_data_set(out, classes, [*problems, *checked], splits=("val",))
+        for note in [*found.notes, *notes]:
+            print(f"{label}: {note}")
+    world.wait()
+    manifest = read_manifest(out)
     places = Places(
         images=out / "images.zip",
         dark=out / "night.zip",
@@ -47,12 +52,18 @@ def testset(name: str, params: Params, state: State) -> None:
     )
     night = f"{label}, dark"
     settings, journal = params.lowlight.model_dump(), state.journal("dark")
-    write_dark(manifest, out, places.dark, params.seed, settings, night, journal)
+    make_dark(manifest, out, params.seed, settings, night, journal)
+    if world.first():
+        write_dark(manifest, places.dark, journal)
+    world.wait()
     measured = (place if place.is_dir() else place.parent) / "depth"
     depths = state.journal("depth")
     write_depth(manifest, places.dark, places.depth, measured, params, label, depths)
+    world.wait()
     store = Store()
     results = score_networks(label, manifest, places, params, store, state.journal("predictions"))
+    if not world.first():
+        return
     final = results["segmenter.dark"]
     metrics, table = tabulate(manifest, results)
     scored = sum(store.has(places.truth, f"{entry.id}.png") for entry in manifest.entries)

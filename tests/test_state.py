@@ -9,9 +9,11 @@ import pytest
 from forked import fork, kill_me
 from support import CHAIN, ROOT
 
+from dgkd_core import lock as lock_module
 from dgkd_core import state as module
 from dgkd_core.errors import InputError
-from dgkd_core.state import Lock, State, outputs, stage_entry, stage_key
+from dgkd_core.lock import Lock
+from dgkd_core.state import State, outputs, stage_entry, stage_key
 
 
 @pytest.fixture
@@ -187,7 +189,7 @@ def test_a_lock_whose_file_was_removed_meanwhile_is_not_taken_for_held(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between opening the file and locking it its holder may end and remove it."""
-    path, real, times = tmp_path / "lock", module.fcntl.lockf, []
+    path, real, times = tmp_path / "lock", lock_module.fcntl.lockf, []
 
     def lockf(descriptor: int, kind: int) -> None:
         if not times:
@@ -195,7 +197,7 @@ def test_a_lock_whose_file_was_removed_meanwhile_is_not_taken_for_held(
         times.append(1)
         real(descriptor, kind)
 
-    monkeypatch.setattr(module.fcntl, "lockf", lockf)
+    monkeypatch.setattr(lock_module.fcntl, "lockf", lockf)
     lock = Lock(path)
     assert lock.acquire()
     assert len(times) == 2

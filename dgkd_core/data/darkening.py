@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from dgkd_core import world
 from dgkd_core.data.manifest import Entry, Manifest
 from dgkd_core.data.pack import Pack, write_pack
 from dgkd_core.data.pictures import decode_rgb, encode_rgb
@@ -38,29 +39,24 @@ def dark_picture(job: Job) -> tuple[bytes, tuple[float, ...]]:
     return encode_rgb(night.image), (day, luma(night.image), noise, night.ratio)
 
 
-def write_dark(
+def make_dark(
     manifest: Manifest,
     source: Path,
-    out: Path,
     seed: int,
     settings: Mapping[str, Any],
     label: str,
     journal: Journal,
-) -> dict[str, Any]:
-    """Write the pack ``out`` with a member ID.png for every entry, in several processes.
+) -> None:
+    """Put a dark picture ID of every entry into the journal, in several processes.
 
     Args:
         source: the folder with images.zip and dark.zip that the manifest names members of.
         settings: the lowlight section of params, as keywords of `lowlight.darken`.
-        journal: keeps the pictures; those that it holds are not made again.
-
-    Returns:
-        means over the pictures: luma of the normal and of the dark ones (0 to 255), standard
-        deviation of the noise (of 255) and exposure ratio of those that were made here; NaN where
-        there is none.
+        journal: what it holds is not made again.
     """
     images, real = Pack(source / "images.zip"), Pack(source / "dark.zip")
-    left = [entry for entry in manifest.entries if entry.id not in journal]
+    left = world.tell([i for i, e in enumerate(manifest.entries) if e.id not in journal])
+    todo = [manifest.entries[i] for i in world.mine(left)]
     jobs = (
         (
             entry,
@@ -69,12 +65,23 @@ def write_dark(
             seed,
             settings,
         )
-        for entry in left
+        for entry in todo
     )
-    total = len(manifest.entries)
-    made = Progress(ordered_map(dark_picture, jobs), label, total, 4, total - len(left))
-    for entry, (content, row) in zip(left, made, strict=True):
+    total, each = len(manifest.entries), world.size()
+    made = Progress(ordered_map(dark_picture, jobs), label, total, 4, total - len(left), each)
+    for entry, (content, row) in zip(todo, made, strict=True):
         journal.put([(entry.id, content, row)])
+    journal.gather()
+
+
+def write_dark(manifest: Manifest, out: Path, journal: Journal) -> dict[str, Any]:
+    """Write the pack ``out`` with a member ID.png for every entry, as `make_dark` made them.
+
+    Returns:
+        means over the pictures: luma of the normal and of the dark ones (0 to 255), standard
+        deviation of the noise (of 255) and exposure ratio of those that were made here; NaN where
+        there is none.
+    """
     rows = []
     with write_pack(out) as pack:
         for entry in manifest.entries:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from dgkd_core import world
 from dgkd_core.data.manifest import Entry, Manifest
 from dgkd_core.data.pack import Pack
 from dgkd_core.data.pictures import decode_depth, decode_mask, decode_rgb
@@ -20,7 +20,7 @@ from dgkd_core.data.transforms import MEAN, apply_geometry, colour_jitter, draw_
 from dgkd_core.errors import InputError
 from dgkd_core.imaging.exposure import expose, expose_8bit
 from dgkd_core.interrupt import serve_parent
-from dgkd_core.parallel import wanted_workers
+from dgkd_core.parallel import cores, wanted_workers
 
 CACHE_BYTES = 1 << 30
 
@@ -205,6 +205,7 @@ class Positions(Sampler[list[tuple[int, int]]]):
     """Batches of (position, index): every epoch visits each picture once, in an order of its own.
 
     Batch k is the same whether or not the batches before it were drawn; they begin with ``first``.
+    Of several processes each gets its part of every batch.
     """
 
     def __init__(
@@ -213,7 +214,7 @@ class Positions(Sampler[list[tuple[int, int]]]):
         if pictures < 1:
             raise ValueError("no training pictures")
         self.pictures, self.batch, self.seed = pictures, batch, seed
-        self.steps = range(first, iterations)
+        self.steps, self.part = range(first, iterations), world.part_of(batch)
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -227,7 +228,7 @@ class Positions(Sampler[list[tuple[int, int]]]):
                     epoch = position // self.pictures
                     order = np.random.default_rng((self.seed, 1, epoch)).permutation(self.pictures)
                 keys.append((position, int(order[position % self.pictures])))
-            yield keys
+            yield keys[self.part]
 
 
 def workers(device: torch.device) -> int:
@@ -235,7 +236,7 @@ def workers(device: torch.device) -> int:
     given = wanted_workers()
     if given is not None:
         return given
-    return 0 if device.type == "cpu" else min(8, max(1, (os.cpu_count() or 2) - 1))
+    return 0 if device.type == "cpu" else min(8, max(1, cores() - 1))
 
 
 def _start_worker(_number: int) -> None:

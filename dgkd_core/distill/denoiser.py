@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
+from dgkd_core import world
+
 
 class _Residual(nn.Module):
     """1x1, 3x3, 1x1 convolutions with batch norm, added to the input."""
@@ -64,7 +66,7 @@ class NoiseAdapter(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         gamma = self.gamma(x)
-        return gamma * x + (1 - gamma) * torch.randn_like(x)
+        return gamma * x + (1 - gamma) * world.draw(x, Tensor.normal_)
 
 
 class FeatureDenoiser(nn.Module):
@@ -116,7 +118,10 @@ class FeatureDenoiser(nn.Module):
         No gradient reaches ``x``: this trains the denoiser only.
         """
         x = x.detach()
-        noise = torch.randn_like(x)
-        t = torch.randint(0, self.train_steps, (len(x),), device=x.device)
+        noise = world.draw(x, Tensor.normal_)
+        t = world.draw(
+            torch.empty(len(x), dtype=torch.int64, device=x.device),
+            lambda whole: whole.random_(0, self.train_steps),
+        )
         noisy = self.scheduler.add_noise(x, noise, t)
         return F.mse_loss(self.predict(noisy, t), noise)

@@ -3,14 +3,26 @@ Stronger Teacher, NeurIPS 2022)."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
+from dgkd_core import world
 
-def _pearson(a: Tensor, b: Tensor, eps: float = 1e-8) -> Tensor:
-    """Correlation of the rows of two (R, K) tensors: (R,)."""
-    a = a - a.mean(1, keepdim=True)
-    b = b - b.mean(1, keepdim=True)
-    return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1) + eps)
+
+def _pearson(a: Tensor, b: Tensor, eps: float = 1e-8, shared: bool = False) -> Tensor:
+    """Correlation of the rows of two (R, K) tensors: (R,).
+
+    ``shared``: the rows go on in the other processes of a run, with as many numbers in each.
+    """
+    if not shared or world.size() == 1:
+        a = a - a.mean(1, keepdim=True)
+        b = b - b.mean(1, keepdim=True)
+        return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1) + eps)
+    a = a - world.total(a.mean(1, keepdim=True)) / world.size()
+    b = b - world.total(b.mean(1, keepdim=True)) / world.size()
+    products = torch.stack([(a * b).sum(1), a.square().sum(1), b.square().sum(1)])
+    together, alone, other = world.total(products)
+    return together / (alone.sqrt() * other.sqrt() + eps)
 
 
 def dist_loss(student: Tensor, teacher: Tensor, beta: float = 1.0, gamma: float = 1.0) -> Tensor:
@@ -30,8 +42,10 @@ def dist_loss(student: Tensor, teacher: Tensor, beta: float = 1.0, gamma: float 
             f"expected two (N, C) or (N, C, H, W) tensors of one shape, "
             f"got {tuple(student.shape)} and {tuple(teacher.shape)}"
         )
+    # a column is all pixels of the batch, a row is one of them
     if student.ndim == 4:
         student = student.permute(0, 2, 3, 1).flatten(0, 2)
         teacher = teacher.permute(0, 2, 3, 1).flatten(0, 2)
     p, q = student.softmax(1), teacher.softmax(1)
-    return beta * (1 - _pearson(p, q).mean()) + gamma * (1 - _pearson(p.T, q.T).mean())
+    columns = _pearson(p.T, q.T, shared=True)
+    return beta * (1 - _pearson(p, q).mean()) + gamma * (1 - columns.mean())

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dgkd_core import world
 from dgkd_core.data.manifest import Entry, Manifest, by_size
 from dgkd_core.data.pictures import decode_mask, encode_mask
 from dgkd_core.data.samples import Store, whole_depths, whole_pictures
@@ -121,6 +122,8 @@ def predict(
 ) -> Iterator[tuple[Entry, np.ndarray, np.ndarray]]:
     """Yield (entry, class ids (H, W) uint8, class probabilities (C,)) picture by picture.
 
+    Several processes share the work, and the first alone gets what comes out.
+
     Args:
         journal: keeps the predictions as LABEL/ID; what it holds is not computed again.
     """
@@ -133,6 +136,8 @@ def predict(
             (f"{label}/{entry.id}", encode_mask(mask), score.tolist())
             for entry, mask, score in zip(group, ids, scores.double(), strict=True)
         )
+    if journal is not None and not world.first():
+        return
     for entry in chain.from_iterable(groups):
         content, score = kept[f"{label}/{entry.id}"]
         yield entry, decode_mask(content, entry.id), np.array(score, np.float32)
@@ -188,7 +193,8 @@ def score(
     """Run a network on the val pictures and compare with their masks in the pack ``truth``.
 
     Pictures without a mask are predicted and not counted; those that the view has no normal-light
-    picture of are left out. Predictions are kept in ``journal``, as by `predict`.
+    picture of are left out. Predictions are kept in ``journal``, as by `predict`; in a process that
+    is not the first the result holds nothing.
     """
     kept = journal if journal is not None else Journal(None)
     classes = len(manifest.classes)

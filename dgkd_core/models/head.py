@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dgkd_core import world
 from dgkd_core.imaging.pamr import PAMR
 
 
@@ -86,7 +87,7 @@ def stochastic_gate(deep: Tensor, cue: Tensor, rate: float, training: bool) -> T
     """
     if not training:
         return (1 - rate) * deep + rate * cue
-    keep = torch.rand_like(deep) >= rate
+    keep = world.draw(deep, Tensor.uniform_) >= rate
     return torch.where(keep, (deep - rate * cue) / (1 - rate), cue)
 
 

@@ -15,12 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
-from dgkd_core import interrupt
+from dgkd_core import interrupt, world
 from dgkd_core.device import RandomStates, random_states, set_random_states
 from dgkd_core.errors import InputError
 from dgkd_core.files import write_text
+from dgkd_core.interrupt import Interrupted
 from dgkd_core.progress import Progress
 from dgkd_core.state import State
+from dgkd_core.training.shared import sharing
 
 SMALLEST_SCALE = 2.0**-16  # of the loss in float16; it begins at 2**16 and halves at an overflow
 
@@ -115,9 +117,10 @@ class _Watch:
         Args:
             blame: finds the loss terms whose gradient is not finite, at the step just seen.
         """
-        first = {name: int(step) for name, step in self._first.items()}
-        if not first:
+        if not self._first:
             return
+        steps = world.least(torch.stack(list(self._first.values()))).tolist()
+        first = dict(zip(self._first, steps, strict=True))
         name = min(first, key=lambda term: (first[term], term == self.gradient))
         step = first[name]
         if step == self.never:
@@ -204,7 +207,8 @@ def train(
     Args:
         label: the stage's name, for progress.
         step: a batch on the device and the step's number to named losses; they are summed.
-        batches: the batches from a given step on, at least to ``recipe.iterations``.
+        batches: the batches from a given step on, at least to ``recipe.iterations``; of several
+            processes each gets its part of them, and all end with the same weights.
         modules: what is trained.
         pretrained: the parameters that keep the base learning rate; all others are new.
         state: where the run is saved now and then, when it is asked to stop and at its end; a run
@@ -229,23 +233,25 @@ def train(
         run.take(content, device)
     every = max(1, recipe.iterations // 100)
     watch = _Watch(recipe)
+    shared = sharing(step, modules, device)
 
-    def losses_of(batch: Batch, i: int) -> Losses:
+    def losses_of(compute: Step, batch: Batch, i: int) -> Losses:
         with torch.autocast(device.type, precision.half, enabled=precision.half is not None):
-            return step(batch, i)
+            return compute(batch, i)
 
     def save() -> None:
         if state is not None:
             watch.check()
-            state.save(run.name, run.content(device))
+            if world.first():
+                state.save(run.name, run.content(device))
 
     left = recipe.iterations - run.step
     source = islice(batches(run.step), left) if left else []
-    progress = Progress(source, label, recipe.iterations, done=run.step)
+    progress = Progress(source, label, recipe.iterations, done=run.step, stops=False)
     for i, batch in enumerate(progress, run.step):
         batch = {key: _send(value, device) for key, value in batch.items()}
         drawn = random_states(device) if device.type == "cpu" else {}
-        losses = losses_of(batch, i)
+        losses = losses_of(shared, batch, i)
         watch.see(losses, i)
         total = torch.stack(list(losses.values())).sum()
         optimizer.zero_grad(set_to_none=True)
@@ -253,7 +259,9 @@ def train(
         if not precision.scale:  # where there is a scale, too large gradients are its business
             watch.see_gradient(parameters, i)
         if device.type == "cpu":
-            watch.check(partial(_blame, losses_of, batch, i, parameters, drawn, device))
+            watch.check(
+                partial(_blame, partial(losses_of, step), batch, i, parameters, drawn, device)
+            )
         scaler.step(optimizer)
         scaler.update()
         rate = recipe.lr * recipe.factor(i)
@@ -262,16 +270,19 @@ def train(
             run.sums[name] = run.sums.get(name, torch.zeros((), device=device)) + value.detach()
         run.step = i + 1
         if run.step % every == 0 or run.step == recipe.iterations:
-            count = (i % every) + 1
-            means = {name: float(value) / count for name, value in run.sums.items()}
+            count = ((i % every) + 1) * world.size()
+            sums = {name: float(world.total(value)) for name, value in run.sums.items()}
+            means = {name: value / count for name, value in sums.items()}
             watch.check()
             _check_scale(scaler, run.step)
             run.curve.append({"step": run.step, "lr": rate, **means})
             progress.note(means)
             run.sums = {}
-        if run.step == recipe.iterations or interrupt.asked() or (state and state.due()):
+        asked, due = world.tell((interrupt.asked(), state is not None and state.due()))
+        if asked or due or run.step == recipe.iterations:
             save()
-            interrupt.check()
+        if asked:
+            raise Interrupted(asked)
     for module in modules:
         module.eval()
     return run.curve
@@ -291,7 +302,8 @@ def _blame(
     found = []
     for name, value in losses.items():
         gradients = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
-        if not all(g.isfinite().all() for g in gradients if g is not None):
+        finite = all(g.isfinite().all() for g in gradients if g is not None)
+        if not world.least(torch.tensor(finite, dtype=torch.int64)):
             found.append(name)
     return found
 

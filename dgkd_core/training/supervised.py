@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch.nn.functional as F
 
+from dgkd_core import world
 from dgkd_core.models.network import Segmenter
 from dgkd_core.training.loop import Batch, Losses, Step
 
@@ -18,6 +19,7 @@ def segmenter_step(segmenter: Segmenter) -> Step:
             output.logits, target.shape[-2:], mode="bilinear", align_corners=True
         )
         loss = F.cross_entropy(logits, target, ignore_index=255, reduction="sum")
-        return {"ce": loss / (target != 255).sum().clamp(min=1)}
+        known = world.total((target != 255).sum()).clamp(min=1)  # of the whole batch
+        return {"ce": loss * world.size() / known}
 
     return step

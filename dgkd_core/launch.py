@@ -1,0 +1,232 @@
+"""How many processes a stage runs as, and starting them.
+
+Neither dvc.yaml nor params.yaml knows the number, so a larger machine invalidates nothing:
+
+* DGKD_PROCESSES in the environment, where it is set;
+* else one per GPU that is visible; one alone in the temporary folder of a DVC experiment, so that
+  the workers of ``dvc queue start -j N`` take a GPU each;
+* DGKD_LAUNCH, a command such as ``srun torchrun …``, starts them instead, on several machines say.
+
+torchrun would do on one machine, too, but it reports a process that ends as a traceback of its own
+and hands a terminal's signals to every process twice.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from dgkd_core.errors import InputError
+from dgkd_core.parallel import cores
+from dgkd_core.paths import project_root
+from dgkd_core.world import compute_type
+
+GRACE = 10.0  # seconds that the others have to end by themselves when one has ended badly
+STOPPING = 120.0  # and when they were all asked to stop, which may mean to write a state
+REPORTS = "_DGKD_REPORTS"  # a folder: what a process has to say at its end, by its number
+_KINDS = ("reason", "guess")  # what is said, and what is said where there is no reason
+LEASH = "_DGKD_LEASH"  # a pipe that closes when the launcher is gone
+
+
+def wanted() -> int:
+    """The processes that a stage may run as on this machine.
+
+    Raises:
+        InputError: DGKD_PROCESSES is no positive number, or larger than the number of GPUs.
+    """
+    given = os.environ.get("DGKD_PROCESSES")
+    if given and (not given.isdecimal() or int(given) < 1):
+        raise InputError(f"DGKD_PROCESSES is {given!r}, expected a number of processes, 1 or more")
+    if compute_type() != "cuda":
+        return int(given) if given else 1
+    import torch
+
+    named = ":" in os.environ.get("DGKD_DEVICE", "")
+    gpus = 1 if named else max(1, torch.cuda.device_count())
+    if given and int(given) > gpus:
+        raise InputError(f"DGKD_PROCESSES is {given}, expected at most one for each of {gpus} GPUs")
+    if given:
+        return int(given)
+    return 1 if project_root() != Path.cwd().resolve() else gpus
+
+
+def that_share(batch: int, most: int) -> int:
+    """The largest number of processes up to ``most`` that can share a batch evenly."""
+    return max(count for count in range(1, most + 1) if batch % count == 0)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _environments(count: int) -> list[dict[str, str]]:
+    """torchrun's variables for each of ``count`` processes on this machine."""
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores() // count))
+    loopback = [name for _, name in socket.if_nameindex() if name.startswith("lo")]
+    shared = {
+        **({"GLOO_SOCKET_IFNAME": loopback[0]} if loopback else {}),
+        **os.environ,
+        "OMP_NUM_THREADS": threads,
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+    }
+    return [{**shared, "RANK": str(i), "LOCAL_RANK": str(i)} for i in range(count)]
+
+
+def run_as(count: int, words: Sequence[str]) -> int:
+    """Run a Python script as ``count`` processes that share its work; return its exit status.
+
+    What ends one of them badly is said once and ends the others. SIGINT, SIGTERM and SIGHUP are
+    handed on to all.
+    """
+    held, leash = os.pipe()
+    try:
+        with tempfile.TemporaryDirectory(prefix="dgkd-") as reports:
+            mine = {REPORTS: reports, LEASH: str(held)}
+            environments = [{**each, **mine} for each in _environments(count)]
+            ends = _run([sys.executable, *words], environments, [held])
+            said, last_resorts = (_said(Path(reports), kind) for kind in _KINDS)
+    finally:
+        os.close(held)
+        os.close(leash)
+    bad = ends.first_bad
+    how = None if bad is None or ends.asked or said else _signal(ends.statuses[bad])
+    for message in said or ([] if how else last_resorts[:1]):
+        print(message, file=sys.stderr)
+    if bad is not None and how is not None:
+        memory = " (out of memory?)" if how == signal.SIGKILL else ""
+        print(
+            f"{Path(words[0]).stem}: process {bad + 1} of {count} was ended by {how.name}{memory}, "
+            f"so the others were, too; run it again to go on",
+            file=sys.stderr,
+        )
+    return ends.status
+
+
+def run_by(command: str, words: Sequence[str]) -> int:
+    """Run a script by the launcher's command in DGKD_LAUNCH; return its exit status."""
+    environment = {name: value for name, value in os.environ.items() if name != "DGKD_LAUNCH"}
+    try:
+        return _run([*shlex.split(command), *words], [environment]).status
+    except (OSError, ValueError) as error:
+        raise InputError(f"DGKD_LAUNCH is {command!r}: it cannot be started ({error})") from error
+
+
+@dataclass(frozen=True)
+class _Ends:
+    """How processes have ended: their statuses, the first bad one's number, the signals sent."""
+
+    statuses: Sequence[int]
+    first_bad: int | None
+    asked: Sequence[int]
+
+    @property
+    def status(self) -> int:
+        if not any(self.statuses):
+            return 0
+        return 128 + self.asked[0] if self.asked else max(1, *self.statuses)
+
+
+def _signal(status: int) -> signal.Signals | None:
+    """The signal that an exit status tells of, as Popen and as a shell write it."""
+    number = -status if status < 0 else status - 128
+    return signal.Signals(number) if number in set(signal.Signals) else None
+
+
+def _run(
+    command: Sequence[str], environments: Sequence[Mapping[str, str]], keep: Sequence[int] = ()
+) -> _Ends:
+    """Run a command once in each environment, side by side, until all have ended.
+
+    Args:
+        keep: file descriptors that the processes inherit.
+    """
+    children: list[subprocess.Popen[bytes]] = []
+    asked: list[int] = []
+
+    def hand_on(number: int, _frame: FrameType | None) -> None:
+        asked.append(number)
+        for child in children:
+            with suppress(ProcessLookupError):
+                child.send_signal(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, hand_on)
+    try:
+        for environment in environments:
+            child = subprocess.Popen(
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                pass_fds=keep,
+                start_new_session=True,  # a terminal's signals come through `hand_on`, once
+            )
+            children.append(child)
+        first_bad, since = None, 0.0
+        while any(child.poll() is None for child in children):
+            bad = [i for i, child in enumerate(children) if child.poll()]
+            if first_bad is None and bad:
+                first_bad, since = bad[0], time.monotonic()
+            patience = STOPPING if asked else GRACE
+            if first_bad is not None and time.monotonic() - since > patience:
+                break
+            time.sleep(0.05)
+    finally:
+        for child in children:
+            if child.poll() is None:
+                child.kill()
+                child.wait()
+    statuses = [child.returncode for child in children]
+    if first_bad is None and any(statuses):
+        first_bad = next(i for i, status in enumerate(statuses) if status)
+    return _Ends(statuses, first_bad, asked)
+
+
+def say(message: str, last_resort: bool = False) -> bool:
+    """Leave a last word with the launcher, which says it once; False where there is none.
+
+    Args:
+        last_resort: to be said only where nobody knows better.
+    """
+    folder = os.environ.get(REPORTS)
+    if folder is None:
+        return False
+    name = f"{_KINDS[last_resort]}-{os.environ['RANK']}"
+    Path(folder, name).write_text(message, encoding="utf-8")
+    return True
+
+
+def _said(folder: Path, kind: str) -> list[str]:
+    """The different last words of a kind, in the order of the processes."""
+    found = sorted(folder.glob(f"{kind}-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    return list(dict.fromkeys(path.read_text(encoding="utf-8") for path in found))
+
+
+def follow_launcher() -> None:
+    """End this process when its launcher is gone, even where that was killed."""
+    leash = os.environ.get(LEASH)
+    if leash is None:
+        return
+
+    def follow() -> None:
+        os.read(int(leash), 1)
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()

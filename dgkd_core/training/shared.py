@@ -1,0 +1,128 @@
+"""A training step whose batch several processes share, as if one had computed it.
+
+Gradients are averaged by DistributedDataParallel, batch norms take their statistics from the whole
+batch, and dropout draws for the whole batch (`dgkd_core.world.draw`). What remains of a difference
+to one process is the rounding of sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from timm.layers import BatchNormAct2d, convert_sync_batchnorm
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from dgkd_core import world
+
+
+def _whole_batch_norm(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    """Batch norm of (n, C, H, W), n of the whole batch's pictures; ``norm`` is in training mode.
+
+    Two sums, mean first: the variance does not suffer where the mean is large.
+    """
+    axes, shape = (0, 2, 3), (1, -1, 1, 1)
+    count = world.size() * x.numel() / x.shape[1]
+    wide = x.float()
+    mean = world.total(wide.sum(axes)) / count
+    centred = wide - mean.view(shape)
+    variance = world.total(centred.square().sum(axes)) / count
+    if norm.running_mean is not None and norm.running_var is not None:
+        with torch.no_grad():
+            assert norm.num_batches_tracked is not None
+            norm.num_batches_tracked += 1
+            seen = float(norm.num_batches_tracked)
+            momentum = 1 / seen if norm.momentum is None else norm.momentum
+            unbiased = variance * (count / max(count - 1, 1))
+            norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum)
+            norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), momentum)
+    y = centred * (variance + norm.eps).rsqrt().view(shape)
+    if norm.affine:
+        y = y * norm.weight.view(shape) + norm.bias.view(shape)
+    return y.to(x.dtype)
+
+
+class WholeBatchNorm(nn.BatchNorm2d):
+    """nn.SyncBatchNorm for the CPU, which that does not know."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return _whole_batch_norm(self, input) if self.training else super().forward(input)
+
+
+class WholeBatchNormAct(BatchNormAct2d):
+    """The same for timm's batch norm with an activation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        return self.act(self.drop(_whole_batch_norm(self, x)))
+
+
+class WholeBatchDropout(nn.Dropout):
+    """Dropout that draws what one process would for the whole batch."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return _dropout(self, input, input)
+
+
+class WholeBatchDropout2d(nn.Dropout2d):
+    """The same for whole channels."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return _dropout(self, input, input[:, :, :1, :1])
+
+
+def _dropout(layer: nn.Dropout | nn.Dropout2d, x: Tensor, like: Tensor) -> Tensor:
+    if not layer.training or layer.p == 0:
+        return x
+    kept = 1 - layer.p
+    return x * world.draw(like, lambda noise: noise.bernoulli_(kept).div_(kept))
+
+
+_WHOLE: dict[type[nn.Module], type[nn.Module]] = {
+    nn.BatchNorm2d: WholeBatchNorm,
+    BatchNormAct2d: WholeBatchNormAct,
+    nn.Dropout: WholeBatchDropout,
+    nn.Dropout2d: WholeBatchDropout2d,
+}
+
+
+def on_whole_batches(module: nn.Module, device: torch.device) -> None:
+    """Let a network's batch norms and dropouts see the whole batch, in place; same parameters."""
+    if device.type == "cuda":
+        convert_sync_batchnorm(module)  # in place below the network itself, which is no batch norm
+    for layer in module.modules():
+        layer.__class__ = _WHOLE.get(type(layer), type(layer))
+
+
+class _Step(nn.Module):
+    """What DistributedDataParallel wraps: a step, and the modules that it trains."""
+
+    def __init__(self, step: Callable[..., Any], modules: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.step, self.trained = step, nn.ModuleList(modules)
+
+    def forward(self, *arguments: Any) -> Any:
+        return self.step(*arguments)
+
+
+def sharing(
+    step: Callable[..., Any], modules: Sequence[nn.Module], device: torch.device
+) -> Callable[..., Any]:
+    """The step on this process's part of a batch; after ``backward`` all have the same gradients.
+
+    Args:
+        step: the losses of a part, each a mean over it or the same in all processes.
+        modules: what it trains, on the device.
+    """
+    if world.size() == 1:
+        return step
+    for module in modules:
+        on_whole_batches(module, device)
+    return DistributedDataParallel(
+        _Step(step, modules),
+        device_ids=[device.index] if device.type == "cuda" else None,
+        gradient_as_bucket_view=True,
+    )
