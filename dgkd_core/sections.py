@@ -359,6 +359,7 @@ class Params(_Section):
 
     seed: int = Field(ge=0, lt=2**31, description="every random draw of every stage follows it")
     deterministic: bool = Field(description="the same bytes twice on a GPU too; false is faster")
+    compile: bool = Field(description="torch.compile the training steps of teacher to segment")
     data: Data
     lowlight: Lowlight
     model: Model

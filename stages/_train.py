@@ -31,6 +31,7 @@ def train_and_score(
     state: State,
     pretrained: Sequence[nn.Parameter],
     beside: Sequence[nn.Module] = (),
+    compiled: bool = False,
 ) -> list[dict[str, float]]:
     """Train a network by its section of params.yaml, save it and score it on val.
 
@@ -41,6 +42,7 @@ def train_and_score(
         state: where the run is kept until it has succeeded.
         pretrained: parameters that have weights already; all others are new layers.
         beside: modules that are trained with it and not kept.
+        compiled: whether the step goes through torch.compile.
 
     Returns:
         the curve, as `dgkd_core.training.loop.train` gives it.
@@ -55,6 +57,7 @@ def train_and_score(
         where,
         pretrained,
         state,
+        compiled,
     )
     if world.first():
         save_model(Path(ARTIFACTS, folder), model, spec)

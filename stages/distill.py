@@ -81,6 +81,7 @@ def distill(params: Params, state: State) -> None:
         state,
         pretrained,
         beside=[dgkd] if dgkd is not None else [],
+        compiled=params.compile,
     )
     for pair, error in sorted(noise_errors(curve[-1]).items()):
         if error > 0.9:

@@ -59,6 +59,7 @@ def segment(params: Params, state: State) -> None:
         where,
         state,
         pretrained,
+        compiled=params.compile,
     )
 
 

@@ -83,6 +83,7 @@ def teacher(params: Params, state: State) -> None:
         state,
         pretrained,
         beside=[auxiliary] if auxiliary is not None else [],
+        compiled=params.compile,
     )
 
 

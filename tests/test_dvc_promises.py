@@ -159,6 +159,7 @@ def test_a_second_repro_meanwhile_names_the_first_and_runs_nothing(beside: Besid
 # follows them in the chain is AFTER, and runs again where an output has changed.
 READERS = {
     "seed": "prepare darken depth_model depth_adapt teacher distill segment testset",
+    "compile": "teacher distill segment",
     "deterministic": ("depth_model depth_adapt depth teacher distill cam segment evaluate testset"),
     "data": "prepare",
     "data.long_side": "prepare testset",

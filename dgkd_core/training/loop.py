@@ -201,6 +201,7 @@ def train(
     device: torch.device,
     pretrained: Iterable[nn.Parameter] = (),
     state: State | None = None,
+    compiled: bool = False,
 ) -> list[dict[str, float]]:
     """Train ``modules`` for ``recipe.iterations`` steps.
 
@@ -214,11 +215,15 @@ def train(
         state: where the run is saved now and then, when it is asked to stop and at its end; a run
             that finds itself there goes on, and ends with the same bytes.
 
+        compiled: put the step through torch.compile, which makes the first one take minutes, later
+            ones faster on a GPU, and other random numbers.
+
     Returns:
         the curve: about a hundred rows of step, learning rate and mean losses since the last row.
 
     Raises:
-        InputError: a loss or a gradient became non-finite; the last good state stays.
+        InputError: a loss or a gradient became non-finite, the last good state stays; or
+            torch.compile does not work here.
         Interrupted: the process was asked to stop.
     """
     for module in modules:
@@ -233,11 +238,15 @@ def train(
         run.take(content, device)
     every = max(1, recipe.iterations // 100)
     watch = _Watch(recipe)
-    shared = sharing(step, modules, device)
+    shared = sharing(torch.compile(step) if compiled else step, modules, device)
 
     def losses_of(compute: Step, batch: Batch, i: int) -> Losses:
         with torch.autocast(device.type, precision.half, enabled=precision.half is not None):
-            return compute(batch, i)
+            try:
+                return compute(batch, i)
+            except torch._dynamo.exc.TorchDynamoException as error:
+                why = next(iter(str(error).splitlines()), type(error).__name__)
+                raise InputError(f"compile is true: torch.compile fails here ({why})") from error
 
     def save() -> None:
         if state is not None:
