@@ -171,15 +171,13 @@ def write_metrics(path: str | Path, metrics: Mapping[str, Any], digits: int = 2)
 def sha256(path: str | Path) -> str:
     """SHA-256 of a file, or of a folder's files by relative name, as 64 hex digits."""
     path = Path(path)
-    digest = hashlib.sha256()
     if path.is_dir():
+        digest = hashlib.sha256()
         for file in sorted(p for p in path.rglob("*") if p.is_file()):
             digest.update(f"{file.relative_to(path).as_posix()}\0{sha256(file)}\n".encode())
         return digest.hexdigest()
     try:
         with open(path, "rb") as opened:
-            while block := opened.read(1 << 20):
-                digest.update(block)
+            return hashlib.file_digest(opened, "sha256").hexdigest()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    return digest.hexdigest()

@@ -133,19 +133,19 @@ def read_folder(root: Path, classes: Sequence[str], labels: Path | None = None) 
             f"{root / 'masks'}: there are masks, but data.classes is []; expected the names in the "
             f"order of their ids, such as [{', '.join(names[:2])}]"
         )
-    rows = table.rows
+    rows, there = table.rows, frozenset(tree.ids)
     problems.extend(
         f"{table.path}:{row.line}: {id_} has a row, but there is no picture of that name"
         f"{tree.elsewhere(id_)}"
         for id_, row in rows.items()
-        if id_ not in tree.ids
+        if id_ not in there
     )
     for id_ in tree.ids:
         if id_ not in rows and id_ not in table.rejected:
             path = tree.normal.get(id_) or tree.dark[id_]
             problems.append(f"{path}: no label, expected a row for {id_} in {table.path.name}")
     for id_, path in tree.masks.items():
-        if id_ not in tree.ids:
+        if id_ not in there:
             problems.append(f"{path}: a mask without a picture, expected one named {id_}")
     split = _splits(tree, table, problems)
     ids_of_masks = Ids.of(names, names) if classes else None
