@@ -49,6 +49,8 @@ def wanted() -> int:
     given = os.environ.get("DGKD_PROCESSES")
     if given and (not given.isdecimal() or int(given) < 1):
         raise InputError(f"DGKD_PROCESSES is {given!r}, expected a number of processes, 1 or more")
+    if not given and "torch" not in sys.modules:  # it does not compute on GPUs, and uses all cores
+        return 1
     if compute_type() != "cuda":
         return int(given) if given else 1
     import torch

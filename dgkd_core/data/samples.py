@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from dgkd_core import world
 from dgkd_core.data.manifest import Entry, Manifest
@@ -22,16 +22,24 @@ from dgkd_core.imaging.exposure import expose, expose_8bit
 from dgkd_core.interrupt import serve_parent
 from dgkd_core.parallel import cores, wanted_workers
 
-CACHE_BYTES = 1 << 30
+CACHE_BYTES = 1 << 30  # of decoded pictures, kept by all processes of a run on a machine
 
 
 class Store:
-    """Decoded pictures from packs; keeps what it decoded while it fits into memory."""
+    """Decoded pictures from packs; keeps what it decoded up to a limit.
+
+    Args:
+        limit: bytes that the processes of a run on this machine keep together; 0 keeps nothing.
+    """
 
     def __init__(self, limit: int = CACHE_BYTES) -> None:
         self._packs: dict[Path, Pack] = {}
         self._kept: dict[tuple[Path, str], np.ndarray] = {}
-        self._room = limit
+        self._room = limit // world.local_size()
+
+    def share(self, processes: int) -> None:
+        """Keep but one of ``processes`` parts, so many being at the same work."""
+        self._room //= processes
 
     def _pack(self, path: Path) -> Pack:
         if path not in self._packs:
@@ -241,6 +249,8 @@ def workers(device: torch.device) -> int:
 
 def _start_worker(_number: int) -> None:
     serve_parent()
+    info: Any = get_worker_info()
+    info.dataset.store.share(info.num_workers)
 
 
 def training_batches(

@@ -47,5 +47,5 @@ def dist_loss(student: Tensor, teacher: Tensor, beta: float = 1.0, gamma: float 
         student = student.permute(0, 2, 3, 1).flatten(0, 2)
         teacher = teacher.permute(0, 2, 3, 1).flatten(0, 2)
     p, q = student.softmax(1), teacher.softmax(1)
-    columns = _pearson(p.T, q.T, shared=True)
-    return beta * (1 - _pearson(p, q).mean()) + gamma * (1 - columns.mean())
+    rows, columns = _pearson(p, q), _pearson(p.T, q.T, shared=True)
+    return beta * (1 - rows.mean()) + gamma * (1 - columns.mean())

@@ -8,16 +8,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader, get_worker_info
 
 from dgkd_core.data.manifest import Entry, Manifest
 from dgkd_core.data.pack import write_pack
 from dgkd_core.data.pictures import encode_depth, encode_mask, encode_rgb
 from dgkd_core.data.samples import (
+    CACHE_BYTES,
     Crops,
     Inputs,
     Positions,
     Store,
     Twins,
+    _start_worker,
     training_batches,
     twins_by_shape,
     whole_depths,
@@ -63,6 +66,29 @@ MANIFEST = Manifest(
         Entry("c", "train", ("cat", "dog"), WIDTH, HEIGHT, "c.jpg.png"),
     ),
 )
+
+
+@pytest.mark.parametrize("limit", [0, 3 * HEIGHT * WIDTH, 4 * HEIGHT * WIDTH])
+def test_a_store_keeps_no_more_than_its_limit(packs: dict[str, Path], limit: int) -> None:
+    store, again = Store(limit), Store(2 * limit)
+    again.share(2)
+    for each in (store, again):
+        pictures = [each.rgb(packs["dark"], f"{name}.png") for name in "abc"]
+        same = [each.rgb(packs["dark"], f"{name}.png") for name in "abc"]
+        assert sum(a is b for a, b in zip(pictures, same, strict=True)) == (limit > 0)
+        assert sum(picture.nbytes for picture in each._kept.values()) <= limit
+
+
+def test_workers_of_a_loader_share_the_limit() -> None:
+    crops = _crops({})  # no pictures, so the room is all there
+    loader: DataLoader[Any] = DataLoader(
+        crops,
+        num_workers=2,
+        worker_init_fn=_start_worker,
+        batch_sampler=[[(0, 0)]],
+        collate_fn=lambda _: get_worker_info().dataset.store._room,
+    )
+    assert list(loader) == [CACHE_BYTES // 2]
 
 
 def _crops(packs: dict[str, Any], **options: Any) -> Crops:

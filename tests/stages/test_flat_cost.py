@@ -21,7 +21,6 @@ from dgkd_core.data import scenes
 from dgkd_core.data.manifest import read_manifest
 from dgkd_core.data.pack import PackWriter
 from dgkd_core.data.pictures import encode_depth, encode_mask, encode_rgb
-from dgkd_core.data.samples import Store
 from dgkd_core.evaluation.scores import Confusion
 from dgkd_core.files import write_json
 from dgkd_core.journal import Journal
@@ -32,7 +31,6 @@ from dgkd_core.state import State
 STAGES = ("prepare", "darken", "depth", "cam", "refine", "evaluate")
 SIDE = 112  # pixels of a picture: decoded it takes 37 KiB, its mask 12 KiB
 FEW, MANY = 4, 16  # pictures of either split; FEW fills a batch
-CACHE = 1 << 16  # bytes of decoded pictures that a Store keeps in this test: full with FEW
 # Bytes for one more picture: its row of the manifest, its place in each pack that is open. It is
 # 1,800 to 5,500; a picture that is kept goes beyond, and so do the masks of the val pictures alone.
 ALLOWED = 7000
@@ -135,7 +133,6 @@ def costs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Cost, Cos
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("DGKD_WORKERS", "1")
-        patch.setattr(Store.__init__, "__defaults__", (CACHE,))
         yaml, path = YAML(), Path("params.yaml")
         values = yaml.load(path)
         values["data"] |= {"kind": "folder", "root": "data/photos", "classes": [*scenes.CLASSES]}
