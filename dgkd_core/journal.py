@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from dgkd_core import world
 from dgkd_core.errors import InputError
+from dgkd_core.parallel import ahead
 from dgkd_core.progress import Progress
 
 Row = tuple[str, bytes, Any]
@@ -176,6 +177,7 @@ class Named(Protocol):
 
 
 E = TypeVar("E", bound=Named)
+R = TypeVar("R")
 
 
 def unfinished(
@@ -187,6 +189,22 @@ def unfinished(
     done. A group is to be computed again as a whole: in a batch of other pictures a network rounds
     differently.
     """
+    for group, _ in loaded(groups, journal, label, lambda group: None, thread=False):
+        yield group
+
+
+def loaded(
+    groups: Sequence[Sequence[E]],
+    journal: Journal,
+    label: str,
+    load: Callable[[Sequence[E]], R],
+    thread: bool,
+) -> Iterator[tuple[Sequence[E], R]]:
+    """`unfinished` groups, each with what ``load`` makes of it.
+
+    Args:
+        thread: load the next group while one is computed.
+    """
     left = [
         i
         for i, group in enumerate(groups)
@@ -196,5 +214,6 @@ def unfinished(
     left = world.tell(left) if shared else left
     todo = [groups[i] for i in (world.mine(left) if shared else left)]
     done, each = len(groups) - len(left), world.size() if shared else 1
-    yield from Progress(todo, label, len(groups), lines=4, done=done, each=each)
+    pairs = zip(todo, ahead(load, todo, thread), strict=True)
+    yield from Progress(pairs, label, len(groups), lines=4, done=done, each=each)
     journal.gather()

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from typing import TypeVar
@@ -80,3 +80,22 @@ def ordered_map(
         finally:
             for future in pending:
                 future.cancel()
+
+
+def ahead(function: Callable[[T], R], items: Iterable[T], thread: bool = True) -> Iterator[R]:
+    """Yield ``function(item)`` in the items' order, the next one computed while one is used.
+
+    Args:
+        thread: False computes each when it is asked for.
+    """
+    if not thread:
+        yield from map(function, items)
+        return
+    with ThreadPoolExecutor(1) as pool:
+        waiting: deque[Future[R]] = deque()
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > 1:
+                yield waiting.popleft().result()
+        for last in waiting:
+            yield last.result()

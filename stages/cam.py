@@ -6,6 +6,7 @@ both (`cam.source`).
 The background threshold is chosen on val; no training mask is read.
 """
 
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,15 @@ import _start  # noqa: F401
 import torch
 
 from dgkd_core import world
-from dgkd_core.data.manifest import by_size, read_manifest
+from dgkd_core.data.manifest import Entry, by_size, read_manifest
 from dgkd_core.data.pack import write_pack
 from dgkd_core.data.pictures import decode_array, encode_array
 from dgkd_core.data.samples import Store
 from dgkd_core.device import start
 from dgkd_core.evaluation.cams import Sweep, class_maps
-from dgkd_core.evaluation.inference import Protocol, View, dark_view, run_group
+from dgkd_core.evaluation.inference import Loaded, Protocol, View, dark_view, load_group, run_loaded
 from dgkd_core.files import write_json, write_metrics
-from dgkd_core.journal import unfinished
+from dgkd_core.journal import loaded
 from dgkd_core.models.registry import load_model
 from dgkd_core.sections import Params
 from dgkd_core.stage import ARTIFACTS, run
@@ -44,12 +45,16 @@ def cam(params: Params, state: State) -> None:
         teacher, _ = load_model(Path(ARTIFACTS, "teacher"), where)
         day = View(store, source / "images.zip", None, dark=False, exposure="none")
         networks.append((teacher, day))
+
+    def load(group: Sequence[Entry]) -> list[tuple[Any, Loaded]]:
+        return [(net, load_group(group, view, net.uses_depth)) for net, view in networks]
+
     protocol = Protocol(tuple(section.scales), section.flip, batch=section.batch)
     sweep, journal = Sweep(len(manifest.classes)), state.journal("maps")
     for split in ("train", "val"):
         label, groups = f"cam, {split}", by_size(manifest.split(split), protocol.batch)
-        for group in unfinished(groups, journal, label):
-            runs = [run_group(model, group, view, protocol, where)[0] for model, view in networks]
+        for group, inputs in loaded(groups, journal, label, load, where.type == "cuda"):
+            runs = [run_loaded(network, x, protocol, where)[0] for network, x in inputs]
             masks = torch.stack(runs).mean(0)
             for entry, mask in zip(group, masks, strict=True):
                 maps = class_maps(mask, manifest.label_vector(entry))

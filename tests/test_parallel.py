@@ -2,12 +2,13 @@
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 
 import pytest
 
 from dgkd_core.errors import InputError
-from dgkd_core.parallel import cores, ordered_map, wanted_workers
+from dgkd_core.parallel import ahead, cores, ordered_map, wanted_workers
 
 
 def _square(x: int) -> tuple[int, int]:
@@ -82,3 +83,29 @@ def test_a_bad_number_of_workers_is_named(value: str, monkeypatch: pytest.Monkey
     monkeypatch.setenv("DGKD_WORKERS", value)
     with pytest.raises(InputError, match=f"DGKD_WORKERS is '{value}', expected a whole number"):
         list(ordered_map(_square, range(3)))
+
+
+@pytest.mark.parametrize("thread", [False, True])
+def test_ahead_keeps_the_order_and_tells_of_trouble(thread: bool) -> None:
+    assert list(ahead(str, range(4), thread)) == ["0", "1", "2", "3"]
+    assert list(ahead(str, [], thread)) == []
+    results = ahead(lambda x: 1 // x, [1, 0, 1], thread)
+    assert next(results) == 1
+    with pytest.raises(ZeroDivisionError):
+        list(results)
+
+
+def test_ahead_computes_the_next_while_one_is_used() -> None:
+    begun = [threading.Event() for _ in range(3)]
+    results = ahead(lambda i: begun[i].set() or i, range(3))
+    assert next(results) == 0
+    assert begun[1].wait(20), "nobody has asked for the second yet"
+    assert list(results) == [1, 2]
+
+
+def test_ahead_keeps_one_item_only() -> None:
+    taken: list[int] = []
+    results = ahead(lambda x: x, (taken.append(i) or i for i in range(9)))
+    next(results)
+    assert taken == [0, 1]
+    results.close()

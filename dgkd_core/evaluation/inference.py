@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from dgkd_core.data.manifest import Entry, Manifest, by_size
 from dgkd_core.data.pictures import decode_mask, encode_mask
 from dgkd_core.data.samples import Store, whole_depths, whole_pictures
 from dgkd_core.evaluation.scores import Confusion, mean_average_precision, per_class
-from dgkd_core.journal import Journal, unfinished
+from dgkd_core.journal import Journal, loaded
 from dgkd_core.models.registry import Spec
 
 
@@ -99,16 +100,31 @@ def decide(masks: Tensor, probabilities: Tensor, drop: float, background_power: 
     return masks.argmax(1)
 
 
+Loaded = tuple[Tensor, Tensor | None]
+
+
+def load_group(group: Sequence[Entry], view: View, depth: bool) -> Loaded:
+    """Pictures of one size, (N, 3, H, W), and, if asked for, their depth maps, (N, 1, H, W)."""
+    image = whole_pictures(group, view.store, view.pictures, view.exposure, view.dark)
+    maps = whole_depths(group, view.store, view.depth) if depth and view.depth else None
+    return image, maps
+
+
+def run_loaded(
+    model: Any, inputs: Loaded, protocol: Protocol, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Masks (N, C+1, H, W) and class probabilities (N, C), on the CPU, of what was loaded."""
+    image, depth = inputs
+    depth = None if depth is None else depth.to(device)
+    masks, scores = infer(model, image.to(device), depth, protocol.scales, protocol.flip)
+    return masks.cpu(), scores.cpu()
+
+
 def run_group(
     model: Any, group: Sequence[Entry], view: View, protocol: Protocol, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Masks (N, C+1, H, W) and class probabilities (N, C) of pictures of one size, on the CPU."""
-    image = whole_pictures(group, view.store, view.pictures, view.exposure, view.dark)
-    depth = None
-    if model.uses_depth and view.depth is not None:
-        depth = whole_depths(group, view.store, view.depth).to(device)
-    masks, scores = infer(model, image.to(device), depth, protocol.scales, protocol.flip)
-    return masks.cpu(), scores.cpu()
+    return run_loaded(model, load_group(group, view, model.uses_depth), protocol, device)
 
 
 def predict(
@@ -129,8 +145,9 @@ def predict(
     """
     kept = journal if journal is not None else Journal(None)
     groups = by_size(entries, protocol.batch)
-    for group in unfinished(groups, kept, label):
-        masks, scores = run_group(model, group, view, protocol, device)
+    load = partial(load_group, view=view, depth=model.uses_depth)
+    for group, inputs in loaded(groups, kept, label, load, device.type == "cuda"):
+        masks, scores = run_loaded(model, inputs, protocol, device)
         ids = decide(masks, scores, protocol.drop, protocol.background_power).byte().numpy()
         kept.put(
             (f"{label}/{entry.id}", encode_mask(mask), score.tolist())
