@@ -36,7 +36,7 @@ def cam(params: Params, state: State) -> None:
     manifest = read_manifest(source)
     if section.source != "student":
         manifest.need_normal(["train", "val"], f"cam.source is {section.source}")
-    store, truth = Store(limit=0), source / "masks_val.zip"
+    store, truth = Store(), source / "masks_val.zip"
     networks: list[tuple[Any, View]] = []
     if section.source != "teacher":
         student, spec = load_model(Path(ARTIFACTS, "student"), where)

@@ -76,7 +76,7 @@ def distill(params: Params, state: State) -> None:
         student_step(student, guide, dgkd, section.weight, section.mask_warmup, pamr),
         crops,
         section,
-        dark_view(Store(limit=0), dark, depth, spec),
+        dark_view(Store(), dark, depth, spec),
         where,
         state,
         pretrained,

@@ -56,7 +56,7 @@ def score_training_labels(manifest: Manifest) -> dict[str, float | int]:
 
 
 def evaluate(params: Params, state: State) -> None:
-    manifest, store = read_manifest(ROOT / "prepare"), Store(limit=0)
+    manifest, store = read_manifest(ROOT / "prepare"), Store()
     journal = state.journal("predictions")
     results = score_networks("evaluate", manifest, VAL, params, store, journal)
     if not world.first():

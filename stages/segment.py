@@ -55,7 +55,7 @@ def segment(params: Params, state: State) -> None:
         segmenter_step(model),
         crops,
         section,
-        dark_view(Store(limit=0), dark, depth, spec),
+        dark_view(Store(), dark, depth, spec),
         where,
         state,
         pretrained,

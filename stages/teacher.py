@@ -78,7 +78,7 @@ def teacher(params: Params, state: State) -> None:
         teacher_step(model, section.mask_warmup, pamr, auxiliary),
         crops,
         section,
-        View(Store(limit=0), images, None, dark=False, exposure="none"),
+        View(Store(), images, None, dark=False, exposure="none"),
         where,
         state,
         pretrained,

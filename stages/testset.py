@@ -60,7 +60,7 @@ def testset(name: str, params: Params, state: State) -> None:
     depths = state.journal("depth")
     write_depth(manifest, places.dark, places.depth, measured, params, label, depths)
     world.wait()
-    store = Store(limit=0)
+    store = Store()
     results = score_networks(label, manifest, places, params, store, state.journal("predictions"))
     if not world.first():
         return

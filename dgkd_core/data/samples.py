@@ -10,36 +10,30 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dgkd_core import world
 from dgkd_core.data.manifest import Entry, Manifest
 from dgkd_core.data.pack import Pack
 from dgkd_core.data.pictures import decode_depth, decode_mask, decode_rgb
+from dgkd_core.data.shelf import Shelf, Size, room
 from dgkd_core.data.transforms import MEAN, apply_geometry, colour_jitter, draw_geometry
 from dgkd_core.errors import InputError
 from dgkd_core.imaging.exposure import expose, expose_8bit
 from dgkd_core.interrupt import serve_parent
 from dgkd_core.parallel import cores, wanted_workers
 
-CACHE_BYTES = 1 << 30  # of decoded pictures, kept by all processes of a run on a machine
-
 
 class Store:
-    """Decoded pictures from packs; keeps what it decoded up to a limit.
+    """Pictures from packs, decoded.
 
     Args:
-        limit: bytes that the processes of a run on this machine keep together; 0 keeps nothing.
+        shelf: keeps those that it has places for.
     """
 
-    def __init__(self, limit: int = CACHE_BYTES) -> None:
+    def __init__(self, shelf: Shelf | None = None) -> None:
         self._packs: dict[Path, Pack] = {}
-        self._kept: dict[tuple[Path, str], np.ndarray] = {}
-        self._room = limit // world.local_size()
-
-    def share(self, processes: int) -> None:
-        """Keep but one of ``processes`` parts, so many being at the same work."""
-        self._room //= processes
+        self._shelf = shelf if shelf is not None else Shelf((), 0)
 
     def _pack(self, path: Path) -> Pack:
         if path not in self._packs:
@@ -51,12 +45,11 @@ class Store:
         return name in self._pack(path)
 
     def _get(self, path: Path, name: str, decode: Callable[[bytes, str], np.ndarray]) -> np.ndarray:
-        if (path, name) in self._kept:
-            return self._kept[path, name]
+        kept = self._shelf.get((path, name))
+        if kept is not None:
+            return kept
         picture = decode(self._pack(path).read(name), f"{path}: {name}")
-        if picture.nbytes <= self._room:
-            self._room -= picture.nbytes
-            self._kept[path, name] = picture
+        self._shelf.put((path, name), picture)
         return picture
 
     def rgb(self, path: Path, name: str) -> np.ndarray:
@@ -122,7 +115,21 @@ class Crops(Dataset[dict[str, Tensor]]):
         self.inputs = inputs
         self.seed, self.crop, self.scale, self.jitter = seed, crop, scale, jitter
         self.long_side = long_side
-        self.store = Store()
+        self.store = Store(Shelf(self._sizes(), room()))
+
+    def _sizes(self) -> Iterator[Size]:
+        """What a sample's parts take, decoded."""
+        source = self.inputs
+        for entry in self.entries:
+            size, name = (entry.height, entry.width), f"{entry.id}.png"
+            if source.normal:
+                yield (source.normal, entry.image), (*size, 3), np.uint8
+            if source.dark:
+                yield (source.dark, name), (*size, 3), np.uint8
+            if source.depth:
+                yield (source.depth, name), size, np.float16
+            if source.pseudo:
+                yield (source.pseudo, name), size, np.uint8
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -183,7 +190,12 @@ class Twins(Dataset[tuple[Tensor, Tensor]]):
     ) -> None:
         self.entries, self.seed = entries, seed
         self.normal, self.dark, self.exposure, self.to_input = normal, dark, exposure, to_input
-        self.store = Store()
+        sizes = (
+            ((pack, name), (e.height, e.width, 3), np.uint8)
+            for e in entries
+            for pack, name in ((normal, e.image), (dark, f"{e.id}.png"))
+        )
+        self.store = Store(Shelf(sizes, room()))
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -249,8 +261,6 @@ def workers(device: torch.device) -> int:
 
 def _start_worker(_number: int) -> None:
     serve_parent()
-    info: Any = get_worker_info()
-    info.dataset.store.share(info.num_workers)
 
 
 def training_batches(

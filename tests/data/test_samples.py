@@ -8,25 +8,23 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.data import DataLoader, get_worker_info
 
 from dgkd_core.data.manifest import Entry, Manifest
-from dgkd_core.data.pack import write_pack
+from dgkd_core.data.pack import Pack, write_pack
 from dgkd_core.data.pictures import encode_depth, encode_mask, encode_rgb
 from dgkd_core.data.samples import (
-    CACHE_BYTES,
     Crops,
     Inputs,
     Positions,
     Store,
     Twins,
-    _start_worker,
     training_batches,
     twins_by_shape,
     whole_depths,
     whole_pictures,
     workers,
 )
+from dgkd_core.data.shelf import Shelf, Size
 from dgkd_core.data.transforms import MEAN
 from dgkd_core.errors import InputError
 
@@ -66,29 +64,6 @@ MANIFEST = Manifest(
         Entry("c", "train", ("cat", "dog"), WIDTH, HEIGHT, "c.jpg.png"),
     ),
 )
-
-
-@pytest.mark.parametrize("limit", [0, 3 * HEIGHT * WIDTH, 4 * HEIGHT * WIDTH])
-def test_a_store_keeps_no_more_than_its_limit(packs: dict[str, Path], limit: int) -> None:
-    store, again = Store(limit), Store(2 * limit)
-    again.share(2)
-    for each in (store, again):
-        pictures = [each.rgb(packs["dark"], f"{name}.png") for name in "abc"]
-        same = [each.rgb(packs["dark"], f"{name}.png") for name in "abc"]
-        assert sum(a is b for a, b in zip(pictures, same, strict=True)) == (limit > 0)
-        assert sum(picture.nbytes for picture in each._kept.values()) <= limit
-
-
-def test_workers_of_a_loader_share_the_limit() -> None:
-    crops = _crops({})  # no pictures, so the room is all there
-    loader: DataLoader[Any] = DataLoader(
-        crops,
-        num_workers=2,
-        worker_init_fn=_start_worker,
-        batch_sampler=[[(0, 0)]],
-        collate_fn=lambda _: get_worker_info().dataset.store._room,
-    )
-    assert list(loader) == [CACHE_BYTES // 2]
 
 
 def _crops(packs: dict[str, Any], **options: Any) -> Crops:
@@ -305,19 +280,31 @@ def test_the_number_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 1 <= workers(torch.device("cuda")) <= 8
 
 
-def test_the_store_keeps_what_fits_and_gives_the_same(packs: dict[str, Path]) -> None:
-    keeping, forgetting = Store(), Store(limit=0)
-    first = keeping.rgb(packs["dark"], "a.png")
-    assert keeping.rgb(packs["dark"], "a.png") is first
-    again = forgetting.rgb(packs["dark"], "a.png")
-    assert forgetting.rgb(packs["dark"], "a.png") is not again
-    assert np.array_equal(first, again)
-    size = HEIGHT * WIDTH * 3
-    one = Store(limit=size)
-    kept = one.rgb(packs["dark"], "a.png")
-    other = one.rgb(packs["dark"], "b.png")
-    assert one.rgb(packs["dark"], "a.png") is kept
-    assert one.rgb(packs["dark"], "b.png") is not other
+def test_the_store_keeps_what_has_a_place_and_gives_the_same(packs: dict[str, Path]) -> None:
+    sizes: list[Size] = [((packs["dark"], "a.png"), (HEIGHT, WIDTH, 3), np.uint8)]
+    shelf = Shelf(sizes, 1 << 20)
+    keeping, plain = Store(shelf), Store()
+    for name in ("a.png", "b.png"):
+        first, again = keeping.rgb(packs["dark"], name), keeping.rgb(packs["dark"], name)
+        assert np.array_equal(first, plain.rgb(packs["dark"], name))
+        assert np.array_equal(again, first)
+    assert len(shelf) == 1
+
+
+@pytest.mark.parametrize("count", ["0", "2"])
+def test_workers_decode_a_picture_once_for_all(
+    packs: dict[str, Path], monkeypatch: pytest.MonkeyPatch, count: str
+) -> None:
+    monkeypatch.setenv("DGKD_WORKERS", count)
+    crops = _crops(packs, jitter=None)
+    batches = training_batches(crops, 3, 8, torch.device("cpu"))
+    expected = [{k: v.clone() for k, v in batch.items()} for batch in batches(0)]
+    shelf = crops.store._shelf
+    parts = sum(x is not None for x in vars(crops.inputs).values()) - 1  # exposure is no pack
+    assert len(shelf) == parts * len(crops)
+    monkeypatch.setattr(Pack, "read", lambda *_: pytest.fail("decoded twice"))
+    for batch, before in zip(batches(0), expected, strict=True):
+        assert all(torch.equal(batch[key], before[key]) for key in before)
 
 
 def test_whole_pictures_and_depths(packs: dict[str, Path]) -> None:
