@@ -7,12 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from benchmarks.options import Options
+from benchmarks.options import Options, training_dtype
 from dgkd_core.distill.dgkd import DGKD
 from dgkd_core.models.network import Network
 from dgkd_core.models.registry import Spec, build, inherit
-from dgkd_core.training.student import freeze_what_nothing_compares
-from dgkd_core.training.weak import freeze
+from dgkd_core.training.student import freeze_what_nothing_compares, ready_to_guide
 
 
 def place(module: nn.Module, options: Options) -> nn.Module:
@@ -60,11 +59,12 @@ def make_guided(options: Options) -> Guided:
     spec = Spec.of(model, "network", options.class_names(), dgf2="off", exposure="none")
     teacher, student = build(spec), make_student(options)
     assert isinstance(teacher, Network)
-    freeze(teacher)
-    place(teacher, options)
     pretrained = list(student.encoder.parameters()) if model.weights is not None else []
     if section.init == "teacher":
         pretrained = inherit(student, teacher)
+    half = options.autocast(training_dtype(options.where))
+    ready_to_guide(teacher, options.where, None if half == torch.float32 else half)
+    place(teacher, options)
     dgkd = DGKD.of(section, options.classes, model.width)
     if dgkd is not None:
         place(dgkd, options).train()

@@ -20,8 +20,12 @@ from dgkd_core.models.registry import Spec, build, first_weights, inherit, load_
 from dgkd_core.sections import Params
 from dgkd_core.stage import ARTIFACTS, run
 from dgkd_core.state import State
-from dgkd_core.training.student import freeze_what_nothing_compares, student_step
-from dgkd_core.training.weak import freeze
+from dgkd_core.training.loop import Precision
+from dgkd_core.training.student import (
+    freeze_what_nothing_compares,
+    ready_to_guide,
+    student_step,
+)
 
 
 def noise_errors(losses: Mapping[str, float]) -> dict[str, float]:
@@ -35,7 +39,7 @@ def distill(params: Params, state: State) -> None:
     dark, depth = Path(ARTIFACTS, "darken", "dark.zip"), Path(ARTIFACTS, "depth", "depth.zip")
     manifest = read_manifest(images.parent)
     teacher, _ = load_model(Path(ARTIFACTS, "teacher"), where)
-    freeze(teacher)
+    assert isinstance(teacher, Network)
     spec = Spec.of(
         params.model,
         "network",
@@ -67,6 +71,7 @@ def distill(params: Params, state: State) -> None:
         long_side=section.long_side,
     )
     pamr = PAMR(dilations=params.model.pamr_dilations)
+    ready_to_guide(teacher, where, Precision.of(where).half)  # after the student took its weights
     guide = teacher if dgkd is not None else None
     curve = train_and_score(
         "distill",

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from dgkd_core.distill.dgkd import DGKD
 from dgkd_core.imaging.pamr import PAMR
 from dgkd_core.models.network import Network
 from dgkd_core.training.loop import Batch, Losses, Step
 from dgkd_core.training.weak import freeze, weak_losses
+
+
+def ready_to_guide(teacher: Network, device: torch.device, half: torch.dtype | None) -> Network:
+    """A frozen teacher on the device, its pictures' channels last.
+
+    Where steps compute in ``half``, its convolutions' weights are stored so: autocast would round
+    them anew, to the same numbers, at every step.
+    """
+    freeze(teacher).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for layer in teacher.modules():
+        if half is not None and isinstance(layer, nn.Conv2d | nn.Linear):
+            layer.to(half)
+    return teacher
 
 
 def freeze_what_nothing_compares(student: Network, dgkd: DGKD | None) -> None:

@@ -14,7 +14,7 @@ from dgkd_core.imaging.pamr import PAMR
 from dgkd_core.models.network import Network, Segmenter
 from dgkd_core.models.registry import build_encoder
 from dgkd_core.training.loop import Batch, Recipe, train
-from dgkd_core.training.student import student_step
+from dgkd_core.training.student import ready_to_guide, student_step
 from dgkd_core.training.supervised import segmenter_step
 from dgkd_core.training.weak import freeze
 
@@ -200,3 +200,18 @@ def test_the_teacher_computes_what_is_compared_and_nothing_else(pairs: tuple[str
     assert output.scores is None
     assert (output.deep is not None) == ("deep" in pairs)
     assert (output.shallow is not None) == ("shallow" in pairs)
+
+
+def test_a_guide_in_half_precision_gives_what_autocast_gives() -> None:
+    """Rounding the weights once is rounding them at every step; norms stay as they are."""
+    teacher, batch = freeze(_network()), _batch()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        expected = teacher(batch["normal"], features=PAIRS, scores=False)
+        guide = ready_to_guide(teacher, torch.device("cpu"), torch.bfloat16)
+        found = guide(batch["normal"], features=PAIRS, scores=False)
+    for part in ("logits", "masks", "deep", "shallow"):
+        assert torch.allclose(getattr(found, part), getattr(expected, part), atol=1e-2), part
+    kinds = {type(m): next(m.parameters()).dtype for m in guide.modules() if list(m.parameters())}
+    assert kinds[nn.Conv2d] == torch.bfloat16
+    assert kinds[nn.BatchNorm2d] == torch.float32
+    assert not any(p.requires_grad for p in guide.parameters())
