@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,33 +57,39 @@ def at_call(
     setattr(owner, name, counted)
 
 
-def fork(body: Callable[[], object], watch: Callable[[int], object] = lambda pid: None) -> Ended:
-    """Run ``body`` in a forked child with one thread; ``watch`` gets its number in the parent.
+def spawn(body: Callable[[], object], output: int) -> int:
+    """Run ``body`` in a forked child with one thread that prints to a descriptor; its number.
 
     A SystemExit ends it as it would end a script; any other exception with a traceback and 70.
     """
     sys.stdout.flush()
-    reading, writing = os.pipe()  # a file would be bound by a limit on file sizes
     child = os.fork()
-    if child == 0:
-        status = 70
-        try:
-            os.dup2(writing, 1)
-            os.dup2(writing, 2)
-            sys.stdout, sys.stderr = (os.fdopen(i, "w", closefd=False) for i in (1, 2))
-            torch.set_num_threads(1)
-            body()
-            status = 0
-        except SystemExit as error:
-            if isinstance(error.code, str):
-                print(error.code, file=sys.stderr)
-            status = error.code if isinstance(error.code, int) else 1
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)
+    if child != 0:
+        return child
+    status = 70
+    try:
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        sys.stdout, sys.stderr = (os.fdopen(i, "w", closefd=False) for i in (1, 2))
+        torch.set_num_threads(1)
+        body()
+        status = 0
+    except SystemExit as error:
+        if isinstance(error.code, str):
+            print(error.code, file=sys.stderr)
+        status = error.code if isinstance(error.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def fork(body: Callable[[], object], watch: Callable[[int], object] = lambda pid: None) -> Ended:
+    """Run ``body`` as `spawn` does until it ends; ``watch`` gets its number in the parent."""
+    reading, writing = os.pipe()  # a file would be bound by a limit on file sizes
+    child = spawn(body, writing)
     os.close(writing)
     watch(child)
     with os.fdopen(reading, "rb") as output:
@@ -105,14 +112,18 @@ def forked(
         environment: added to the child's.
     """
 
-    def body() -> None:
-        os.environ.update({"DGKD_WORKERS": "1", **(environment or {})})
-        os.chdir(folder)
-        module = importlib.import_module(stage)
-        prepare()
-        run(stage, getattr(module, stage))
+    return fork(partial(run_stage, folder, stage, prepare, environment or {}))
 
-    return fork(body)
+
+def run_stage(
+    folder: Path, stage: str, prepare: Callable[[], object], environment: Mapping[str, str]
+) -> None:
+    """What a child of `forked` does."""
+    os.environ.update({"DGKD_WORKERS": "1", **environment})
+    os.chdir(folder)
+    module = importlib.import_module(stage)
+    prepare()
+    run(stage, getattr(module, stage))
 
 
 def bytes_below(*places: Path) -> dict[str, str]:
