@@ -62,9 +62,14 @@ def local_size() -> int:
     return _here.local_size
 
 
+def launched() -> bool:
+    """Whether a launcher has started this process, alone or as one of several."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
 def started_as_several() -> bool:
     """Whether a launcher has started this process as one of several."""
-    return os.environ.get("WORLD_SIZE", "1") != "1" and "RANK" in os.environ
+    return launched() and os.environ["WORLD_SIZE"] != "1"
 
 
 def _number(name: str, default: str | None = None) -> int:

@@ -39,6 +39,15 @@ def kill_me() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def alive(process: int) -> bool:
+    """Whether a process has not ended, reaped or not."""
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
 def at_call(
     owner: Any, name: str, number: int, then: Callable[..., Any], after: bool = False
 ) -> None:
