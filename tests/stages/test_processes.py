@@ -31,8 +31,9 @@ from dgkd_core import journal as journal_module
 from dgkd_core.data.manifest import read_manifest
 from dgkd_core.data.pack import Pack
 from dgkd_core.files import write_json
-from dgkd_core.stage import run
+from dgkd_core.stage import alone, run
 from dgkd_core.state import Journal, outputs
+from dgkd_core.training import loop
 
 pytestmark = pytest.mark.slow
 
@@ -173,3 +174,35 @@ def test_pieces_of_the_killed_are_taken_over(
     same_bytes(folder, unbroken, "cam")
     assert not list((folder / ".dgkd/state").iterdir())
     assert not list(folder.rglob("*.sqlite*"))
+
+
+def test_training_of_two_goes_on_after_the_first_was_killed(
+    of_two: Path, before: Workplace
+) -> None:
+    """It ends with the bytes of two processes that nothing has stopped."""
+    folder = before("distill")
+
+    def dies(rank: int) -> None:
+        if rank == 0:
+            at_call(loop._Watch, "see_gradient", 16, kill_me)
+
+    first, second = forked_ranks(2, folder, "distill", dies, {"DGKD_SAVE_EVERY": "0"})
+    assert first.killed
+    assert second.status == 1
+    assert "Traceback" not in second.output
+    ends = forked_ranks(2, folder, "distill")
+    well(ends)
+    assert "distill: goes on after 15/18" in ends[0].output
+    same_bytes(folder, of_two, "distill")
+
+
+def test_a_stage_that_runs_here_already_is_told_by_the_first_alone(before: Workplace) -> None:
+    folder = before("cam")
+    with alone("cam", None):
+        first, second = forked_ranks(2, folder, "cam")
+    assert first.status == second.status == 1
+    assert first.output == (
+        f"cam: artifacts/.cam.lock: process {os.getpid()} runs this stage here; wait for it or "
+        f"end it\n"
+    )
+    assert second.output.startswith("cam: the processes have lost touch (")
