@@ -104,6 +104,7 @@ def joined() -> Iterator[None]:
         PartialState(cpu=not on_gpu)
     _here = here
     try:
+        wait()  # whoever has done its work must not leave while others still connect to it
         yield
     finally:
         _here = _Place()

@@ -153,3 +153,10 @@ def same_bytes(folder: Path, unbroken: Path, stage: str) -> int:
     found, expected = written(folder, stage), written(unbroken, stage)
     assert found == expected
     return len(expected)
+
+
+def made(folder: Path, stage: str) -> dict[str, str]:
+    """Hashes of a stage's own outputs by path in the project; it must have made them."""
+    found = bytes_below(*(folder / path for path in outputs(stage)))
+    assert found
+    return {str(Path(path).relative_to(folder)): digest for path, digest in found.items()}

@@ -105,9 +105,9 @@ def remember_weights(rank: int) -> None:
 
     def trained(*arguments: Any, **keywords: Any) -> Any:
         curve = train(*arguments, **keywords)
-        modules = arguments[3]
+        label, modules = arguments[0], arguments[3]
         state = [x.numpy().tobytes() for m in modules for x in m.state_dict().values()]
-        Path(f"weights {rank}").write_text(str(zlib.crc32(b"".join(state))))
+        Path(f"{label} {rank}").write_text(str(zlib.crc32(b"".join(state))))
         return curve
 
     for name in ("_train", "depth_adapt"):

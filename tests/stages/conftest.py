@@ -65,8 +65,9 @@ def before(unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> W
 
 @pytest.fixture(scope="session")
 def of_two(unbroken: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project with a student from two processes that nothing has stopped; not to be changed."""
+    """The project with a student, then a teacher too, of two processes that nothing has stopped."""
     folder = tmp_path_factory.mktemp("of_two") / "project"
     shutil.copytree(unbroken, folder)
-    well(forked_ranks(2, folder, "distill", remember_weights))
+    for stage in ("distill", "teacher"):
+        well(forked_ranks(2, folder, stage, remember_weights))
     return folder

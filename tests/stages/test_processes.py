@@ -19,6 +19,7 @@ from forked import (
     fork,
     forked,
     kill_me,
+    made,
     same_bytes,
     written,
 )
@@ -50,15 +51,15 @@ def _weights(folder: Path, stage: str) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("stage", ["teacher", "distill", "segment", "depth_adapt"])
 def test_two_processes_train_what_one_trains(
-    stage: str, unbroken: Path, before: Workplace, request: pytest.FixtureRequest
+    stage: str, unbroken: Path, of_two: Path, before: Workplace
 ) -> None:
     """Rounding grows from step to step; now and then it moves a pixel over a threshold."""
     folder = before(stage)
-    if stage == "distill":
-        folder = request.getfixturevalue("of_two")
+    if stage in ("distill", "teacher"):
+        folder = of_two
     else:
         well(forked_ranks(2, folder, stage, remember_weights))
-    assert (folder / "weights 0").read_text() == (folder / "weights 1").read_text()
+    assert (folder / f"{stage} 0").read_text() == (folder / f"{stage} 1").read_text()
     curve, expected = _curve(folder, stage), _curve(unbroken, stage)
     assert len(curve) == len(expected)
     for i, (row, wanted) in enumerate(zip(curve, expected, strict=True)):
@@ -180,20 +181,20 @@ def test_training_of_two_goes_on_after_the_first_was_killed(
     of_two: Path, before: Workplace
 ) -> None:
     """It ends with the bytes of two processes that nothing has stopped."""
-    folder = before("distill")
+    folder = before("teacher")
 
     def dies(rank: int) -> None:
         if rank == 0:
-            at_call(loop._Watch, "see_gradient", 16, kill_me)
+            at_call(loop._Watch, "see_gradient", 10, kill_me)
 
-    first, second = forked_ranks(2, folder, "distill", dies, {"DGKD_SAVE_EVERY": "0"})
+    first, second = forked_ranks(2, folder, "teacher", dies, {"DGKD_SAVE_EVERY": "0"})
     assert first.killed
     assert second.status == 1
     assert "Traceback" not in second.output
-    ends = forked_ranks(2, folder, "distill")
+    ends = forked_ranks(2, folder, "teacher")
     well(ends)
-    assert "distill: goes on after 15/18" in ends[0].output
-    same_bytes(folder, of_two, "distill")
+    assert "teacher: goes on after 9/18" in ends[0].output
+    assert made(folder, "teacher") == made(of_two, "teacher")
 
 
 def test_a_stage_that_runs_here_already_is_told_by_the_first_alone(before: Workplace) -> None:

@@ -316,7 +316,6 @@ SETUPS: dict[str, Callable[[], tuple[Any, list[nn.Module]]]] = {
     "student of maps": lambda: _student("off", ("map",)),
     "student with adapters": lambda: _student("off", noise_adapter=True),
     "student with an autoencoder": lambda: _student("off", autoencoder=4),
-    "student without denoisers": lambda: _student("off", denoise=False),
     "segmenter": lambda: _segmenter("paper"),
 }
 
