@@ -32,9 +32,8 @@ def device() -> torch.device:
     try:
         chosen = torch.device(wanted)
         if chosen.type == "cuda" and torch.cuda.is_available():
-            index = chosen.index
-            if index is None:
-                index = take_gpu(world.local_rank() if world.size() > 1 else None)
+            own = world.local_rank() if world.size() > 1 else None
+            index = take_gpu(own if chosen.index is None else chosen.index)
             chosen = torch.device("cuda", index)
             torch.cuda.set_device(chosen)
         torch.empty(0, device=chosen)

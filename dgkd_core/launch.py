@@ -107,18 +107,23 @@ def run_as(count: int, words: Sequence[str]) -> int:
     finally:
         os.close(held)
         os.close(leash)
-    bad = ends.first_bad
-    how = None if bad is None or ends.asked or said else _signal(ends.statuses[bad])
-    for message in said or ([] if how else last_resorts[:1]):
+    for message in said or [*_what_happened(ends, Path(words[0]).stem), *last_resorts][:1]:
         print(message, file=sys.stderr)
-    if bad is not None and how is not None:
-        memory = " (out of memory?)" if how == signal.SIGKILL else ""
-        print(
-            f"{Path(words[0]).stem}: process {bad + 1} of {count} was ended by {how.name}{memory}, "
-            f"so the others were, too; run it again to go on",
-            file=sys.stderr,
-        )
     return ends.status
+
+
+def _what_happened(ends: _Ends, name: str) -> list[str]:
+    """What only the launcher knows: the signal that ended processes, if one did."""
+    if ends.asked and ends.status:
+        return [f"{name}: stopped by {signal.Signals(ends.asked[0]).name}"]
+    how = None if ends.first_bad is None else _signal(ends.statuses[ends.first_bad])
+    if ends.first_bad is None or how is None:
+        return []
+    memory = " (out of memory?)" if how == signal.SIGKILL else ""
+    return [
+        f"{name}: process {ends.first_bad + 1} of {len(ends.statuses)} was ended by "
+        f"{how.name}{memory}, so the others were, too; run it again to go on"
+    ]
 
 
 def run_by(command: str, words: Sequence[str]) -> int:
@@ -168,6 +173,11 @@ def _run(
             with suppress(ProcessLookupError):
                 child.send_signal(number)
 
+    def first_bad_one() -> int | None:
+        """Those that a signal has ended come first: the others' trouble is a consequence."""
+        bad = [i for i, child in enumerate(children) if child.poll()]
+        return min(bad, key=lambda i: children[i].returncode > 0, default=None)
+
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, hand_on)
@@ -181,12 +191,15 @@ def _run(
                 start_new_session=True,  # a terminal's signals come through `hand_on`, once
             )
             children.append(child)
+        if asked:  # while they were being started: it has not reached all of them
+            hand_on(asked.pop(), None)
         first_bad, since = None, 0.0
         while any(child.poll() is None for child in children):
-            bad = [i for i, child in enumerate(children) if child.poll()]
-            if first_bad is None and bad:
-                first_bad, since = bad[0], time.monotonic()
-            patience = STOPPING if asked else GRACE
+            if first_bad is None and (first_bad := first_bad_one()) is not None:
+                since = time.monotonic()
+            # whoever a wish to stop has ended at once was not at work yet, so nobody was
+            at_work = first_bad is None or children[first_bad].returncode > 0
+            patience = STOPPING if asked and at_work else GRACE
             if first_bad is not None and time.monotonic() - since > patience:
                 break
             time.sleep(0.05)
@@ -196,9 +209,7 @@ def _run(
                 child.kill()
                 child.wait()
     statuses = [child.returncode for child in children]
-    if first_bad is None and any(statuses):
-        first_bad = next(i for i, status in enumerate(statuses) if status)
-    return _Ends(statuses, first_bad, asked)
+    return _Ends(statuses, first_bad_one() if first_bad is None else first_bad, asked)
 
 
 def say(message: str, last_resort: bool = False) -> bool:

@@ -67,7 +67,9 @@ def run(
     kept: list[bool] = []
     follow_launcher()
     try:
-        if shared and not world.started_as_several():
+        if not shared and world.started_as_several():
+            raise InputError(f"runs as one process, not as {os.environ['WORLD_SIZE']}")
+        if shared and not world.launched():
             _share(name, batch)
         with listening(), world.joined(), _quiet_unless_first():
             _run_here(stage, body, item, kept)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dgkd_core import interrupt
@@ -61,9 +62,14 @@ def local_size() -> int:
     return _here.local_size
 
 
+def launched() -> bool:
+    """Whether a launcher has started this process, alone or as one of several."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
 def started_as_several() -> bool:
     """Whether a launcher has started this process as one of several."""
-    return os.environ.get("WORLD_SIZE", "1") != "1" and "RANK" in os.environ
+    return launched() and os.environ["WORLD_SIZE"] != "1"
 
 
 def _number(name: str, default: str | None = None) -> int:
@@ -89,12 +95,16 @@ def joined() -> Iterator[None]:
 
     here = _Place(_number("RANK"), _number("WORLD_SIZE"), _number("LOCAL_RANK", "0"))
     here = _Place(here.rank, here.size, here.local_rank, _number("LOCAL_WORLD_SIZE", "1"))
+    _number("MASTER_PORT")
+    if not os.environ.get("MASTER_ADDR"):
+        raise InputError("MASTER_ADDR is not set, expected an address, as torchrun sets it")
     on_gpu = compute_type() == "cuda"
     with _stoppable():
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=PATIENCE)
         PartialState(cpu=not on_gpu)
     _here = here
     try:
+        wait()  # whoever has done its work must not leave while others still connect to it
         yield
     finally:
         _here = _Place()
@@ -193,10 +203,11 @@ def draw(like: Tensor, fill: Callable[[Tensor], Tensor]) -> Tensor:
 
     if _here.size == 1:
         return fill(torch.empty_like(like))
-    last = like.ndim == 4 and like.is_contiguous(memory_format=torch.channels_last)
-    layout = torch.channels_last if last and not like.is_contiguous() else torch.contiguous_format
     shape = _here.size * len(like), *like.shape[1:]
-    whole = torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=layout)
+    strides = [inf, *like.stride()[1:]] if len(like) == 1 else like.stride()
+    order = sorted(range(like.ndim), key=lambda i: -strides[i])  # of the numbers in memory
+    memory = torch.empty([shape[i] for i in order], dtype=like.dtype, device=like.device)
+    whole = memory.permute([order.index(i) for i in range(like.ndim)])
     return fill(whole)[part_of(len(whole))]
 
 

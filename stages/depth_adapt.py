@@ -26,7 +26,7 @@ from dgkd_core.progress import Progress
 from dgkd_core.sections import Params
 from dgkd_core.stage import ARTIFACTS, run
 from dgkd_core.state import State
-from dgkd_core.training.adapt import adaptation_step
+from dgkd_core.training.adapt import adaptation_step, freeze_what_nothing_reads
 from dgkd_core.training.loop import Recipe, train, write_curve
 
 PREPARED, DARK = Path(ARTIFACTS, "prepare"), Path(ARTIFACTS, "darken", "dark.zip")
@@ -81,6 +81,7 @@ def adapt(
     twins = Twins(
         entries, PREPARED / "images.zip", DARK, params.depth.exposure, to_input, params.seed
     )
+    freeze_what_nothing_reads(model, twins[0, 0][1][None])
     count = section.iterations
     recipe = Recipe(count, "adamw", section.lr, 0.0, 0.9, min(20, count // 10), 1.0, 0.0)
     batches = training_batches(twins, section.batch, count, where, twins_by_shape)

@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,15 @@ def kill_me() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def alive(process: int) -> bool:
+    """Whether a process has not ended, reaped or not."""
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
 def at_call(
     owner: Any, name: str, number: int, then: Callable[..., Any], after: bool = False
 ) -> None:
@@ -56,33 +66,39 @@ def at_call(
     setattr(owner, name, counted)
 
 
-def fork(body: Callable[[], object], watch: Callable[[int], object] = lambda pid: None) -> Ended:
-    """Run ``body`` in a forked child with one thread; ``watch`` gets its number in the parent.
+def spawn(body: Callable[[], object], output: int) -> int:
+    """Run ``body`` in a forked child with one thread that prints to a descriptor; its number.
 
     A SystemExit ends it as it would end a script; any other exception with a traceback and 70.
     """
     sys.stdout.flush()
-    reading, writing = os.pipe()  # a file would be bound by a limit on file sizes
     child = os.fork()
-    if child == 0:
-        status = 70
-        try:
-            os.dup2(writing, 1)
-            os.dup2(writing, 2)
-            sys.stdout, sys.stderr = (os.fdopen(i, "w", closefd=False) for i in (1, 2))
-            torch.set_num_threads(1)
-            body()
-            status = 0
-        except SystemExit as error:
-            if isinstance(error.code, str):
-                print(error.code, file=sys.stderr)
-            status = error.code if isinstance(error.code, int) else 1
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)
+    if child != 0:
+        return child
+    status = 70
+    try:
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        sys.stdout, sys.stderr = (os.fdopen(i, "w", closefd=False) for i in (1, 2))
+        torch.set_num_threads(1)
+        body()
+        status = 0
+    except SystemExit as error:
+        if isinstance(error.code, str):
+            print(error.code, file=sys.stderr)
+        status = error.code if isinstance(error.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def fork(body: Callable[[], object], watch: Callable[[int], object] = lambda pid: None) -> Ended:
+    """Run ``body`` as `spawn` does until it ends; ``watch`` gets its number in the parent."""
+    reading, writing = os.pipe()  # a file would be bound by a limit on file sizes
+    child = spawn(body, writing)
     os.close(writing)
     watch(child)
     with os.fdopen(reading, "rb") as output:
@@ -105,14 +121,18 @@ def forked(
         environment: added to the child's.
     """
 
-    def body() -> None:
-        os.environ.update({"DGKD_WORKERS": "1", **(environment or {})})
-        os.chdir(folder)
-        module = importlib.import_module(stage)
-        prepare()
-        run(stage, getattr(module, stage))
+    return fork(partial(run_stage, folder, stage, prepare, environment or {}))
 
-    return fork(body)
+
+def run_stage(
+    folder: Path, stage: str, prepare: Callable[[], object], environment: Mapping[str, str]
+) -> None:
+    """What a child of `forked` does."""
+    os.environ.update({"DGKD_WORKERS": "1", **environment})
+    os.chdir(folder)
+    module = importlib.import_module(stage)
+    prepare()
+    run(stage, getattr(module, stage))
 
 
 def bytes_below(*places: Path) -> dict[str, str]:
@@ -133,3 +153,10 @@ def same_bytes(folder: Path, unbroken: Path, stage: str) -> int:
     found, expected = written(folder, stage), written(unbroken, stage)
     assert found == expected
     return len(expected)
+
+
+def made(folder: Path, stage: str) -> dict[str, str]:
+    """Hashes of a stage's own outputs by path in the project; it must have made them."""
+    found = bytes_below(*(folder / path for path in outputs(stage)))
+    assert found
+    return {str(Path(path).relative_to(folder)): digest for path, digest in found.items()}

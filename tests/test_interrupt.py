@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from forked import fork, kill_me
+from forked import alive, fork, kill_me
 
 from dgkd_core.interrupt import Interrupted, asked, check, listening
 from dgkd_core.parallel import ordered_map
@@ -73,14 +73,6 @@ def _tell(place: str) -> int:
     return os.getpid()
 
 
-def _alive(process: int) -> bool:
-    try:
-        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
-
-
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
     def body() -> None:
@@ -92,9 +84,9 @@ def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
     workers = [int(path.name) for path in tmp_path.iterdir()]
     assert len(workers) == 2
     deadline = time.monotonic() + 60
-    while any(map(_alive, workers)) and time.monotonic() < deadline:
+    while any(map(alive, workers)) and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert not any(map(_alive, workers))
+    assert not any(map(alive, workers))
 
 
 def test_workers_leave_a_terminals_signal_to_their_parent(tmp_path: Path) -> None:

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 from forked import fork, kill_me
+from ranks import as_ranks, together
 
 from dgkd_core import journal as module
+from dgkd_core import world
+from dgkd_core.errors import InputError
 from dgkd_core.journal import Journal, unfinished
 
 
@@ -104,3 +107,78 @@ def test_a_group_is_made_again_as_a_whole(capsys: pytest.CaptureFixture[str]) ->
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "x: goes on after 1/3"
     assert lines[-1].startswith("x: 3/3, ")
+
+
+# --- of several processes ------------------------------------------------------------------------
+
+PIECES = [[Piece(name)] for name in "abcdefg"]
+
+
+def _make(path: Path) -> tuple[dict[str, bytes], list[Path]]:
+    """What is in a process's journal once all pieces are made, and the files that there are."""
+    journal = Journal(path)
+    for (piece,) in unfinished(PIECES, journal, "x"):
+        journal.put([(f"x/{piece.id}", f"{piece.id} by {world.rank()}".encode(), world.rank())])
+    found = {key: journal[key][0] for key in sorted(journal._keys)}
+    files = sorted(path.parent.glob("j*"))
+    world.wait()
+    journal.close()
+    return found, files
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_each_makes_its_share_and_the_first_has_all(count: int, tmp_path: Path) -> None:
+    path = tmp_path / "j.sqlite"
+    (found, files), *others = together(count, lambda: _make(path))
+    shares = {f"x/{name}": f"{name} by {i % count}".encode() for i, name in enumerate("abcdefg")}
+    assert found == shares
+    assert {file.name.removeprefix("j.sqlite") for file in files} <= {"", "-wal", "-shm"}
+    assert all(kept == {} for kept, _ in others)
+    assert Journal(path)["x/b"] == (b"b by 1", 1)
+
+
+def test_a_process_with_nothing_to_do_leaves_no_file(tmp_path: Path) -> None:
+    path = tmp_path / "j.sqlite"
+    journal = Journal(path)
+    journal.put([(f"x/{name}", b"before", None) for name in "abcdef"])
+    journal.close()
+    (found, files), _, _ = together(3, lambda: _make(path))
+    assert found["x/g"] == b"g by 0"
+    assert sum(content == b"before" for content in found.values()) == 6
+    assert not [file for file in files if file.name.startswith("j.1")]
+
+
+def test_the_parts_of_the_killed_are_taken_over_by_fewer(tmp_path: Path) -> None:
+    path = tmp_path / "j.sqlite"
+
+    def child(rank: int) -> None:
+        with world.joined():
+            journal = Journal(path)
+            world.wait()
+            journal.put([(f"x/{'abc'[rank]}", f"by {rank}".encode(), None)])
+            journal.commit()
+            world.wait()
+            kill_me()
+
+    assert all(ended.killed for ended in as_ranks(3, child))
+    assert {"j.1.sqlite", "j.2.sqlite"} <= {file.name for file in tmp_path.iterdir()}
+    journal = Journal(path)
+    assert [journal[f"x/{name}"][0] for name in "abc"] == [b"by 0", b"by 1", b"by 2"]
+    assert not list(tmp_path.glob("j.[0-9]*"))
+
+
+def test_a_damaged_part_is_said_and_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    part = tmp_path / "j.1.sqlite"
+    part.write_bytes(b"no database at all" * 100)
+    journal = Journal(tmp_path / "j.sqlite")
+    assert len(journal) == 0
+    assert capsys.readouterr().out.startswith(f"{part}: damaged, left out (")
+    assert not part.exists()
+
+
+def test_a_part_that_another_machine_does_not_show_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="on a disk that they share") as caught:
+        module._await(tmp_path / "j.1.sqlite", 0.0)
+    assert str(caught.value).startswith(f"{tmp_path / 'j.1.sqlite'}: ")

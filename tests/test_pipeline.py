@@ -35,6 +35,10 @@ def test_a_second_repro_does_nothing(built: Path) -> None:
     assert "Data and pipelines are up to date" in output
 
 
+def test_another_number_of_processes_does_nothing(built: Path) -> None:
+    assert stages_run(dvc(built, "repro", DGKD_PROCESSES="2")) == []
+
+
 def test_a_changed_module_reruns_the_stages_that_import_it(built: Path) -> None:
     module = built / "dgkd_core/evaluation/figures.py"
     before = module.read_text()

@@ -54,6 +54,21 @@ def ssi_losses(predicted: Tensor, target: Tensor) -> Losses:
     return {"depth": error.abs().mean(dim=(1, 2)) / 2, "gradient": GRADIENT_WEIGHT * gradient}
 
 
+def freeze_what_nothing_reads(model: Any, pixels: Tensor) -> None:
+    """Take the weights out of training that the map does not depend on: a last norm's, say.
+
+    They never get a gradient, for which several processes would wait.
+
+    Args:
+        pixels: any picture, (1, 3, h, w) as the network's input.
+    """
+    parameters = list(model.parameters())
+    depth = model(pixel_values=pixels).predicted_depth
+    gradients = torch.autograd.grad(depth.sum(), parameters, allow_unused=True)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.requires_grad_(gradient is not None)
+
+
 def adaptation_step(model: Any, original: Any) -> Step:
     """The network's map from the dark picture follows the original's from the normal one.
 

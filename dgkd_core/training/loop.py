@@ -176,10 +176,11 @@ class _Run:
         self.sums: dict[str, Tensor] = {}
 
     def content(self, device: torch.device) -> dict[str, Any]:
+        """What the first process is to save; all of them call this."""
         return {
             "step": self.step,
             "curve": self.curve,
-            "sums": self.sums,
+            "sums": world.collect({name: value.cpu() for name, value in self.sums.items()}),
             "random": random_states(device),
             **{name: part.state_dict() for name, part in self.parts.items()},
         }
@@ -188,7 +189,11 @@ class _Run:
         for name, part in self.parts.items():
             part.load_state_dict(content[name])
         self.step, self.curve = content["step"], content["curve"]
-        self.sums = {name: value.to(device) for name, value in content["sums"].items()}
+        sums = content["sums"]  # each process's; as many as now get them back, others a mean
+        mine = [sums[world.rank()]] if len(sums) == world.size() else sums
+        self.sums = {
+            name: torch.stack([each[name] for each in mine]).mean(0).to(device) for name in sums[0]
+        }
         set_random_states(content["random"], device)
 
 
@@ -251,8 +256,9 @@ def train(
     def save() -> None:
         if state is not None:
             watch.check()
+            content = run.content(device)
             if world.first():
-                state.save(run.name, run.content(device))
+                state.save(run.name, content)
 
     left = recipe.iterations - run.step
     source = islice(batches(run.step), left) if left else []

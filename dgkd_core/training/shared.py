@@ -25,7 +25,7 @@ def _whole_batch_norm(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
     """
     axes, shape = (0, 2, 3), (1, -1, 1, 1)
     count = world.size() * x.numel() / x.shape[1]
-    wide = x.float()
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
     mean = world.total(wide.sum(axes)) / count
     centred = wide - mean.view(shape)
     variance = world.total(centred.square().sum(axes)) / count

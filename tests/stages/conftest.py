@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from forked import Workplace, forked
+from ranks import forked_ranks, remember_weights, well
 from ruamel.yaml import YAML
 from support import CHAIN, copy_project
 
@@ -60,3 +61,13 @@ def before(unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> W
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def of_two(unbroken: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project with a student, then a teacher too, of two processes that nothing has stopped."""
+    folder = tmp_path_factory.mktemp("of_two") / "project"
+    shutil.copytree(unbroken, folder)
+    for stage in ("distill", "teacher"):
+        well(forked_ranks(2, folder, stage, remember_weights))
+    return folder

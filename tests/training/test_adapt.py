@@ -14,7 +14,13 @@ from support import from_step
 from torch import Tensor, nn
 
 from dgkd_core.models.depth import small_dpt
-from dgkd_core.training.adapt import SCALES, adaptation_step, align, ssi_losses
+from dgkd_core.training.adapt import (
+    SCALES,
+    adaptation_step,
+    align,
+    freeze_what_nothing_reads,
+    ssi_losses,
+)
 from dgkd_core.training.loop import Recipe, train
 
 CPU = torch.device("cpu")
@@ -163,3 +169,22 @@ def test_pictures_of_several_shapes_count_alike(untrained: nn.Module) -> None:
     )
     for name in together:
         torch.testing.assert_close(apart[name], together[name], rtol=1e-4, atol=1e-5)
+
+
+def test_weights_that_the_map_does_not_depend_on_are_frozen() -> None:
+    """A DPT's last norm and the first fusion's side branch, as transformers leaves them unread."""
+    torch.manual_seed(0)
+    model, _ = small_dpt(32, 16)
+    pixels = torch.rand(1, 3, 32, 32)
+    freeze_what_nothing_reads(model, pixels)
+    before = model(pixel_values=pixels).predicted_depth.detach()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    frozen = {name: p for name, p in model.named_parameters() if not p.requires_grad}
+    assert "dpt.layernorm.weight" in frozen
+    assert len(trained) > 10 * len(frozen) / 2
+    for parameter in frozen.values():
+        nn.init.normal_(parameter)
+    assert torch.equal(model(pixel_values=pixels).predicted_depth, before)
+    model(pixel_values=pixels).predicted_depth.sum().backward()
+    assert all(p.grad is not None for p in trained)
+    assert all(p.grad is None for p in frozen.values())

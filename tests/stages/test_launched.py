@@ -1,0 +1,178 @@
+"""Stages that are started as a user starts them, as two processes: killed, stopped, bad input."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from forked import Ended, Workplace, alive, forked, made, same_bytes
+from ranks import forked_ranks, well
+from support import environment
+
+pytestmark = pytest.mark.slow
+
+EVERY_STEP = {"DGKD_SAVE_EVERY": "0"}
+
+
+def _environment(**variables: str) -> dict[str, str]:
+    return environment(**{"DGKD_PROCESSES": "2", "OMP_NUM_THREADS": "1", **variables})
+
+
+def _have_ended(processes: list[int]) -> None:
+    deadline = time.monotonic() + 60
+    while any(map(alive, processes)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not any(map(alive, processes))
+
+
+def _processes(launcher: int) -> list[int]:
+    """A launcher's processes by their rank."""
+    found: dict[int, int] = {}
+    for number in Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split():
+        variables = Path(f"/proc/{number}/environ").read_bytes().split(b"\0")
+        found |= {int(v[5:]): int(number) for v in variables if v.startswith(b"RANK=")}
+    return [found[rank] for rank in sorted(found)]
+
+
+def launched(
+    stage: str,
+    when: str = "",
+    then: Callable[[int, list[int]], object] = lambda launcher, ranks: None,
+    **variables: str,
+) -> Ended:
+    """Run a stage's script in the current folder as two processes.
+
+    Args:
+        then: called with the launcher and its processes when a line that begins with ``when`` has
+            come.
+    """
+    process = subprocess.Popen(
+        [sys.executable, f"stages/{stage}.py"],
+        env=_environment(**variables),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    lines, ranks = [], []
+    with process.stdout as output:
+        for line in output:
+            lines.append(line)
+            if when and not ranks and line.startswith(when):
+                ranks = _processes(process.pid)
+                assert len(ranks) == 2
+                then(process.pid, ranks)
+    status = process.wait()
+    _have_ended(ranks)
+    assert not when or ranks, lines
+    return Ended(status, "".join(lines))
+
+
+def _last_words(ended: Ended) -> list[str]:
+    """All that is no progress."""
+    return [line for line in ended.output.splitlines() if " spent, " not in line]
+
+
+def _by_sigkill(who: int) -> Callable[[int, list[int]], None]:
+    return lambda launcher, ranks: os.kill(ranks[who], signal.SIGKILL)
+
+
+def _said_of(stage: str, who: int) -> str:
+    return (
+        f"{stage}: process {who + 1} of 2 was ended by SIGKILL (out of memory?), so the others "
+        f"were, too; run it again to go on"
+    )
+
+
+def _curve(folder: Path, stage: str) -> list[dict[str, float]]:
+    with open(folder / f"metrics/curves/{stage}.csv") as file:
+        return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+
+
+def test_training_goes_on_after_a_process_was_killed(
+    unbroken: Path, of_two: Path, before: Workplace, tmp_path: Path
+) -> None:
+    """With two it ends with the bytes of two; with one, where it would have come alone."""
+    folder = before("distill")
+    ended = launched("distill", "distill: 14/18", _by_sigkill(1), **EVERY_STEP)
+    assert ended.status == 1
+    assert _last_words(ended) == [_said_of("distill", 1)]
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    ends = forked_ranks(2, folder, "distill")
+    well(ends)
+    assert "distill: goes on after 1" in ends[0].output
+    assert made(folder, "distill") == made(of_two, "distill")
+    ended = forked(other, "distill")
+    assert ended.status == 0, ended.output
+    assert "distill: goes on after 1" in ended.output
+    for row, wanted in zip(_curve(other, "distill"), _curve(unbroken, "distill"), strict=True):
+        assert row == pytest.approx(wanted, 5e-3, 1e-3)
+
+
+def test_a_stage_of_many_files_goes_on_after_a_process_was_killed(
+    unbroken: Path, before: Workplace
+) -> None:
+    folder = before("cam")
+    ended = launched("cam", "cam, train: 4/", _by_sigkill(0))
+    assert ended.status == 1
+    assert _last_words(ended) == [_said_of("cam", 0)]
+    well(forked_ranks(2, folder, "cam"))
+    same_bytes(folder, unbroken, "cam")
+    assert not list(folder.rglob("*.sqlite*"))
+
+
+def test_a_wish_to_stop_is_said_once_and_the_next_run_goes_on(
+    of_two: Path, before: Workplace
+) -> None:
+    folder = before("teacher")
+    ended = launched(
+        "teacher",
+        "teacher: 9/18",
+        lambda launcher, ranks: os.kill(launcher, signal.SIGTERM),
+        DGKD_SAVE_EVERY="100000",
+    )
+    assert ended.status == 143
+    assert _last_words(ended) == ["teacher: stopped by SIGTERM; run it again to go on"]
+    ends = forked_ranks(2, folder, "teacher")
+    well(ends)
+    assert "teacher: goes on after " in ends[0].output
+    assert made(folder, "teacher") == made(of_two, "teacher")
+
+
+def test_no_process_begins_its_work_when_its_launcher_was_killed(before: Workplace) -> None:
+    before("darken")
+    process = subprocess.Popen([sys.executable, "stages/darken.py"], env=_environment())
+    while len(ranks := _processes(process.pid)) < 2:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    _have_ended(ranks)
+    assert not Path("artifacts/darken/dark.zip").exists()
+
+
+def test_a_damaged_input_that_both_read_is_said_once(before: Workplace) -> None:
+    before("darken")
+    pack = Path("artifacts/prepare/images.zip")
+    pack.write_bytes(pack.read_bytes()[:300])
+    ended = launched("darken")
+    assert ended.status == 1
+    (line,) = _last_words(ended)
+    assert line.startswith(f"darken: {pack}: ")
+
+
+def test_torchrun_starts_a_stage_too(unbroken: Path, before: Workplace) -> None:
+    folder = before("darken")
+    torchrun = "torchrun --standalone --nproc-per-node 2"
+    ended = launched("darken", DGKD_LAUNCH=torchrun, DGKD_PROCESSES="5")
+    assert ended.status == 0, ended.output
+    assert ended.output.count("darken: done in ") == 1
+    same_bytes(folder, unbroken, "darken")

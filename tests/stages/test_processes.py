@@ -1,0 +1,209 @@
+"""Stages as several processes: what one process makes, within rounding where they train."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import testset
+import torch
+from forked import (
+    Workplace,
+    at_call,
+    bytes_below,
+    fork,
+    forked,
+    kill_me,
+    made,
+    same_bytes,
+    written,
+)
+from PIL import Image
+from ranks import as_ranks, forked_ranks, remember_weights, well
+from ruamel.yaml import YAML
+from safetensors.torch import load_file
+
+from dgkd_core import journal as journal_module
+from dgkd_core.data.manifest import read_manifest
+from dgkd_core.data.pack import Pack
+from dgkd_core.files import write_json
+from dgkd_core.stage import alone, run
+from dgkd_core.state import Journal, outputs
+from dgkd_core.training import loop
+
+pytestmark = pytest.mark.slow
+
+
+def _curve(folder: Path, stage: str) -> list[dict[str, float]]:
+    with open(folder / f"metrics/curves/{stage}.csv") as file:
+        return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+
+
+def _weights(folder: Path, stage: str) -> dict[str, torch.Tensor]:
+    (file,) = [f for out in map(Path, outputs(stage)) for f in (folder / out).glob("*.safetensors")]
+    return load_file(file)
+
+
+@pytest.mark.parametrize("stage", ["teacher", "distill", "segment", "depth_adapt"])
+def test_two_processes_train_what_one_trains(
+    stage: str, unbroken: Path, of_two: Path, before: Workplace
+) -> None:
+    """Rounding grows from step to step; now and then it moves a pixel over a threshold."""
+    folder = before(stage)
+    if stage in ("distill", "teacher"):
+        folder = of_two
+    else:
+        well(forked_ranks(2, folder, stage, remember_weights))
+    assert (folder / f"{stage} 0").read_text() == (folder / f"{stage} 1").read_text()
+    curve, expected = _curve(folder, stage), _curve(unbroken, stage)
+    assert len(curve) == len(expected)
+    for i, (row, wanted) in enumerate(zip(curve, expected, strict=True)):
+        near = pytest.approx(wanted, rel=1e-5) if i < 3 else pytest.approx(wanted, 5e-3, 1e-3)
+        assert row == near, i
+    assert written(folder, stage).keys() == written(unbroken, stage).keys()
+    weights, wanted_weights = _weights(folder, stage), _weights(unbroken, stage)
+    assert weights.keys() == wanted_weights.keys()
+    off = sum((value - wanted_weights[name]).square().sum() for name, value in weights.items())
+    size = sum(value.square().sum() for value in wanted_weights.values())
+    assert off.sqrt() < 1e-2 * size.sqrt()
+    assert not list((folder / ".dgkd/state").iterdir())
+
+
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("stage", ["darken", "depth", "cam", "refine", "evaluate"])
+def test_several_processes_make_the_bytes_of_one(
+    stage: str, count: int, unbroken: Path, before: Workplace
+) -> None:
+    folder = before(stage)
+    ends = forked_ranks(count, folder, stage)
+    well(ends)
+    assert same_bytes(folder, unbroken, stage) >= 2
+    assert not list((folder / ".dgkd/state").iterdir())
+
+
+def test_a_further_test_set_is_the_same_from_two_processes(
+    unbroken: Path, before: Workplace
+) -> None:
+    before("evaluate")
+    pack = Pack(unbroken / "artifacts/darken/dark.zip")
+    Path("night").mkdir()
+    for name in pack.names()[:5]:
+        Path("night", name).write_bytes(pack.read(name))
+    params, yaml = Path("params.yaml"), YAML()
+    values = yaml.load(params)
+    values["evaluate"]["sets"] = {"dusk": "night"}
+    yaml.dump(values, params)
+
+    def child(rank: int) -> None:
+        os.environ["DGKD_WORKERS"] = "1"
+        run("testset", partial(testset.testset, "dusk"), "dusk")
+
+    places = [Path("artifacts/testset"), Path("metrics/testset")]
+    assert fork(partial(child, 0)).status == 0
+    expected = bytes_below(*places)
+    assert len(expected) >= 7
+    for place in places:
+        shutil.rmtree(place)
+    well(as_ranks(2, child))
+    assert bytes_below(*places) == expected
+
+
+def test_damaged_depth_maps_in_different_shares_are_all_named(before: Workplace) -> None:
+    folder = before("depth")
+    params, yaml = Path("params.yaml"), YAML()
+    values = yaml.load(params)
+    values["depth"]["model"], values["data"]["depth_root"] = "given", "measured"
+    values["depth"]["adapt"]["iterations"] = 0
+    yaml.dump(values, params)
+    write_json(Path("artifacts/depth_model/source.json"), {"model": "given"})
+    Path("measured").mkdir()
+    paths = [
+        Path(f"measured/{entry.id}.png").resolve()
+        for entry in read_manifest("artifacts/prepare").entries
+    ]
+    for path in paths:
+        Image.fromarray(np.full((9, 9), 7, np.uint8)).save(path)
+    paths[4].write_bytes(b"")
+    paths[7].unlink()
+    first, second = forked_ranks(2, folder, "depth")
+    assert first.status == 1
+    assert first.output.splitlines()[-2:] == [
+        f"depth: {paths[4]}: an empty file (0 bytes), expected a picture",
+        f"depth: {paths[7]}: cannot be read (No such file or directory)",
+    ]
+    assert "Traceback" not in first.output + second.output
+    assert not Path("artifacts/depth/depth.zip").exists()
+
+
+def _at_once(rank: int) -> None:
+    journal_module.COMMIT_SECONDS = -1.0  # what is put is there
+
+
+def _dies_at(number: int, who: int, rank: int) -> None:
+    """The process ``who`` is killed after it has put so many pieces."""
+    _at_once(rank)
+    if rank == who:
+        at_call(Journal, "put", number, kill_me, after=True)
+
+
+@pytest.mark.parametrize("who", [0, 1])
+@pytest.mark.parametrize("then", [1, 2])
+def test_pieces_of_the_killed_are_taken_over(
+    who: int, then: int, unbroken: Path, before: Workplace
+) -> None:
+    """Each of two runs loses a process after its second piece; nothing is made twice."""
+    folder = before("cam")
+    for _ in range(2):
+        ends = forked_ranks(2, folder, "cam", partial(_dies_at, 2, who))
+        assert ends[who].killed
+        other = ends[1 - who]
+        assert other.status == 1
+        assert "Traceback" not in other.output
+        assert other.output.splitlines()[-1].startswith("cam: the processes have lost touch (")
+    if then == 2:
+        ends = forked_ranks(2, folder, "cam", _at_once)
+        well(ends)
+    else:
+        ends = [forked(folder, "cam")]
+        assert ends[0].status == 0, ends[0].output
+    assert "goes on after" in ends[0].output
+    same_bytes(folder, unbroken, "cam")
+    assert not list((folder / ".dgkd/state").iterdir())
+    assert not list(folder.rglob("*.sqlite*"))
+
+
+def test_training_of_two_goes_on_after_the_first_was_killed(
+    of_two: Path, before: Workplace
+) -> None:
+    """It ends with the bytes of two processes that nothing has stopped."""
+    folder = before("teacher")
+
+    def dies(rank: int) -> None:
+        if rank == 0:
+            at_call(loop._Watch, "see_gradient", 10, kill_me)
+
+    first, second = forked_ranks(2, folder, "teacher", dies, {"DGKD_SAVE_EVERY": "0"})
+    assert first.killed
+    assert second.status == 1
+    assert "Traceback" not in second.output
+    ends = forked_ranks(2, folder, "teacher")
+    well(ends)
+    assert "teacher: goes on after 9/18" in ends[0].output
+    assert made(folder, "teacher") == made(of_two, "teacher")
+
+
+def test_a_stage_that_runs_here_already_is_told_by_the_first_alone(before: Workplace) -> None:
+    folder = before("cam")
+    with alone("cam", None):
+        first, second = forked_ranks(2, folder, "cam")
+    assert first.status == second.status == 1
+    assert first.output == (
+        f"cam: artifacts/.cam.lock: process {os.getpid()} runs this stage here; wait for it or "
+        f"end it\n"
+    )
+    assert second.output.startswith("cam: the processes have lost touch (")
