@@ -115,7 +115,7 @@ def test_training_goes_on_after_a_process_was_killed(
     assert ended.status == 0, ended.output
     assert "distill: goes on after 1" in ended.output
     for row, wanted in zip(_curve(other, "distill"), _curve(unbroken, "distill"), strict=True):
-        assert row == pytest.approx(wanted, 5e-3, 1e-3)
+        assert row == pytest.approx(wanted, 5e-2, 1e-3)
 
 
 def test_a_stage_of_many_files_goes_on_after_a_process_was_killed(
