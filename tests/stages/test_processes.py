@@ -62,8 +62,8 @@ def test_two_processes_train_what_one_trains(
     assert (folder / f"{stage} 0").read_text() == (folder / f"{stage} 1").read_text()
     curve, expected = _curve(folder, stage), _curve(unbroken, stage)
     assert len(curve) == len(expected)
+    later = 5e-2 if stage == "distill" else 5e-3
     for i, (row, wanted) in enumerate(zip(curve, expected, strict=True)):
-        later = 5e-2 if stage == "distill" else 5e-3
         near = pytest.approx(wanted, rel=1e-4) if i < 3 else pytest.approx(wanted, later, 1e-3)
         assert row == near, i
     assert written(folder, stage).keys() == written(unbroken, stage).keys()
@@ -71,7 +71,7 @@ def test_two_processes_train_what_one_trains(
     assert weights.keys() == wanted_weights.keys()
     off = sum((value - wanted_weights[name]).square().sum() for name, value in weights.items())
     size = sum(value.square().sum() for value in wanted_weights.values())
-    assert off.sqrt() < 1e-2 * size.sqrt()
+    assert off.sqrt() < later * size.sqrt()
     assert not list((folder / ".dgkd/state").iterdir())
 
 
