@@ -84,9 +84,9 @@ class Training:
         groups = parameter_groups(parts.trained, parts.pretrained, recipe)
         self.options, self.source, self.step = options, source, step
         self.timeline, self.dtype, self.done = timeline, dtype, 0
-        self.optimizer = make_optimizer(groups, recipe)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, recipe.factor)
         scaled = dtype == torch.float16
+        self.optimizer = make_optimizer(groups, recipe, fused=not scaled)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, recipe.factor)
         self.scaler = torch.amp.GradScaler(options.where.type, enabled=scaled)
 
     def _send(self, x: Tensor) -> Tensor:

@@ -79,11 +79,18 @@ def parameter_groups(
     ]
 
 
-def make_optimizer(groups: list[dict[str, object]], recipe: Recipe) -> torch.optim.Optimizer:
-    """SGD with momentum 0.9, or AdamW; fused, 3 and 30 times as fast as without on a CPU core."""
+def make_optimizer(
+    groups: list[dict[str, object]], recipe: Recipe, fused: bool = True
+) -> torch.optim.Optimizer:
+    """SGD with momentum 0.9, or AdamW.
+
+    Args:
+        fused: 3 and 30 times as fast as without on a CPU core. Not where the loss is scaled: a
+            first step that overflows, and so is left out, leaves SGD's momentum uninitialised.
+    """
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=recipe.lr, momentum=0.9, fused=True)
-    return torch.optim.AdamW(groups, lr=recipe.lr, fused=True)
+        return torch.optim.SGD(groups, lr=recipe.lr, momentum=0.9, fused=fused)
+    return torch.optim.AdamW(groups, lr=recipe.lr, fused=fused)
 
 
 class _Watch:
@@ -233,9 +240,10 @@ def train(
     """
     for module in modules:
         module.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    optimizer = make_optimizer(parameter_groups(modules, pretrained, recipe), recipe)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, recipe.factor)
     precision = Precision.of(device)
+    groups = parameter_groups(modules, pretrained, recipe)
+    optimizer = make_optimizer(groups, recipe, fused=not precision.scale)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, recipe.factor)
     scaler = torch.amp.GradScaler(device.type, enabled=precision.scale)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     run = _Run(modules, optimizer, schedule, scaler)
