@@ -226,9 +226,8 @@ def train(
         pretrained: the parameters that keep the base learning rate; all others are new.
         state: where the run is saved now and then, when it is asked to stop and at its end; a run
             that finds itself there goes on, and ends with the same bytes.
-
-        compiled: put the step through torch.compile, which makes the first one take minutes, later
-            ones faster on a GPU, and other random numbers.
+        compiled: put the step through torch.compile: the first one takes minutes, and other random
+            numbers are drawn.
 
     Returns:
         the curve: about a hundred rows of step, learning rate and mean losses since the last row.
