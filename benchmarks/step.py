@@ -100,11 +100,12 @@ class Training:
             batch = next(self.source)
         with part("sending"):
             batch = {key: self._send(value) for key, value in batch.items()}
+        with part("optimizer"):
+            self.optimizer.zero_grad(set_to_none=True)
         with part("other losses"), autocast(self.options.where, self.dtype):
             losses = self.step(batch, self.done)
         with part("backward"):
             total = torch.stack(list(losses.values())).sum()
-            self.optimizer.zero_grad(set_to_none=True)
             self.scaler.scale(total).backward()
         with part("optimizer"):
             self.scaler.step(self.optimizer)

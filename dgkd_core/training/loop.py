@@ -273,10 +273,10 @@ def train(
     for i, batch in enumerate(progress, run.step):
         batch = {key: _send(value, device) for key, value in batch.items()}
         drawn = random_states(device) if device.type == "cpu" else {}
+        optimizer.zero_grad(set_to_none=True)  # before the forward pass, which needs the memory
         losses = losses_of(shared, batch, i)
         watch.see(losses, i)
         total = torch.stack(list(losses.values())).sum()
-        optimizer.zero_grad(set_to_none=True)
         scaler.scale(total).backward()
         if not precision.scale:  # where there is a scale, too large gradients are its business
             watch.see_gradient(parameters, i)
