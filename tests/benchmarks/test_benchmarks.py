@@ -23,8 +23,8 @@ from dgkd_core.imaging.pamr import PAMR
 
 ALL = [(name, case) for name in CASES for case in cases(name, straightforward=True)]
 STEP = [
-    *("waiting for data", "sending", "other losses", "student", "PAMR", "teacher"),
-    *("DIST and maps", "denoisers", "backward", "optimizer", "rest"),
+    *("waiting for data", "sending", "optimizer", "other losses", "student", "PAMR", "teacher"),
+    *("DIST and maps", "denoisers", "backward", "rest"),
 ]
 PARTS = {
     "step": STEP,

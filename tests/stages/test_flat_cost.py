@@ -30,7 +30,7 @@ from dgkd_core.state import State
 
 STAGES = ("prepare", "darken", "depth", "cam", "refine", "evaluate")
 SIDE = 112  # pixels of a picture: decoded it takes 37 KiB, its mask 12 KiB
-FEW, MANY = 4, 16  # pictures of either split; FEW fills a batch
+FEW, MANY = 4, 16  # pictures of either split; FEW are two batches
 # Bytes for one more picture: its row of the manifest, its place in each pack that is open. It is
 # 1,800 to 5,500; a picture that is kept goes beyond, and so do the masks of the val pictures alone.
 ALLOWED = 7000
@@ -139,6 +139,7 @@ def costs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Cost, Cos
         values["data"]["depth_root"] = "data/photos/depth"
         values["depth"]["model"] = "given"
         values["evaluate"]["flip"] = values["cam"]["flip"] = False
+        values["evaluate"]["batch"] = values["cam"]["batch"] = FEW // 2
         yaml.dump(values, path)
         write_json("artifacts/depth_model/source.json", {"model": "given"})
         write_json("artifacts/depth_adapted/source.json", {"adapted": False})
