@@ -165,6 +165,7 @@ def test_a_signal_saves_and_ends_between_two_steps(
     folder, rarely = before("teacher"), {"DGKD_SAVE_EVERY": "100000"}
 
     def signalled() -> None:
+        signal.signal(number, signal.SIG_DFL)  # a shell's background jobs ignore SIGINT
         at_call(loop._Watch, "see_gradient", 5, lambda: os.kill(os.getpid(), number))
 
     ended = forked(folder, "teacher", signalled, rarely)
