@@ -37,7 +37,10 @@ def _processes(launcher: int) -> list[int]:
     """A launcher's processes by their rank."""
     found: dict[int, int] = {}
     for number in Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split():
-        variables = Path(f"/proc/{number}/environ").read_bytes().split(b"\0")
+        try:
+            variables = Path(f"/proc/{number}/environ").read_bytes().split(b"\0")
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # a short-lived child of some import
         found |= {int(v[5:]): int(number) for v in variables if v.startswith(b"RANK=")}
     return [found[rank] for rank in sorted(found)]
 
