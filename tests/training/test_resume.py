@@ -26,15 +26,6 @@ CPU = torch.device("cpu")
 RECIPE = Recipe(12, "sgd", 0.05, 0.001, 0.9, 2, 10, 0.01)
 
 
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project whose stages keep their state under one key, at every step."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DGKD_SAVE_EVERY", "0")
-    monkeypatch.setattr(state_module, "stage_key", lambda stage, item: "key")
-    return tmp_path / ".dgkd/state/toy-key-0"
-
-
 class Broken(Exception):
     """Stands for whatever ends a process."""
 

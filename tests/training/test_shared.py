@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import torch
 from ranks import together
+from support import from_step
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
-from dgkd_core import state as state_module
 from dgkd_core import world
 from dgkd_core.choices import PAIRS
 from dgkd_core.distill.dgkd import DGKD
@@ -347,12 +347,10 @@ def test_two_processes_train_what_one_trains(setup: str, monkeypatch: pytest.Mon
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project whose stages keep their state under one key, when they are stopped."""
-    monkeypatch.chdir(tmp_path)
+def seldom(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """`place`, with a state only when a run is stopped."""
     monkeypatch.setenv("DGKD_SAVE_EVERY", "100000")
-    monkeypatch.setattr(state_module, "stage_key", lambda stage, item: "key")
-    return tmp_path / ".dgkd/state/toy-key-0"
+    return place
 
 
 def _long(stop_at: int, state: State | None) -> list[dict[str, float]]:
@@ -391,11 +389,11 @@ def _stopped(count: int, at: int) -> list[Any]:
 
 @pytest.mark.parametrize(("first", "then"), [(2, 2), (2, 1), (3, 2)])
 def test_a_run_that_was_stopped_between_two_rows_goes_on_to_the_same_curve(
-    first: int, then: int, place: Path
+    first: int, then: int, seldom: Path
 ) -> None:
     expected = _stopped(1, -1)[0] if then == 1 else _stopped(then, -1)[0]
     assert _stopped(first, 5) == [None] * first
-    assert (place / "training.pt").exists()
+    assert (seldom / "training.pt").exists()
     curves = _stopped(then, -1)
     assert all(curve == curves[0] for curve in curves)
     assert len(curves[0]) == 100
@@ -403,36 +401,34 @@ def test_a_run_that_was_stopped_between_two_rows_goes_on_to_the_same_curve(
         assert row == (wanted if first == then else pytest.approx(wanted, rel=1e-6))
 
 
-def test_a_loss_that_is_not_finite_in_one_process_ends_all_with_the_same_words() -> None:
+def _said_by_both(step: Callable[[nn.Linear, int], dict[str, Tensor]]) -> str:
+    """What ends the training of a small layer in both of two processes, in the same words."""
     module = nn.Linear(1, 1)
 
-    def step(batch: Batch, i: int) -> dict[str, Tensor]:
-        bad = math.nan if i == 2 and not world.first() else 1.0
-        return {"fine": module.weight.sum() * 0, "kd_map": module.bias.sum() * 0 + bad}
-
     def body() -> str:
+        batches = from_step([{}] * 9)
         with pytest.raises(InputError) as caught:
-            train("toy", step, lambda first: iter([{}] * 9), [module], RECIPE, CPU)
+            train("toy", lambda batch, i: step(module, i), batches, [module], RECIPE, CPU)
         return str(caught.value)
 
     first, second = together(2, body)
     assert first == second
-    assert first.startswith("step 3: loss kd_map is not finite")
+    return first
+
+
+def test_a_loss_that_is_not_finite_in_one_process_ends_all_with_the_same_words() -> None:
+    def step(module: nn.Linear, i: int) -> dict[str, Tensor]:
+        bad = math.nan if i == 2 and not world.first() else 1.0
+        return {"fine": module.weight.sum() * 0, "kd_map": module.bias.sum() * 0 + bad}
+
+    assert _said_by_both(step).startswith("step 3: loss kd_map is not finite")
 
 
 def test_a_gradient_that_is_not_finite_in_one_process_is_blamed_on_its_loss_in_all() -> None:
-    module = nn.Linear(1, 1)
-
-    def step(batch: Batch, i: int) -> dict[str, Tensor]:
+    def step(module: nn.Linear, i: int) -> dict[str, Tensor]:
         x = module.bias.sum()
         bad = (x - x.detach()).sqrt() if i == 1 and not world.first() else x
         return {"fine": module.weight.sum(), "kd_map": bad}
 
-    def body() -> str:
-        with pytest.raises(InputError) as caught:
-            train("toy", step, lambda first: iter([{}] * 9), [module], RECIPE, CPU)
-        return str(caught.value)
-
-    first, second = together(2, body)
-    assert first == second
-    assert first.startswith("step 2: the gradient of loss kd_map is not finite")
+    said = _said_by_both(step)
+    assert said.startswith("step 2: the gradient of loss kd_map is not finite")
