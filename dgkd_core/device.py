@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from dgkd_core import world
+from dgkd_core.environment import wanted_device
 from dgkd_core.errors import InputError
 from dgkd_core.lock import Lock
 
@@ -28,7 +29,7 @@ def device() -> torch.device:
 
     Which of several GPUs: each process of a run its own; one alone takes a free one (`take_gpu`).
     """
-    wanted = os.environ.get("DGKD_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+    wanted = wanted_device()
     try:
         chosen = torch.device(wanted)
         if chosen.type == "cuda" and torch.cuda.is_available():
