@@ -26,7 +26,7 @@ class Difference:
     @property
     def beyond(self) -> bool:
         """Larger than its standard deviation over the seeds, of which one shows none."""
-        return len(self.values) > 1 and abs(self.values.mean()) > self.values.std()
+        return len(self.values) > 1 and bool(abs(self.values.mean()) > self.values.std())
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Best:
     Attributes:
         row, mean: it, and its mean.
         seeds: how many.
-        after, lead: the next best and how far it is behind; None where there is no other.
+        after, lead: the next best, and how far it is behind.
         level: the others from which the best is not told apart.
         left_out: rows with fewer seeds, not compared.
     """
@@ -44,8 +44,8 @@ class Best:
     row: str
     mean: float
     seeds: int
-    after: str | None
-    lead: Difference | None
+    after: str
+    lead: Difference
     level: list[str]
     left_out: list[str]
 
@@ -68,13 +68,13 @@ def difference(
 
 
 def best(plan: Plan, table: pd.DataFrame, variant: str, column: str) -> Best | None:
-    """The best of the rows that ran with the most seeds; None where the variant has no run."""
+    """The best of the rows that ran with the most seeds; None where fewer than two have."""
     seeds = by_seed(table, variant, column)
-    if seeds.empty:
-        return None
     names = [row.name for row in plan.rows if row.name in seeds]
     counts = seeds.count()
     full = [name for name in names if counts[name] == counts.max()]
+    if len(full) < 2:
+        return None
     ranked = seeds[full].mean().sort_values(ascending=False, kind="stable")
     first, *others = ranked.index
     leads = {other: Difference((seeds[first] - seeds[other]).dropna()) for other in others}
@@ -82,8 +82,8 @@ def best(plan: Plan, table: pd.DataFrame, variant: str, column: str) -> Best | N
         row=first,
         mean=float(ranked[first]),
         seeds=int(counts.max()),
-        after=others[0] if others else None,
-        lead=leads[others[0]] if others else None,
+        after=others[0],
+        lead=leads[others[0]],
         level=[other for other in others if not leads[other].beyond],
         left_out=[name for name in names if name not in full],
     )

@@ -30,6 +30,7 @@ STYLE: dict[Any, Any] = {
     **{f"{part}.color": INK for part in ("text", "xtick", "ytick", "grid")},
     "axes.labelcolor": INK,
     "axes.edgecolor": INK,
+    "axes.facecolor": "none",
     "axes.spines.top": False,
     "axes.spines.right": False,
 }

@@ -66,7 +66,7 @@ def signed(found: Difference | None) -> str:
 
 
 def differences(plan: Plan, table: pd.DataFrame) -> str:
-    """Every row against the plan's baseline, in each variant."""
+    """Every row against the plan's baseline, in each variant; empty where there is none yet."""
     variants = _variants(plan, table)
     lines = []
     for row in plan.rows:
@@ -74,26 +74,24 @@ def differences(plan: Plan, table: pd.DataFrame) -> str:
             found = [difference(table, v, SCORE, row.name, plan.baseline) for v in variants]
             if any(found):
                 lines.append([row.title, *map(signed, found)])
-    return grid(["", *(plan.variant_title(variant) for variant in variants)], lines)
+    headings = ["", *(plan.variant_title(variant) for variant in variants)]
+    return grid(headings, lines) if lines else ""
 
 
 def conclusion(plan: Plan, variant: str, found: Best) -> str:
-    """One sentence or more on which row is best."""
+    """A line on which row is best, and from which it is not told apart."""
     titles = {row.name: row.title for row in plan.rows}
     seeds = "one seed" if found.seeds == 1 else f"{found.seeds} seeds"
     place = plan.variant_title(variant)
-    text = f"{place}: *{titles[found.row]}* is best, {found.mean:.1f} ({seeds})"
-    if found.after is None or found.lead is None:
-        text += "; there is nothing to compare it with."
+    text = f"{place}: *{titles[found.row]}* is best, {found.mean:.1f} ({seeds}), "
+    text += f"*{titles[found.after]}* next, {spread(found.lead.values)} behind. "
+    if found.seeds == 1:
+        text += "One seed does not tell them apart."
+    elif found.level:
+        names = ", ".join(f"*{titles[name]}*" for name in found.level)
+        text += f"Not told apart from it, within the spread: {names}."
     else:
-        text += f", *{titles[found.after]}* next, {found.lead.values.mean():.1f} behind. "
-        if found.seeds == 1:
-            text += "One seed does not tell them apart."
-        elif found.level:
-            names = ", ".join(f"*{titles[name]}*" for name in found.level)
-            text += f"Within the spread of the difference: {names}."
-        else:
-            text += "It is beyond the spread against every other."
+        text += "It is ahead of every other beyond the spread."
     if found.left_out:
         names = ", ".join(f"*{titles[name]}*" for name in found.left_out)
         text += f" Fewer seeds, not compared here: {names}."

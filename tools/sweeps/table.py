@@ -98,7 +98,7 @@ def spread(values: pd.Series, sign: str = "") -> str:
     values = values.dropna()
     if values.empty:
         return MISSING
-    mean = f"{values.mean():{sign}.1f}"
+    mean = f"{values.mean():{sign}.1f}".replace("-", "−")
     return mean if len(values) == 1 else f"{mean} ± {values.std():.1f}"
 
 
