@@ -159,6 +159,31 @@ def test_commands_that_fail_say_so_in_a_line(
         main(["run"])
 
 
+def test_of_experiments_with_one_name_the_latest_counts(
+    repository: Repository, finish: Finish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DVC lets a name come again where the baseline is another commit."""
+    finish("plan.alone.gain.s0", 1)
+    (old,) = repository.finished().values()
+    for base, year, latest in (
+        ("0" * 40, 2001, False),
+        ("f" * 40, 2001, False),
+        ("0" * 40, 2099, True),
+    ):
+        monkeypatch.setenv("GIT_COMMITTER_DATE", f"{year}-01-01T00:00:00Z")
+        commit = repository.run("git", "commit-tree", "HEAD^{tree}", "-m", "again").strip()
+        new = f"refs/exps/{base[:2]}/{base[2:]}/plan.alone.gain.s0"
+        repository.run("git", "update-ref", new, commit)
+        assert repository.finished() == {"plan.alone.gain.s0": new if latest else old}
+        repository.run("git", "update-ref", "-d", new)
+
+
+@pytest.mark.parametrize("option", [("--rows", "depe"), ("--variants", "gian"), ("--seeds", "7")])
+def test_a_part_that_no_plan_has(plan_file: Path, option: tuple[str, str]) -> None:
+    with pytest.raises(SystemExit, match=rf"^sweeps: {option[0]}: no {option[1]} in these plans"):
+        main(["queue", str(plan_file), *option])
+
+
 STATUS = """\
 Task     Name           Created    Status
 1111111  plan.alone.none.s0  08:52 AM   Running

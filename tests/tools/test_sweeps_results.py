@@ -231,6 +231,7 @@ def test_results_say_what_has_run_only(tmp_path: Path, table: pd.DataFrame) -> N
     assert "Runs: 18 of the 18 planned, seeds 0, 1, 2\n" in text
     assert "Machine: 2 cores, no GPU (4 runs); not recorded (14 runs)\n" in text
     assert "Commit they started at: `abc1234` (18 runs)\n" in text
+    assert "what changed in between" not in text
     mean = np.mean(list(_scores(table, "dgkd", "r50").values()))
     spread = np.std(list(_scores(table, "dgkd", "r50").values()), ddof=1)
     (line,) = [x for x in text.splitlines() if x.startswith("| the dgkd |") and "(" not in x]

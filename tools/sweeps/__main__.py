@@ -96,6 +96,15 @@ def _parser() -> argparse.ArgumentParser:
     return made
 
 
+def _check(plans: Sequence[Plan], args: argparse.Namespace) -> None:
+    """What is to be queued only must be there: a slip would queue nothing, and say nothing."""
+    runs = [experiment.key for plan in plans for experiment in plan.experiments()]
+    for known, option in zip(zip(*runs, strict=True), ("rows", "variants", "seeds"), strict=True):
+        if wrong := [value for value in getattr(args, option) if value not in known]:
+            expected = ", ".join(map(str, dict.fromkeys(known)))
+            raise InputError(f"--{option}: no {wrong[0]} in these plans, expected {expected}")
+
+
 def _do(args: argparse.Namespace) -> None:
     paths = args.plans or plan_files()
     plans = [read_plan(path) for path in paths]
@@ -107,6 +116,7 @@ def _do(args: argparse.Namespace) -> None:
     if args.do in ("run", "queue"):
         if not args.plans:
             raise InputError(f"{args.do}: no plan given, such as experiments/lambda.yaml")
+        _check(plans, args)
         for plan in plans:
             queue(plan, args.docs, repository, args.rows, args.variants, args.seeds)
     if args.do == "queue":

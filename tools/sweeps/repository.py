@@ -42,8 +42,10 @@ class Repository:
         """The references of the experiments that DVC has, by name.
 
         DVC keeps one as refs/exps/XX/YYYY/NAME, XXYYYY being the commit that it began at.
+        Of several with one name that began at different commits it is the latest.
         """
-        lines = self.run("git", "for-each-ref", "--format=%(refname)", "refs/exps").split()
+        words = ("git", "for-each-ref", "--sort=committerdate", "--format=%(refname)", "refs/exps")
+        lines = self.run(*words).split()
         parts = {line: line.split("/") for line in lines}
         return {p[4]: line for line, p in parts.items() if len(p) == 5 and len(p[2]) == 2}
 

@@ -125,6 +125,7 @@ def _section(plan: Plan, table: pd.DataFrame, docs: Path) -> dict[str, Any]:
         "seeds": ", ".join(str(seed) for seed in sorted(set(table["seed"]))),
         "machines": _counts(table["machine"]),
         "commits": _counts(table["commit"], "`{}`"),
+        "mixed": table["commit"].nunique() > 1,
         "figure": _figure(plan, table, docs),
         "matrix": matrix(plan, table),
         "baseline": next(row.title for row in plan.rows if row.name == plan.baseline),
