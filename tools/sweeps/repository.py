@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 from collections.abc import Collection, Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dgkd_core.errors import InputError, reason
+from dgkd_core.parallel import cores
 from dgkd_core.progress import Progress
 from tools.sweeps.plan import Experiment
 
@@ -64,10 +66,14 @@ class Repository:
         self.run(*experiment.command())
 
     def start(self, jobs: int) -> None:
-        """Start DVC's workers; they go on when this process ends."""
+        """Start DVC's workers; they go on when this process ends.
+
+        They share the cores: two that both want all of them stall each other.
+        """
         # without pipes: the workers would keep them open, and their end would be waited for
         words = ["dvc", "queue", "start", "-j", str(jobs)]
-        if subprocess.run(words, cwd=self.root, check=False).returncode:
+        shared = {"OMP_NUM_THREADS": str(max(1, cores() // jobs)), **os.environ}
+        if subprocess.run(words, cwd=self.root, env=shared, check=False).returncode:
             raise InputError(f"{self.root}: {' '.join(words)} failed")
 
     def wait(self, names: Collection[str]) -> None:
