@@ -120,12 +120,13 @@ def test_imagenet_weights_that_cannot_be_fetched_are_told_in_a_line(
     def refuse(*_: object, **__: object) -> None:
         raise OSError("no route to the library")
 
+    model = _model()
     monkeypatch.setattr("torchvision.models._api.WeightsEnum.get_state_dict", refuse)
     monkeypatch.setattr("timm.create_model", refuse)
     section = SimpleNamespace(weights="imagenet", weights_sha256=None)
     spec = replace(SPEC, backbone=backbone)
     one_line(
-        lambda: first_weights(_model(SPEC), spec, section),
+        lambda: first_weights(model, spec, section),
         f"model.weights is imagenet: those of {backbone} cannot be fetched",
         "(no route to the library), expected a network connection, or a local file",
     )
