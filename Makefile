@@ -2,13 +2,15 @@
 # make test    set up and run the tests
 # make check   set up, lint and type check
 # make ablation [JOBS=2]   set up, run experiments/ablation.yaml through DVC's queue, write docs/ablation.md
+# make docs    set up, renew docs/params.md and docs/stages/ from where they are defined
+# make figures set up, draw docs/figures from the finished run in artifacts/
 # make lock    renew requirements.lock from pyproject.toml (needs uv)
 
 PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup repro test check ablation lock
+.PHONY: setup repro test check ablation docs figures lock
 .DEFAULT_GOAL := setup
 
 setup: .venv/.ready
@@ -34,6 +36,12 @@ check: setup
 
 ablation: setup
 	python tools/ablation.py run experiments/ablation.yaml --jobs $(or $(JOBS),1)
+
+docs: setup
+	python tools/docs.py
+
+figures: setup
+	python tools/figures.py
 
 lock:
 	uv pip compile --universal --generate-hashes --python-version 3.11 --all-extras --no-header --no-emit-index-url --quiet pyproject.toml -o requirements.lock

@@ -61,6 +61,11 @@ def load_stages(root: Path) -> Stages:
     }
 
 
+def load_defaults(root: Path) -> dict[str, Any]:
+    """params.yaml of a fresh clone."""
+    return YAML(typ="safe", pure=True).load(root / "presets" / "scenes.yaml")
+
+
 def leaves(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
     """All values by dotted key, in their order."""
     for key, value in values.items():
@@ -286,7 +291,7 @@ def pages(root: Path, scores: bool) -> dict[Path, str]:
         InputError: a stage has no page, a page no stage, or a block is of an unknown kind.
     """
     stages = load_stages(root)
-    defaults = YAML(typ="safe", pure=True).load(root / "presets" / "scenes.yaml")
+    defaults = load_defaults(root)
     made = {root / "docs" / "params.md": params_page(stages, defaults)}
     folder = root / "docs" / "stages"
     for stage in sorted({*stages, *(path.stem for path in folder.glob("*.md"))}):
