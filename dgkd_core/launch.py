@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from dgkd_core.environment import whole
 from dgkd_core.errors import InputError
 from dgkd_core.parallel import cores
 from dgkd_core.paths import project_root
@@ -46,21 +47,19 @@ def wanted() -> int:
     Raises:
         InputError: DGKD_PROCESSES is no positive number, or larger than the number of GPUs.
     """
-    given = os.environ.get("DGKD_PROCESSES")
-    if given and (not given.isdecimal() or int(given) < 1):
-        raise InputError(f"DGKD_PROCESSES is {given!r}, expected a number of processes, 1 or more")
-    if not given and "torch" not in sys.modules:  # it does not compute on GPUs, and uses all cores
+    given = whole("DGKD_PROCESSES", "processes", least=1)
+    if given is None and "torch" not in sys.modules:  # it uses all cores, and no GPU
         return 1
     if compute_type() != "cuda":
-        return int(given) if given else 1
+        return given or 1
     import torch
 
     named = ":" in os.environ.get("DGKD_DEVICE", "")
     gpus = 1 if named else max(1, torch.cuda.device_count())
-    if given and int(given) > gpus:
+    if given is not None and given > gpus:
         raise InputError(f"DGKD_PROCESSES is {given}, expected at most one for each of {gpus} GPUs")
-    if given:
-        return int(given)
+    if given is not None:
+        return given
     return 1 if project_root() != Path.cwd().resolve() else gpus
 
 

@@ -12,6 +12,7 @@ from itertools import islice
 from typing import TypeVar
 
 from dgkd_core import world
+from dgkd_core.environment import whole
 from dgkd_core.errors import InputError
 from dgkd_core.interrupt import serve_parent
 
@@ -32,12 +33,7 @@ def wanted_workers() -> int | None:
     Raises:
         InputError: it is not a whole number of at least 0.
     """
-    given = os.environ.get("DGKD_WORKERS")
-    if not given:
-        return None
-    if not given.isdecimal():
-        raise InputError(f"DGKD_WORKERS is {given!r}, expected a whole number of processes")
-    return int(given)
+    return whole("DGKD_WORKERS", "processes")
 
 
 def _run(function: Callable[[T], R], chunk: list[T]) -> list[R]:

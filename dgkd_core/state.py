@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import time
@@ -23,6 +22,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from dgkd_core.environment import amount
 from dgkd_core.errors import InputError
 from dgkd_core.files import atomic_file, sha256
 from dgkd_core.journal import Journal
@@ -40,14 +40,8 @@ def save_interval() -> float:
     Raises:
         InputError: it is not a number of at least 0.
     """
-    given = os.environ.get("DGKD_SAVE_EVERY") or "60"
-    try:
-        seconds = float(given)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds < float("inf"):
-        raise InputError(f"DGKD_SAVE_EVERY is {given!r}, expected a number of seconds, 0 or more")
-    return seconds
+    seconds = amount("DGKD_SAVE_EVERY", "seconds")
+    return 60 if seconds is None else seconds
 
 
 def _lookup(values: Any, key: str) -> Any:

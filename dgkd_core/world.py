@@ -17,6 +17,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dgkd_core import interrupt
+from dgkd_core.environment import wanted_device
 from dgkd_core.errors import InputError
 
 if TYPE_CHECKING:
@@ -114,10 +115,7 @@ def joined() -> Iterator[None]:
 
 def compute_type() -> str:
     """cuda or cpu, by DGKD_DEVICE or by what there is."""
-    import torch
-
-    wanted = os.environ.get("DGKD_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
-    return wanted.partition(":")[0]
+    return wanted_device().partition(":")[0]
 
 
 @contextmanager

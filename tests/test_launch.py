@@ -80,9 +80,9 @@ def test_an_experiment_beside_others_takes_one_gpu(
 @pytest.mark.parametrize(
     ("given", "device", "message"),
     [
-        ("0", None, "DGKD_PROCESSES is '0', expected a number of processes, 1 or more"),
-        ("x", None, "DGKD_PROCESSES is 'x', expected a number of processes, 1 or more"),
-        ("-2", None, "DGKD_PROCESSES is '-2', expected a number of processes, 1 or more"),
+        ("0", None, "DGKD_PROCESSES is '0', expected a whole number of processes, 1 or more"),
+        ("x", None, "DGKD_PROCESSES is 'x', expected a whole number of processes, 1 or more"),
+        ("-2", None, "DGKD_PROCESSES is '-2', expected a whole number of processes, 1 or more"),
         ("9", None, "DGKD_PROCESSES is 9, expected at most one for each of 8 GPUs"),
         ("2", "cuda:1", "DGKD_PROCESSES is 2, expected at most one for each of 1 GPUs"),
     ],

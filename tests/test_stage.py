@@ -163,8 +163,16 @@ def test_a_launcher_that_has_started_one_is_obeyed(
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("DGKD_PROCESSES", "0", "cam: DGKD_PROCESSES is '0', expected a number of processes, 1 or"),
-        ("DGKD_PROCESSES", "x", "cam: DGKD_PROCESSES is 'x', expected a number of processes, 1 or"),
+        (
+            "DGKD_PROCESSES",
+            "0",
+            "cam: DGKD_PROCESSES is '0', expected a whole number of processes, 1 or",
+        ),
+        (
+            "DGKD_PROCESSES",
+            "x",
+            "cam: DGKD_PROCESSES is 'x', expected a whole number of processes, 1 or",
+        ),
         ("DGKD_LAUNCH", "no-such", "cam: DGKD_LAUNCH is 'no-such': it cannot be started ("),
     ],
 )

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from dgkd_core import world
-from dgkd_core.errors import InputError
+from dgkd_core.environment import amount
 
 Key = tuple[Path, str]
 Size = tuple[Key, tuple[int, ...], DTypeLike]
@@ -28,16 +28,10 @@ def room() -> int:
     Raises:
         InputError: DGKD_CACHE_GIB is no number of at least 0.
     """
-    given = os.environ.get("DGKD_CACHE_GIB")
-    if not given:
+    gib = amount("DGKD_CACHE_GIB", "GiB")
+    if gib is None:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // SHARE
         return memory // world.local_size()
-    try:
-        gib = float(given)
-    except ValueError:
-        gib = -1.0
-    if not 0 <= gib < float("inf"):
-        raise InputError(f"DGKD_CACHE_GIB is {given!r}, expected a number of GiB, 0 or more")
     return int(gib * 2**30) // world.local_size()
 
 
