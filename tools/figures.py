@@ -1,11 +1,12 @@
 """Draw docs/figures from a finished run: what docs/how-it-works.md shows of the method.
 
-    python tools/figures.py [FOLDER]
+    python tools/figures.py [FOLDER [NAME …]]
 
-FOLDER is the project that ran (default: this one): its params.yaml and artifacts/ are read. Every
-figure shows the same val picture: of those that hold two classes or more, the one with the median
-mIoU, so neither a good nor a bad one. The denoisers are not among the artifacts, since nothing
-after `distill` uses them: that stage runs again in a temporary folder, which takes its time.
+FOLDER is the project that ran (default: this one): its params.yaml and artifacts/ are read. NAME is
+one of docs/figures, without .png (default: all). Every figure shows the same val picture: of those
+that hold two classes or more, the one with the median mIoU, so neither a good nor a bad one. The
+denoisers are not among the artifacts, since nothing after `distill` uses them: that stage runs
+again in a temporary folder, which takes its time.
 """
 
 from __future__ import annotations
@@ -299,13 +300,16 @@ FIGURES = {
 
 
 def main() -> None:
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else ROOT).resolve()
+    folder, *names = sys.argv[1:] or [ROOT]
+    folder = Path(folder).resolve()
     try:
+        if unknown := sorted(set(names) - set(FIGURES)):
+            raise InputError(f"{unknown[0]}: no such figure, expected {', '.join(FIGURES)}")
         root, params = folder / "artifacts", load_params(folder / "params.yaml")
         manifest, store = read_manifest(root / "prepare"), Store()
         run = Run(root, params, manifest, store, median_picture(root, manifest, store))
-        for name, tiles in FIGURES.items():
-            draw(ROOT / "docs" / "figures" / f"{name}.png", tiles(run))
+        for name in names or FIGURES:
+            draw(ROOT / "docs" / "figures" / f"{name}.png", FIGURES[name](run))
             print(f"figures: docs/figures/{name}.png", flush=True)
     except InputError as error:
         sys.exit(f"figures: {error}")
