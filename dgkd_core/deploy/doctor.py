@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +27,7 @@ from dgkd_core.sections import NOT_USED, Params
 
 Level = Literal["ok", "warn", "problem"]
 GB = 10**9
+EXTRAS = ("", "pipeline", "export", "serve")
 TOLD = ("torch", "torchvision", "transformers", "diffusers", "timm", "dvc", "dvclive")
 LITTLE_DISK = 5 * GB  # below that a run of some size ends with a full disk
 NO_DISK = GB // 5
@@ -47,10 +49,9 @@ def packages() -> Iterator[Finding]:
     wrong: dict[str, list[str]] = {}
     for text in requires("dgkd") or []:
         wanted = Requirement(text)
-        extra = next(
-            (e for e in ("pipeline", "export", "serve") if e in str(wanted.marker or "")), ""
-        )
-        if wanted.marker and not extra:
+        marker = wanted.marker
+        extra = next((e for e in EXTRAS if not marker or marker.evaluate({"extra": e})), None)
+        if extra is None:
             continue
         try:
             found = version(wanted.name)
@@ -228,24 +229,25 @@ def project() -> Iterator[Finding]:
         return
     params = load_params()
     yield Finding("ok", "params.yaml: every value is allowed")
-    yield from _data(params)
-    yield from _measured(params)
-    yield from _weights(params)
-    yield from repository()
+    for part in (_data, _measured, _weights):
+        yield from _guarded(partial(part, params))
+    yield from _guarded(repository)
 
 
-PARTS: tuple[Callable[[], Iterator[Finding]], ...] = (packages, devices, machine, project)
+def _guarded(part: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """What a part finds; what ends it is a problem."""
+    try:
+        yield from part()
+    except InputError as error:
+        yield from (Finding("problem", line) for line in str(error).splitlines())
+    except (ImportError, OSError) as error:
+        yield Finding("problem", reason(error))
 
 
 def findings() -> Iterator[Finding]:
-    """All of them, one by one; what a part cannot say is a problem."""
-    for part in PARTS:
-        try:
-            yield from part()
-        except InputError as error:
-            yield from (Finding("problem", line) for line in str(error).splitlines())
-        except ImportError as error:
-            yield Finding("problem", f"{part.__name__}: {reason(error)}")
+    """All of them, one by one."""
+    for part in (packages, devices, machine, project):
+        yield from _guarded(part)
 
 
 def examine() -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SETTINGS, SPEC
+from model_folder import SETTINGS, SPEC
 from support import one_line
 
 from dgkd_core.deploy.folder import read_run, read_settings
