@@ -4,13 +4,15 @@
 # make sweeps [JOBS=2] [PLANS="experiments/lambda.yaml ..."]   set up, run through DVC's queue what these plans
 #              hold and has not run (about 4.5 minutes a run), write docs/RESULTS.md, its tables and figures
 # make ablation   the same for experiments/ablation.yaml alone
+# make docs    set up, renew docs/params.md and docs/stages/ from where they are defined
+# make figures set up, draw docs/figures from the finished run in artifacts/
 # make lock    renew requirements.lock from pyproject.toml (needs uv)
 
 PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup repro test check sweeps ablation lock
+.PHONY: setup repro test check sweeps ablation docs figures lock
 .DEFAULT_GOAL := setup
 
 setup: .venv/.ready
@@ -45,6 +47,12 @@ sweeps: repro
 
 ablation: PLANS = experiments/ablation.yaml
 ablation: sweeps
+
+docs: setup
+	python tools/docs.py
+
+figures: setup
+	python tools/figures.py
 
 lock:
 	uv pip compile --universal --generate-hashes --python-version 3.11 --all-extras --no-header --no-emit-index-url --quiet pyproject.toml -o requirements.lock

@@ -163,6 +163,23 @@ def build(spec: Spec) -> Network | Segmenter:
     return model
 
 
+def _imagenet(spec: Spec) -> Encoder:
+    """The backbone with ImageNet weights, which its library fetches and keeps.
+
+    Raises:
+        InputError: they cannot be fetched, or there are none.
+    """
+    try:
+        return build_encoder(spec.backbone, spec.output_stride, pretrained=True)
+    except (InputError, OSError) as error:
+        if spec.backbone == "wide_resnet38":  # for which nothing is fetched
+            raise
+        raise InputError(
+            f"model.weights is imagenet: those of {spec.backbone} cannot be fetched "
+            f"({reason(error.__cause__ or error)}), expected a network connection, or a local file"
+        ) from error
+
+
 def first_weights(model: Network | Segmenter, spec: Spec, section: Any) -> list[nn.Parameter]:
     """Give the backbone what the ``model`` section's weights say: a file, ``imagenet`` or nothing.
 
@@ -175,8 +192,7 @@ def first_weights(model: Network | Segmenter, spec: Spec, section: Any) -> list[
     if section.weights is None:
         return []
     if section.weights == "imagenet":
-        fetched = build_encoder(spec.backbone, spec.output_stride, pretrained=True)
-        model.encoder.load_state_dict(fetched.state_dict())
+        model.encoder.load_state_dict(_imagenet(spec).state_dict())
     else:
         load_backbone(model.encoder, resolve(section.weights), section.weights_sha256)
     return list(model.encoder.parameters())
