@@ -51,7 +51,15 @@ def _unpack(args: argparse.Namespace) -> None:
 def _predict(args: argparse.Namespace) -> None:
     from dgkd_core.deploy.predict import predict
 
-    skipped = predict(args.photos, args.model, args.out, args.device, args.batch, args.depth)
+    skipped = predict(
+        args.photos,
+        args.model,
+        args.out,
+        device=args.device,
+        batch=args.batch,
+        depth=args.depth,
+        overlays=args.overlay,
+    )
     if skipped:
         sys.exit(SKIPPED)
 
@@ -92,6 +100,9 @@ def _add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         type=Path,
         metavar="FOLDER",
         help="measured depth maps NAME.png, for a model of depth.model: given",
+    )
+    command.add_argument(
+        "--no-overlay", dest="overlay", action="store_false", help="masks and the table alone"
     )
     command.set_defaults(run=_predict)
 
