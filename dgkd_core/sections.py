@@ -354,6 +354,14 @@ class Evaluate(_Section):
         return self
 
 
+class Package(_Section):
+    """The model folder that is taken away."""
+
+    student: bool = Field(
+        description="put the student in, for its class maps; false: the folder is about half as big"
+    )
+
+
 class Params(_Section):
     """All of params.yaml."""
 
@@ -371,3 +379,4 @@ class Params(_Section):
     refine: Refine
     segment: Segment
     evaluate: Evaluate
+    package: Package
