@@ -34,7 +34,7 @@ from dgkd_core.evaluation.inference import Protocol, infer, run_loaded
 from dgkd_core.files import atomic_file, write_text
 from dgkd_core.imaging.depth_maps import gradient
 from dgkd_core.imaging.exposure import expose_8bit
-from dgkd_core.imaging.lowlight import darken, picture_rng
+from dgkd_core.imaging.lowlight import darken_physical, picture_rng
 from dgkd_core.models.depth import network_inputs
 
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
@@ -275,7 +275,11 @@ def dark_pictures(count: int, height: int, width: int, seed: int = 0) -> list[np
     """Drawn night scenes, (height, width, 3) uint8 each."""
     size = max(height, width, 32)
     drawn = [render(seed, "val", i, size).image[:height, :width] for i in range(count)]
-    return [darken(scene, picture_rng(seed, str(i))).image for i, scene in enumerate(drawn)]
+    dark = {"ratio": (20.0, 20.0), "shot": (3e-4, 3e-4)}
+    return [
+        darken_physical(scene, picture_rng(seed, str(i)), **dark).image
+        for i, scene in enumerate(drawn)
+    ]
 
 
 def compare(model: Model, segmenter: Run, depth: Run | None) -> Parity:
