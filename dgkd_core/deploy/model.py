@@ -47,9 +47,13 @@ class Prediction:
         """The same for the photograph's own (width, height)."""
         if self.mask.shape[::-1] == size:
             return self
-        mask = Image.fromarray(self.mask).resize(size, Image.Resampling.NEAREST)
         depth = None if self.depth is None else fitted(self.depth, size, invert=False)
-        return replace(self, mask=np.asarray(mask), depth=depth)
+        return replace(self, mask=enlarged_mask(self.mask, size), depth=depth)
+
+
+def enlarged_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(h, w) class ids as (H, W) for a photograph's own (width, height)."""
+    return np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
 
 
 def palette_picture(mask: np.ndarray) -> Image.Image:
@@ -222,19 +226,21 @@ def _groups(photographs: Sequence[Photograph], most: int) -> list[list[int]]:
     return groups
 
 
-def load(folder: str | Path, device: str | None = None) -> Model:
+def load(folder: str | Path, device: str | None = None, batch: int | None = None) -> Model:
     """The model in a folder that the stage ``package`` has written.
 
     The folder may come from anybody: nothing in it is run, and what it says is checked first.
 
     Args:
         device: such as ``cpu`` or ``cuda:1``; else DGKD_DEVICE, else a GPU where there is one.
+        batch: the most photographs of one size that are run at once, in place of the settings'.
 
     Raises:
         InputError: a file is missing, damaged or hostile, or there is no such device.
     """
     folder = Path(folder)
     settings = read_settings(folder)
+    settings = settings if batch is None else replace(settings, batch=batch)
     where = choose_device(device)
     segmenter, spec = load_model(folder, where)
     if spec.kind != "segmenter":
