@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import io
 import json
+import math
+import operator
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -240,9 +242,39 @@ def _strip(proto: Any) -> None:
         part.doc_string = ""
 
 
+def _spell_out(program: ExportedProgram) -> None:
+    """Say ceil and round of a size, which torch does not write to a file, in operations it does."""
+    graph = program.graph_module.graph
+
+    def emit(operation: Callable[..., Any], *operands: Any) -> torch.fx.Node:
+        node = graph.call_function(operation, operands)
+        values = (o.meta["val"] if isinstance(o, torch.fx.Node) else o for o in operands)
+        node.meta["val"] = operation(*values)
+        return node
+
+    for node in [node for node in graph.nodes if node.target in (math.ceil, round)]:
+        number = node.args[0]
+        with graph.inserting_before(node):
+            if node.target is math.ceil:
+                down = emit(torch.sym_int, number)
+                above = emit(operator.lt, down, number)
+                found = emit(torch.sym_ite, above, emit(operator.add, down, 1), down)
+            else:  # half to even, as Python's
+                half = emit(operator.add, number, 0.5)
+                up = emit(torch.sym_int, half)
+                odd = emit(operator.eq, emit(operator.mod, up, 2), 1)
+                tie = emit(operator.and_, emit(operator.eq, half, up), odd)
+                found = emit(torch.sym_ite, tie, emit(operator.sub, up, 1), up)
+        node.replace_all_uses_with(found)
+        graph.erase_node(node)
+    program.graph_module.recompile()
+
+
 def _as_torch(graph: Graph) -> bytes:
+    _spell_out(graph.program)
     buffer, about = io.BytesIO(), json.dumps(graph.about)
-    torch.export.save(graph.program, buffer, extra_files={METADATA: about})
+    with warnings.catch_warnings(action="ignore"):  # of its own archive's making
+        torch.export.save(graph.program, buffer, extra_files={METADATA: about})
     return buffer.getvalue()
 
 
