@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import signal
 import sys
 from collections.abc import Sequence
@@ -93,6 +94,45 @@ def _add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="measured depth maps NAME.png, for a model of depth.model: given",
     )
     command.set_defaults(run=_predict)
+
+
+def _info(args: argparse.Namespace) -> None:
+    from dgkd_core.deploy.info import described, facts
+
+    known = facts(args.folder)
+    text = json.dumps(known, indent=2, ensure_ascii=False)
+    print(text if args.json else described(args.folder, known))
+
+
+def _add_info(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser(
+        "info",
+        help="what a model folder holds and where it comes from",
+        description="Load a model folder, which checks it, and tell its classes, networks, size, "
+        "scores and how it was made.",
+    )
+    command.add_argument(
+        "folder", type=Path, nargs="?", default=MODEL, metavar="MODEL", help=f"default: {MODEL}"
+    )
+    command.add_argument("--json", action="store_true", help="all of it, for programs")
+    command.set_defaults(run=_info)
+
+
+def _doctor(args: argparse.Namespace) -> None:
+    from dgkd_core.deploy.doctor import examine
+
+    sys.exit(examine())
+
+
+def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser(
+        "doctor",
+        help="whether this machine and this project are fit for `dvc repro`",
+        description="Look at packages, devices, memory, disk, git, DVC and, where there is a "
+        "params.yaml here, at the data and weights that it names. Nothing is fetched or changed.",
+        epilog="Exit status: 0 fit, warnings or not; 1 something would stop `dvc repro`.",
+    )
+    command.set_defaults(run=_doctor)
 
 
 def _add_model(command: argparse.ArgumentParser, *names: str) -> None:
@@ -241,6 +281,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_predict(commands)
     _add_export(commands)
     _add_serve(commands)
+    _add_info(commands)
+    _add_doctor(commands)
     return parser
 
 

@@ -6,7 +6,7 @@ import _start  # noqa: F401
 import pandas as pd
 from _depth import chosen_dpt
 
-from dgkd_core.deploy.card import card
+from dgkd_core.deploy.card import card, darkness_of, data_of
 from dgkd_core.deploy.folder import (
     CARD,
     DEPTH,
@@ -64,7 +64,15 @@ def package(params: Params, state: State) -> None:
             copy_files(chosen_dpt(), DEPTH_FILES, folder / DEPTH)
         if params.package.student:
             copy_files(ROOT / "student", NETWORK_FILES, folder / STUDENT)
-        made = Run(portable(params), pictures, scored, versions(), digests(folder))
+        made = Run(
+            data=data_of(params),
+            darkness=darkness_of(params),
+            params=portable(params),
+            pictures=pictures,
+            scores=scored,
+            versions=versions(),
+            sha256=digests(folder),
+        )
         write_settings(folder, settings)
         write_run(folder, made)
         write_text(folder / CARD, card(spec, settings, made))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from dgkd_core.deploy.folder import DIGITS, Run, Settings
 from dgkd_core.models.registry import Spec
+from dgkd_core.sections import Params
 
 PAPER = """@article{wang2025dgkd,
   title   = {Diffusion-Guided Knowledge Distillation for Weakly-Supervised Low-Light Semantic Segmentation},
@@ -37,24 +37,20 @@ _EXPOSURE = {
 }
 
 
-def data_of(params: dict[str, Any]) -> str:
+def data_of(params: Params) -> str:
     """What a model was trained on, in a few words."""
-    kind = str(params.get("data", {}).get("kind"))
-    return _DATA.get(kind, "unknown pictures")
+    return _DATA[params.data.kind]
 
 
-def darkness_of(params: dict[str, Any]) -> str:
+def darkness_of(params: Params) -> str:
     """How dark its training pictures were, in a few words."""
-    kind = params.get("data", {}).get("kind")
-    lowlight = params.get("lowlight", {})
-    if kind == "lis":
+    if params.data.kind == "lis":
         return "real low light"
-    made = "dark photographs of its own, or made ones where there were none: "
-    start = made if kind == "folder" else ""
-    if lowlight.get("kind") == "physical":
-        low, high = lowlight["physical"]["ratio"]
-        return f"{start}exposure divided by {low:g} to {high:g} in linear light, with sensor noise"
-    return f"{start}a simple curve, beta · (alpha · x)^gamma, with Gaussian noise"
+    real = "real where there are dark photographs, else " if params.data.kind == "folder" else ""
+    if params.lowlight.kind == "physical":
+        low, high = params.lowlight.physical.ratio
+        return f"{real}exposure divided by {low:g} to {high:g} in linear light, with sensor noise"
+    return f"{real}a simple curve, beta · (alpha · x)^gamma, with Gaussian noise"
 
 
 def percent(value: float | None) -> str:
@@ -75,7 +71,7 @@ def _head(run: Run, name: str) -> list[str]:
         lines += [
             *("  - task:", "      type: image-segmentation", "    dataset:"),
             f"      type: {run.params['data']['kind']}",
-            f'      name: "{data_of(run.params)} ({kind} val pictures)"',
+            f'      name: "{run.data} ({kind} val pictures)"',
             *("    metrics:", "    - type: mean_iou", f"      value: {score.miou:.{DIGITS}f}"),
         ]
     return [*lines, "---"]
@@ -114,8 +110,8 @@ def card(spec: Spec, settings: Settings, run: Run) -> str:
         "|---|---|",
         f"| classes | {', '.join(map(_cell, spec.classes))} |",
         f"| backbone | {_cell(spec.backbone)}, output stride {spec.output_stride} |",
-        f"| trained on | {data_of(params)}: {train.get('pictures', 0)} pictures |",
-        f"| darkness | {darkness_of(params)} |",
+        f"| trained on | {run.data}: {train.get('pictures', 0)} pictures |",
+        f"| darkness | {run.darkness} |",
         f"| distillation | weight {params['distill']['lambda']:g}, "
         f"denoiser {params['distill']['denoiser']} |",
         f"| depth fusion (DGF2) | {spec.dgf2} |",

@@ -124,7 +124,9 @@ class Parity:
 
     def __str__(self) -> str:
         same = 100 * (1 - self.others)
-        return f"probabilities within {self.difference:.1e}, {same:.3f} % of pixels of the same class"
+        return (
+            f"probabilities within {self.difference:.1e}, {same:.3f} % of pixels of the same class"
+        )
 
 
 def _traced(graph: nn.Module, inputs: Sequence[Tensor], shapes: Sequence[Any]) -> ExportedProgram:
@@ -326,7 +328,10 @@ def compare(model: Model, segmenter: Run, depth: Run | None) -> Parity:
         maps = [depth_batch([s.depth])[0] for s in seen if s.depth is not None]
         image, stored = picture_batch(pictures, model.spec.exposure), maps or None
         expected, _ = run_loaded(
-            model.segmenter, (image, torch.stack(stored) if stored else None), protocol, model.device
+            model.segmenter,
+            (image, torch.stack(stored) if stored else None),
+            protocol,
+            model.device,
         )
         inputs = {"image": image.numpy()}
         if depth is not None:

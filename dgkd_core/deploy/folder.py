@@ -16,11 +16,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from dgkd_core import __version__
 from dgkd_core.checked_json import read_checked
 from dgkd_core.choices import MOST_CLASSES, Exposure
+from dgkd_core.data.checks import holds_control_characters
 from dgkd_core.errors import InputError
 from dgkd_core.files import sha256, write_json
 from dgkd_core.models.depth_files import CONFIG, PROCESSOR, WEIGHTS
@@ -34,7 +35,15 @@ DIGITS = 2  # of a score, percent
 
 DepthKind = Literal["off", "dpt", "given", "gradient"]
 Light = Literal["dark", "normal"]
-Text = Annotated[str, Field(max_length=200)]
+
+
+def _printable(text: str) -> str:
+    if holds_control_characters(text):
+        raise ValueError("holds a control character, expected plain text")
+    return text
+
+
+Text = Annotated[str, Field(max_length=200), AfterValidator(_printable)]
 Percent = Annotated[float, Field(ge=0, le=100)]
 
 
@@ -85,6 +94,7 @@ class Run:
     """Where a model comes from, without a path, a date or a machine's name.
 
     Attributes:
+        data, darkness: what it was trained on and how dark that was, in a few words.
         params: of params.yaml, what decides the weights.
         pictures: counts by split, as ``prepare`` made them: pictures, and those that hold a class.
         scores: the segmenter's on the val pictures, ``dark`` and, where there are any, ``normal``.
@@ -92,6 +102,8 @@ class Run:
         sha256: of the weights, by their names in the folder.
     """
 
+    data: Text
+    darkness: Text
     params: dict[Text, Any]
     pictures: dict[Text, dict[Text, int]]
     scores: dict[Light, Score]
@@ -123,15 +135,10 @@ def versions() -> dict[str, str]:
     return {"dgkd": __version__, **{name: version(name) for name in packages}}
 
 
-def weights_of(folder: Path) -> dict[str, Path]:
-    """The weights files of a model folder by their names in it."""
-    found = sorted(folder.rglob("*.safetensors"))
-    return {path.relative_to(folder).as_posix(): path for path in found}
-
-
 def digests(folder: Path) -> dict[str, str]:
     """SHA-256 of a model folder's weights files, as in `Run`."""
-    return {name: sha256(path) for name, path in weights_of(folder).items()}
+    files = (path for path in folder.rglob("*.safetensors") if path.is_file())
+    return {path.relative_to(folder).as_posix(): sha256(path) for path in files}
 
 
 def copy_files(source: Path, names: tuple[str, ...], target: Path) -> None:

@@ -94,6 +94,11 @@ class Model:
         """Names of the classes 1, 2, …; 0 is the background."""
         return self.spec.classes
 
+    @property
+    def has_student(self) -> bool:
+        """Whether `class_maps` can be asked for."""
+        return (self.folder / STUDENT).is_dir()
+
     @cached_property
     def student(self) -> tuple[Any, Spec]:
         """The student and its spec, loaded when first asked for.
@@ -102,7 +107,7 @@ class Model:
             InputError: the folder holds none, or not one of this model.
         """
         place = self.folder / STUDENT
-        if not place.is_dir():
+        if not self.has_student:
             raise InputError(
                 f"{place}: no such folder, expected the student (package.student: true puts it in)"
             )

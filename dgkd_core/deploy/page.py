@@ -24,6 +24,7 @@ from dgkd_core.imaging.exposure import expose_8bit
 
 EXAMPLES = "examples"  # of a model folder: dark photographs to click on
 STRONGEST = "strongest class"
+CAM = "Class map (CAM)"
 KEPT = 3600  # seconds for which the page's files are kept
 WAITING = 16  # photographs that wait for the one that is worked on; more are refused
 # fonts of the visitor's system: others would be fetched
@@ -34,20 +35,20 @@ THEME = gr.themes.Default(
     font_mono=["ui-monospace", "monospace"],
 )
 CSS = """
-.found table { width: 100%; border-collapse: collapse; }
-.found th, .found td { padding: .35em .6em; text-align: left; }
-.found td:last-child, .found th:last-child { text-align: right; font-variant-numeric: tabular-nums; }
+.found table { width: 100%; border-collapse: collapse; border: none; margin: 0; }
+.found caption { text-align: left; font-size: .85em; opacity: .75; }
+.found th, .found td { padding: .35em .6em; text-align: left; border: none; }
+.found tr + tr { border-top: 1px solid #8885; }
+.found td:last-child, .found th:last-child { text-align: right;
+  font-variant-numeric: tabular-nums; }
 .found .colour { display: inline-block; width: 1em; height: 1em; margin-right: .6em;
   vertical-align: -.15em; border: 1px solid currentColor; border-radius: .2em; }
 .problem { padding: .7em 1em; border-left: .3em solid #c2410c; background: #c2410c1a; }
 """
 
 
-class Upload(gr.Image):
-    """An image field that hands over the file as it came: what is wrong with it is ours to say."""
-
-    def preprocess(self, payload: Any) -> str | None:
-        return None if payload is None else payload.path
+def _as_it_came(upload: Any) -> str | None:
+    return None if upload is None else str(upload.path)
 
 
 def areas(mask: np.ndarray, classes: Sequence[str]) -> str:
@@ -62,22 +63,33 @@ def areas(mask: np.ndarray, classes: Sequence[str]) -> str:
         swatch = f'<span class="colour" style="background:{colour}" aria-hidden="true"></span>'
         rows.append(f"<tr><td>{swatch}{name}</td><td>{100 * shares[i]:.1f} %</td></tr>")
     head = '<tr><th scope="col">class</th><th scope="col">area</th></tr>'
-    caption = "<caption>What was found, by its share of the picture</caption>"
+    caption = "<caption>Share of the picture</caption>"
     return f'<div class="found"><table>{caption}{head}{"".join(rows)}</table></div>'
 
 
-def _problem(message: str) -> str:
-    return f'<p class="problem" role="alert">{html.escape(message)}</p>'
+def _problem(message: str) -> Any:
+    text = f'<p class="problem" role="alert">{html.escape(message)}</p>' if message else ""
+    return gr.HTML(text, visible=bool(message))
 
 
-def class_map(maps: np.ndarray | None, choice: str, classes: Sequence[str]) -> np.ndarray | None:
-    """(C, H, W) uint8 class maps to the coloured map of one class, or of the strongest."""
-    if maps is None:
-        return None
+def class_map(maps: np.ndarray, choice: str, classes: Sequence[str]) -> tuple[np.ndarray, str]:
+    """The map of one class, or of the one with the most of it, in colours, and its name.
+
+    Args:
+        maps: (C, H, W) uint8, 255 = 1.
+        choice: a class or `STRONGEST`.
+    """
     index = int(maps.reshape(len(maps), -1).mean(1).argmax())
     if choice != STRONGEST:
         index = classes.index(choice)
-    return colour_heat(maps[index] / 255)
+    return colour_heat(maps[index] / 255), classes[index]
+
+
+def _cam(maps: np.ndarray | None, choice: str, classes: Sequence[str]) -> Any:
+    if maps is None:
+        return gr.Image(None, label=CAM)
+    picture, name = class_map(maps, choice, classes)
+    return gr.Image(picture, label=f"{CAM}: {name}")
 
 
 @dataclass(frozen=True)
@@ -123,22 +135,32 @@ def _outputs(model: Model, path: str | None, choice: str) -> list[Any]:
         try:
             seen = look(model, Path(path))
         except InputError as error:
-            problem = _problem(str(error))
+            problem = f"{error}, expected a photograph such as JPEG or PNG"
         else:
             target = Path(path).with_suffix(".mask.png")
             with atomic_file(target) as part:
                 part.write_bytes(encode_mask(seen.mask))
             return [
-                "",
+                _problem(""),
                 seen.overlay,
                 seen.bright,
                 seen.depth,
-                class_map(seen.maps, choice, model.classes),
+                _cam(seen.maps, choice, model.classes),
                 areas(seen.mask, model.classes),
                 gr.DownloadButton(value=str(target), interactive=True),
                 seen.maps,
             ]
-    return [problem, None, None, None, None, "", gr.DownloadButton(interactive=False), None]
+    cam = _cam(None, choice, model.classes)
+    return [
+        _problem(problem),
+        None,
+        None,
+        None,
+        cam,
+        "",
+        gr.DownloadButton(interactive=False),
+        None,
+    ]
 
 
 def _picture(label: str, **more: Any) -> gr.Image:
@@ -161,7 +183,7 @@ def page(model: Model) -> gr.Blocks:
         )
         with gr.Row():
             with gr.Column():
-                photo = Upload(
+                photo = gr.Image(
                     label="Dark photograph",
                     type="filepath",
                     image_mode=None,
@@ -169,20 +191,23 @@ def page(model: Model) -> gr.Blocks:
                     elem_id="photo",
                     height=320,
                 )
-                problem = gr.HTML(elem_id="problem")
+                # what is wrong with a file is ours to say; of a class of our own gradio would want
+                # files for the browser, and write a .pyi beside this one
+                photo.preprocess = _as_it_came  # type: ignore[method-assign]
+                problem = gr.HTML(elem_id="problem", visible=False)
                 if examples := _examples(model.folder):
                     gr.Examples(examples, photo, label="Examples", cache_examples=False)
             with gr.Column():
-                overlay = _picture("Segmentation, over the brightened photograph", elem_id="mask")
+                overlay = _picture("Segmentation", elem_id="mask")
                 table = gr.HTML(elem_id="areas")
                 download = gr.DownloadButton(
-                    "Download the mask (palette PNG)", interactive=False, elem_id="download"
+                    "Download the mask (PNG)", interactive=False, elem_id="download"
                 )
         with gr.Row():
             bright = _picture("Brightened photograph", elem_id="bright")
             depth = _picture("Depth, bright = near", elem_id="depth", visible=with_depth)
             with gr.Column(visible=with_maps):
-                cam = _picture("Class map (CAM) of the student", elem_id="cam")
+                cam = _picture(CAM, elem_id="cam")
                 choice = gr.Dropdown(
                     [STRONGEST, *model.classes], value=STRONGEST, label="Class of the map"
                 )
@@ -195,7 +220,7 @@ def page(model: Model) -> gr.Blocks:
             trigger_mode="always_last",
         )
         choice.change(
-            lambda found, name: class_map(found, name, model.classes),
+            lambda found, name: _cam(found, name, model.classes),
             [maps, choice],
             cam,
             api_visibility="private",

@@ -16,6 +16,8 @@ from dgkd_core.data.checks import PICTURE_SUFFIXES, name_problem, normal_id, sho
 from dgkd_core.data.pictures import to_photo
 from dgkd_core.errors import InputError, reason
 
+TABLE = "predictions.json"  # of what was done, in the folder for it
+
 
 @dataclass(frozen=True)
 class Photograph:
@@ -57,19 +59,25 @@ class Source:
 
 
 def _walk(folder: Path, out: Path) -> Iterator[Path]:
-    """Picture files of a folder and its subfolders, in order; hidden ones and ``out`` are passed.
+    """Picture files of a folder and its subfolders, in order; hidden ones are passed.
 
+    So are ``out`` and folders that an earlier run has written, which would be read as photographs.
     Links to folders are not followed: they can lead round in circles.
     """
+
+    def read(path: Path) -> bool:
+        if path.resolve() == out or path.name[0] == ".":
+            return False
+        if earlier := (path / TABLE).exists():
+            print(f"predict: {path} holds a {TABLE}, results of another run: not read")
+        return not earlier
 
     def refuse(error: OSError) -> None:
         raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from error
 
     for place, folders, files in os.walk(folder, onerror=refuse):
         here = Path(place)
-        folders[:] = sorted(
-            name for name in folders if name[0] != "." and (here / name).resolve() != out
-        )
+        folders[:] = sorted(name for name in folders if read(here / name))
         for name in sorted(files):
             if name[0] != "." and PurePath(name).suffix.lower() in PICTURE_SUFFIXES:
                 yield here / name
