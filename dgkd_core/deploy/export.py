@@ -309,9 +309,10 @@ def dark_pictures(count: int, height: int, width: int, seed: int = 0) -> list[np
     """Drawn night scenes, (height, width, 3) uint8 each."""
     size = max(height, width, 32)
     drawn = [render(seed, "val", i, size).image[:height, :width] for i in range(count)]
-    dark = {"ratio": (20.0, 20.0), "shot": (3e-4, 3e-4)}
     return [
-        darken_physical(scene, picture_rng(seed, str(i)), **dark).image
+        darken_physical(
+            scene, picture_rng(seed, str(i)), ratio=(20.0, 20.0), shot=(3e-4, 3e-4)
+        ).image
         for i, scene in enumerate(drawn)
     ]
 

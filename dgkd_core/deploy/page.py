@@ -193,7 +193,7 @@ def page(model: Model) -> gr.Blocks:
                 )
                 # what is wrong with a file is ours to say; of a class of our own gradio would want
                 # files for the browser, and write a .pyi beside this one
-                photo.preprocess = _as_it_came  # type: ignore[method-assign]
+                photo.preprocess = _as_it_came  # type: ignore[method-assign,assignment]
                 problem = gr.HTML(elem_id="problem", visible=False)
                 if examples := _examples(model.folder):
                     gr.Examples(examples, photo, label="Examples", cache_examples=False)

@@ -88,7 +88,7 @@ def infer(
     return masks / len(scales), probabilities
 
 
-def _resized(x: Tensor, size: Sequence[int]) -> Tensor:
+def _resized(x: Tensor, size: Sequence[Any]) -> Tensor:
     return F.interpolate(x, tuple(size), mode="bilinear", align_corners=False, antialias=True)
 
 
