@@ -28,7 +28,7 @@ from torch.export import Dim, ExportedProgram
 from dgkd_core.data.pictures import voc_palette
 from dgkd_core.data.samples import depth_batch, picture_batch
 from dgkd_core.data.scenes import render
-from dgkd_core.deploy.folder import DEPTH
+from dgkd_core.deploy.folder import DEPTH, Settings
 from dgkd_core.deploy.model import LARGEST, Model, load
 from dgkd_core.deploy.photographs import Photograph
 from dgkd_core.errors import InputError, reason
@@ -38,6 +38,7 @@ from dgkd_core.imaging.depth_maps import gradient
 from dgkd_core.imaging.exposure import expose_8bit
 from dgkd_core.imaging.lowlight import darken_physical, picture_rng
 from dgkd_core.models.depth import network_inputs
+from dgkd_core.models.registry import Spec
 
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
 OPSET = 18  # the first whose Resize has antialias
@@ -146,8 +147,9 @@ def _traced(graph: nn.Module, inputs: Sequence[Tensor], shapes: Sequence[Any]) -
     return program
 
 
-def _segmenter(model: Model) -> Graph:
-    settings, height, width = model.settings, 96, 80
+def segmenter_graph(segmenter: nn.Module, spec: Spec, settings: Settings) -> Graph:
+    """The segmenter's graph, whose axes N, H and W are free."""
+    height, width = 96, 80
     raw = settings.depth == "dpt"
     count = Dim("batch", min=1, max=MOST_PICTURES)
     sides = [Dim(name, min=LEAST_SIDE, max=LARGEST_SIDE) for name in ("height", "width")]
@@ -157,12 +159,13 @@ def _segmenter(model: Model) -> Graph:
         axes = own if raw else sides
         inputs.append(torch.rand(2, 1, *((64, 48) if raw else (height, width))))
         shapes.append({0: count, 2: axes[0], 3: axes[1]})
-    graph = SegmenterGraph(model.segmenter, settings.scales, settings.flip, raw)
+    graph = SegmenterGraph(segmenter, settings.scales, settings.flip, raw)
     about = {
-        "classes": ["background", *model.classes],
+        "classes": ["background", *spec.classes],
         "depth": settings.depth,
-        "exposure": model.spec.exposure,
+        "exposure": spec.exposure,
         "flip": settings.flip,
+        "invert": settings.depth_invert,
         "long_side": settings.long_side or LARGEST,
         "scales": list(settings.scales),
     }
@@ -170,7 +173,7 @@ def _segmenter(model: Model) -> Graph:
     return Graph(_traced(graph, inputs, shapes), names, OUTPUTS, about)
 
 
-def _depth(model: Model) -> Graph | None:
+def depth_graph(model: Model) -> Graph | None:
     """The DPT's graph with what a picture goes through before it; None where there is no DPT.
 
     Raises:
@@ -199,7 +202,8 @@ def _depth(model: Model) -> Graph | None:
     return Graph(program, ("pixels",), ("depth",), about)
 
 
-def _as_onnx(graph: Graph) -> bytes:
+def as_onnx(graph: Graph) -> bytes:
+    """An ONNX file's content."""
     import onnx
     from onnxscript import opset18
 
@@ -366,13 +370,22 @@ def _example(out: Path, graph: Graph, depth: Graph | None, depth_name: str) -> s
     )
 
 
+def check_packages() -> None:
+    """Refuse to write ONNX without what writes, checks and runs it.
+
+    Raises:
+        InputError: a package is not installed.
+    """
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        if find_spec(package) is None:
+            raise InputError(f"{package} is not installed: pip install 'dgkd[export]'")
+
+
 def _check_out(out: Path, form: str) -> None:
     if out.suffix != FORMATS[form]:
         raise InputError(f"--out is {out}, expected a name that ends in {FORMATS[form]} for {form}")
     if form == "onnx":
-        for package in ("onnx", "onnxscript", "onnxruntime"):
-            if find_spec(package) is None:
-                raise InputError(f"{package} is not installed: pip install 'dgkd[export]'")
+        check_packages()
 
 
 def export(folder: str | Path, out: Path, form: str) -> list[str]:
@@ -392,10 +405,11 @@ def export(folder: str | Path, out: Path, form: str) -> list[str]:
     _check_out(out, form)
     model = load(folder, "cpu")
     torch.manual_seed(0)
-    write, run = (_as_onnx, run_onnx) if form == "onnx" else (_as_torch, run_torch)
+    write, run = (as_onnx, run_onnx) if form == "onnx" else (_as_torch, run_torch)
     depth_out = out.with_name(f"{out.stem}.depth{out.suffix}")
     try:
-        graph, depth = _segmenter(model), _depth(model)
+        graph = segmenter_graph(model.segmenter, model.spec, model.settings)
+        depth = depth_graph(model)
         contents = {out: write(graph)} | ({depth_out: write(depth)} if depth else {})
         runs = [run(content) for content in contents.values()]
     except InputError:

@@ -153,7 +153,7 @@ def test_a_missing_package_is_one_line(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "find_spec", lambda name: None if name == "onnxscript" else name)
-    monkeypatch.setattr(module, "_segmenter", _never)
+    monkeypatch.setattr(module, "segmenter_graph", _never)
     said = one_line(lambda: export(whole, tmp_path / "a.onnx", "onnx"), "onnxscript")
     assert "pip install 'dgkd[export]'" in said
 
@@ -164,15 +164,15 @@ def test_a_depth_model_of_any_size_is_one_line(
     model = load(whole, "cpu")
     assert model.dpt is not None
     model.dpt[1].keep_aspect_ratio = True
-    one_line(lambda: module._depth(model), whole / "depth", "aspect ratio")
+    one_line(lambda: module.depth_graph(model), whole / "depth", "aspect ratio")
 
 
 def test_a_graph_that_computes_something_else_is_not_written(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     graph = module.Graph(None, ("image", "depth"), module.OUTPUTS, {})  # type: ignore[arg-type]
-    monkeypatch.setattr(module, "_segmenter", lambda model: graph)
-    monkeypatch.setattr(module, "_depth", lambda model: None)
+    monkeypatch.setattr(module, "segmenter_graph", lambda *_: graph)
+    monkeypatch.setattr(module, "depth_graph", lambda model: None)
     monkeypatch.setattr(module, "_as_torch", lambda graph: b"")
 
     def constant(inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
