@@ -309,13 +309,14 @@ def train(
     left = recipe.iterations - run.step
     source = islice(batches(run.step), left) if left else []
     progress = Progress(source, label, recipe.iterations, done=run.step, stops=False)
-    noted: dict[str, float] = {}
+    latest: dict[str, dict[str, float]] = {"scores": {}, "losses": {}}
 
     def show(row: Row) -> None:
         if tell is not None:
             tell(row)
-        noted.update({name: value for name, value in row.items() if name not in ("step", "lr")})
-        progress.note(noted)
+        values = {name: value for name, value in row.items() if name not in ("step", "lr")}
+        latest["losses" if "lr" in row else "scores"] = values
+        progress.note({**latest["scores"], **latest["losses"]})
 
     def add(row: dict[str, float]) -> None:
         run.curve.append(row)
