@@ -1,4 +1,4 @@
-"""The curves that stages leave: the score at the end of each, and training that they do not touch."""
+"""The curves that stages leave: the score at the end of each, and training left as it is."""
 
 from __future__ import annotations
 
