@@ -15,7 +15,7 @@ from dgkd_core.device import start
 from dgkd_core.evaluation.figures import colour_heat, colour_mask, sheet
 from dgkd_core.evaluation.inference import Protocol, Result, View, score
 from dgkd_core.evaluation.scores import Confusion, per_class
-from dgkd_core.files import atomic_file
+from dgkd_core.files import atomic_file, atomic_folder
 from dgkd_core.imaging.exposure import expose_8bit
 from dgkd_core.imaging.tiles import spread
 from dgkd_core.journal import Journal
@@ -24,6 +24,7 @@ from dgkd_core.sections import Params
 from dgkd_core.stage import ARTIFACTS
 
 ROOT = Path(ARTIFACTS)
+EXAMPLE_COLUMNS = 4  # of a single picture's tiles: still legible side by side with another run's
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,19 @@ def tabulate(
     return metrics, table
 
 
+def confusion_table(manifest: Manifest, confusion: Confusion) -> str:
+    """CSV of the percentage of each true class's pixels by predicted class; classes that occur."""
+    names = ["background", *manifest.classes]
+    rows = [
+        {"truth": truth, "predicted": predicted, "share": share}
+        for truth, shares in zip(names, confusion.shares(), strict=True)
+        for predicted, share in zip(names, shares, strict=True)
+        if np.isfinite(share)
+    ]
+    table = pd.DataFrame(rows, columns=["truth", "predicted", "share"])
+    return table.to_csv(index=False, float_format="%.2f", lineterminator="\n")
+
+
 def write_predictions(path: Path, result: Result) -> None:
     """A pack of predictions ID.png."""
     with write_pack(path) as pack:
@@ -97,7 +111,10 @@ def write_predictions(path: Path, result: Result) -> None:
 def picture_mious(
     manifest: Manifest, store: Store, truth: Path, result: Result
 ) -> dict[str, float]:
-    """mIoU of each val picture by itself; those without a mask have none."""
+    """mIoU of each val picture by itself, from the best to the worst, equals by id.
+
+    A picture without a mask, or with nothing known in it, has none.
+    """
     mious = {}
     for entry in manifest.split("val"):
         name = f"{entry.id}.png"
@@ -105,8 +122,10 @@ def picture_mious(
             continue
         confusion = Confusion(len(manifest.classes))
         confusion.add(store.mask(truth, name), result.predictions[entry.id])
-        mious[entry.id] = confusion.miou()
-    return mious
+        miou = confusion.miou()
+        if np.isfinite(miou):
+            mious[entry.id] = miou
+    return {id_: mious[id_] for id_ in sorted(mious, key=lambda id_: (-mious[id_], id_))}
 
 
 def tiles(entry: Entry, places: Places, store: Store, result: Result) -> dict[str, np.ndarray]:
@@ -133,27 +152,57 @@ def tiles(entry: Entry, places: Places, store: Store, result: Result) -> dict[st
     return {**found, "prediction": colour_mask(known), "truth": colour_mask(truth)}
 
 
+def _caption(entry: Entry, mious: dict[str, float]) -> str:
+    """What a picture is: its id, its labels and, where it has a mask, how well it went."""
+    caption = ": ".join(filter(None, [entry.id, ", ".join(entry.labels)]))
+    if entry.id not in mious:
+        return caption
+    rank = list(mious).index(entry.id) + 1
+    return f"{caption}; mIoU {mious[entry.id]:.1f}, rank {rank} of {len(mious)}"
+
+
 def write_sheet(
-    path: Path, manifest: Manifest, places: Places, store: Store, result: Result, count: int
+    path: Path,
+    manifest: Manifest,
+    places: Places,
+    store: Store,
+    result: Result,
+    mious: dict[str, float],
+    count: int,
 ) -> None:
-    """Draw val pictures evenly spread from the best to the worst prediction.
+    """Draw val pictures evenly spread from the best to the worst prediction (`picture_mious`).
 
     Without any mask they are evenly spread over the list.
     """
-    mious = picture_mious(manifest, store, places.truth, result)
-    ranking = sorted(mious, key=lambda id_: (-mious[id_], id_))
     entries = {entry.id: entry for entry in manifest.split("val")}
-    chosen = spread(ranking or list(entries), count)
-    captions = [": ".join(filter(None, [id_, ", ".join(entries[id_].labels)])) for id_ in chosen]
-    if ranking:
-        captions = [
-            f"{caption}; mIoU {mious[id_]:.1f}, rank {ranking.index(id_) + 1} of {len(ranking)}"
-            for id_, caption in zip(chosen, captions, strict=True)
-        ]
-    found = [tiles(entries[id_], places, store, result) for id_ in chosen]
+    chosen = [entries[id_] for id_ in spread(list(mious or entries), count)]
+    captions = [_caption(entry, mious) for entry in chosen]
+    found = [tiles(entry, places, store, result) for entry in chosen]
     titles = max((list(row) for row in found), key=len)  # a tile that some lack is black there
     rows = [
         {title: row.get(title, np.zeros_like(row["depth"])) for title in titles} for row in found
     ]
     with atomic_file(path) as part:
         part.write_bytes(sheet(rows, captions, manifest.classes))
+
+
+def write_examples(
+    folder: Path,
+    manifest: Manifest,
+    places: Places,
+    store: Store,
+    result: Result,
+    mious: dict[str, float],
+) -> None:
+    """Draw the best, the median and the worst prediction of `picture_mious`, one PNG each.
+
+    Without any mask there is no best one: the folder stays empty.
+    """
+    entries, ranking = {entry.id: entry for entry in manifest.split("val")}, list(mious)
+    chosen = {"best": 0, "median": (len(ranking) - 1) // 2, "worst": -1} if ranking else {}
+    with atomic_folder(folder) as part:
+        for name, place in chosen.items():
+            entry = entries[ranking[place]]
+            row, caption = tiles(entry, places, store, result), _caption(entry, mious)
+            content = sheet([row], [caption], manifest.classes, columns=EXAMPLE_COLUMNS)
+            (part / f"{name}.png").write_bytes(content)

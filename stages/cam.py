@@ -22,7 +22,7 @@ from dgkd_core.data.samples import Store
 from dgkd_core.device import start
 from dgkd_core.evaluation.cams import Sweep, class_maps
 from dgkd_core.evaluation.inference import Loaded, Protocol, View, dark_view, load_group, run_loaded
-from dgkd_core.files import write_json, write_metrics
+from dgkd_core.files import write_json, write_metrics, write_text
 from dgkd_core.journal import loaded
 from dgkd_core.models.registry import load_model
 from dgkd_core.sections import Params
@@ -72,11 +72,8 @@ def cam(params: Params, state: State) -> None:
         return
     threshold, best = sweep.best()
     write_json(Path(ARTIFACTS, "cam", "threshold.json"), {"threshold": threshold})
-    metrics = {
-        "val": {"miou": best, "threshold": threshold},
-        "sweep": {f"{t:.2f}": miou for t, miou in sweep.mious().items()},
-    }
-    write_metrics("metrics/cam.json", metrics)
+    write_text("metrics/sweep/cam.csv", sweep.table())
+    write_metrics("metrics/cam.json", {"val": {"miou": best, "threshold": threshold}})
     if threshold is None:
         print("cam: no val picture has a mask, the class maps are not scored")
     else:

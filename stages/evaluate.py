@@ -5,7 +5,17 @@ Only this stage reads masks of training pictures, and it makes nothing that is t
 
 import _start  # noqa: F401
 import numpy as np
-from _score import ROOT, Places, score_networks, tabulate, write_predictions, write_sheet
+from _score import (
+    ROOT,
+    Places,
+    confusion_table,
+    picture_mious,
+    score_networks,
+    tabulate,
+    write_examples,
+    write_predictions,
+    write_sheet,
+)
 
 from dgkd_core import world
 from dgkd_core.data.manifest import Manifest, read_manifest
@@ -65,9 +75,11 @@ def evaluate(params: Params, state: State) -> None:
     metrics, table = tabulate(manifest, results)
     metrics["train"] = dict(score_training_labels(manifest))
     write_predictions(ROOT / "evaluate/predictions.zip", final)
-    sheet = ROOT / "evaluate/sheet.png"
-    write_sheet(sheet, manifest, VAL, store, final, params.evaluate.sheet)
+    out, mious = ROOT / "evaluate", picture_mious(manifest, store, VAL.truth, final)
+    write_sheet(out / "sheet.png", manifest, VAL, store, final, mious, params.evaluate.sheet)
+    write_examples(out / "examples", manifest, VAL, store, final, mious)
     write_text("metrics/per_class.csv", table)
+    write_text("metrics/confusion.csv", confusion_table(manifest, final.confusion))
     write_metrics("metrics/evaluate.json", metrics)
     if not len(Pack(VAL.truth)):
         print("evaluate: no val picture has a mask, nothing is scored")

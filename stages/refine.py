@@ -24,7 +24,7 @@ from dgkd_core.data.pictures import (
 from dgkd_core.errors import InputError
 from dgkd_core.evaluation.cams import Sweep
 from dgkd_core.evaluation.scores import Confusion, per_class
-from dgkd_core.files import write_metrics
+from dgkd_core.files import write_metrics, write_text
 from dgkd_core.imaging.dense_crf import DenseCRF
 from dgkd_core.imaging.exposure import expose
 from dgkd_core.imaging.pamr import PAMR
@@ -129,7 +129,6 @@ def refine(params: Params, state: State) -> None:
             decided.append(share)
     metrics = {
         "coverage": 100 * float(np.mean(decided)),
-        "sweep": {f"{t:.2f}": miou for t, miou in sweep.mious().items()},
         "val": {
             "threshold": threshold,
             "best_threshold_miou": sweep.best()[1],
@@ -137,6 +136,7 @@ def refine(params: Params, state: State) -> None:
             "iou_where_decided": per_class(manifest.classes, confusion.iou()),
         },
     }
+    write_text("metrics/sweep/refine.csv", sweep.table())
     write_metrics("metrics/refine.json", metrics)
     scored = f"mIoU {confusion.miou():.2f} on val where decided, " if truth else ""
     print(f"refine: {scored}threshold {threshold}, coverage {metrics['coverage']:.1f} %")

@@ -11,7 +11,15 @@ from functools import partial
 
 import _start  # noqa: F401
 from _depth import write_depth
-from _score import ROOT, Places, score_networks, tabulate, write_predictions, write_sheet
+from _score import (
+    ROOT,
+    Places,
+    picture_mious,
+    score_networks,
+    tabulate,
+    write_predictions,
+    write_sheet,
+)
 
 from dgkd_core import world
 from dgkd_core.data.darkening import make_dark, write_dark
@@ -68,7 +76,8 @@ def testset(name: str, params: Params, state: State) -> None:
     metrics, table = tabulate(manifest, results)
     scored = sum(store.has(places.truth, f"{entry.id}.png") for entry in manifest.entries)
     write_predictions(out / "predictions.zip", final)
-    write_sheet(out / "sheet.png", manifest, places, store, final, params.evaluate.sheet)
+    mious = picture_mious(manifest, store, places.truth, final)
+    write_sheet(out / "sheet.png", manifest, places, store, final, mious, params.evaluate.sheet)
     write_text(out / "per_class.csv", table)
     pictures = {"count": len(manifest.entries), "scored": scored}
     write_metrics(f"metrics/testset/{name}.json", {**metrics, "pictures": pictures})

@@ -8,9 +8,14 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from browser import chromium, reset
 from support import CHAIN, copy_project, dvc, environment, stages_run
+
+if TYPE_CHECKING:
+    from selenium.webdriver import Chrome
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background jobs
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -77,3 +82,16 @@ def run_stages(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             state.close(succeeded=True)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def _chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
+    with chromium(tmp_path_factory.mktemp("chromium")) as found:
+        yield found
+
+
+@pytest.fixture
+def browser(_chromium: Chrome) -> Chrome:
+    """A headless Chromium with an empty page and empty logs; skipped where there is none."""
+    reset(_chromium)
+    return _chromium

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -66,3 +67,8 @@ class Sweep:
             return None, float("nan")
         threshold = max(mious, key=lambda t: (mious[t], -t))
         return threshold, mious[threshold]
+
+    def table(self) -> str:
+        """The sweep as CSV, threshold and mIoU in percent; no row without a picture."""
+        rows = pd.DataFrame(self.mious().items(), columns=["threshold", "miou"]).dropna()
+        return rows.to_csv(index=False, float_format="%.2f", lineterminator="\n")

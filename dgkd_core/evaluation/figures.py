@@ -27,15 +27,20 @@ def colour_heat(heat: np.ndarray) -> np.ndarray:
     return np.rint(stops[low] * (1 - part) + stops[low + 1] * part).astype(np.uint8)
 
 
-def _legend(names: Sequence[str], font: Font, gap: int, width: int) -> list[tuple[int, int, str]]:
-    """Places (x, y, name) of a colour legend in lines of at most ``width`` pixels."""
+def legend_places(
+    names: Sequence[str], font: Font, gap: int, width: int, em: int = 13
+) -> list[tuple[int, int, str]]:
+    """Places (x, y, name) of a colour legend in lines of at most ``width`` pixels.
+
+    A name of ``em`` pixels' height stands ``em + 4`` right of its place, lines ``em + 7`` apart.
+    """
     places, x, y = [], gap, 0
     for name in names:
-        length = 17 + int(font.getlength(name))
+        length = em + 4 + int(font.getlength(name))
         if x > gap and x + length > width:
-            x, y = gap, y + 20
+            x, y = gap, y + em + 7
         places.append((x, y, name))
-        x += length + 14
+        x += length + em + 1
     return places
 
 
@@ -44,6 +49,7 @@ def sheet(
     captions: Sequence[str],
     classes: Sequence[str],
     side: int = 160,
+    columns: int | None = None,
 ) -> bytes:
     """A contact sheet as PNG.
 
@@ -52,30 +58,36 @@ def sheet(
         captions: a line under each row.
         classes: names for the colour legend.
         side: side of a tile, pixels; tiles keep their aspect ratio.
+        columns: tiles in a line; a picture's tiles take several lines, where they are more.
     """
     titles = list(rows[0])
+    columns = min(columns or len(titles), len(titles))
     gap, head, foot = 6, 22, 18
+    lines = -(-len(titles) // columns)
+    above = head if lines > 1 else 0  # titles over each line, else once for all rows
+    block = lines * (above + side) + foot + gap
     font = ImageFont.load_default(13)
     small = ImageFont.load_default(11)
-    width = len(titles) * (side + gap) + gap
-    legend = _legend(["background", *classes], font, gap, width)
-    bottom = head + len(rows) * (side + foot + gap)
+    width = columns * (side + gap) + gap
+    legend = legend_places(["background", *classes], font, gap, width)
+    bottom = head - above + len(rows) * block
     height = bottom + 28 + legend[-1][1]
     canvas = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(canvas)
-    for column, title in enumerate(titles):
-        draw.text((gap + column * (side + gap), 4), title, "black", font)
     for i, (row, caption) in enumerate(zip(rows, captions, strict=True)):
-        top = head + i * (side + foot + gap)
-        for column, title in enumerate(titles):
+        start = head - above + i * block
+        for number, title in enumerate(titles):
+            line, column = divmod(number, columns)
+            left, top = gap + column * (side + gap), start + line * (above + side) + above
+            if i == 0 or above:
+                draw.text((left, top - head + 4), title, "black", font)
             tile = Image.fromarray(row[title])
             scale = side / max(tile.size)
             size = (max(1, round(tile.width * scale)), max(1, round(tile.height * scale)))
             labels = title in ("pseudo label", "prediction", "truth")
             how = Image.Resampling.NEAREST if labels else Image.Resampling.BICUBIC
-            left = gap + column * (side + gap)
             canvas.paste(tile.resize(size, how), (left + (side - size[0]) // 2, top))
-        draw.text((gap, top + side + 1), caption, "dimgray", small)
+        draw.text((gap, start + block - foot - gap + 1), caption, "dimgray", small)
     for number, (x, below, name) in enumerate(legend):
         y = bottom + 6 + below
         draw.rectangle((x, y, x + 12, y + 12), tuple(int(v) for v in _PALETTE[number]), "black")

@@ -48,6 +48,15 @@ class Confusion:
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.where(union > 0, 100 * hit / union, np.nan)
 
+    def shares(self) -> np.ndarray:
+        """(C+1, C+1) percent of the pixels of true class t that were predicted as p.
+
+        A class without a pixel has a row of NaN. What was left undecided is missing from the sum.
+        """
+        pixels = self.matrix.sum(1) + self.missed
+        with np.errstate(invalid="ignore"):
+            return 100 * self.matrix / pixels[:, None]
+
     def miou(self) -> float:
         """Mean IoU over the classes that occur, percent; NaN when nothing was counted."""
         iou = self.iou()

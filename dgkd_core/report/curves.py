@@ -1,0 +1,52 @@
+"""The curves that training stages leave, and other tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from dgkd_core.errors import InputError, reason
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of a chart: numbers y at x, in the order of x."""
+
+    name: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+
+
+def read_table(path: Path, separator: str = ",") -> pd.DataFrame:
+    """A table of text; an unreadable one is an InputError that names it."""
+    try:
+        return pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    except (OSError, ValueError) as error:  # pandas' own are ValueErrors
+        raise InputError(f"{path}: not a readable table ({reason(error)})") from error
+
+
+def numbers(path: Path, table: pd.DataFrame, x: str, y: str, name: str | None = None) -> Series:
+    """Two columns of a table as a `Series`; rows whose y is empty are left out."""
+    try:
+        known = table[table[y] != ""]
+        return Series(name or y, tuple(map(float, known[x])), tuple(map(float, known[y])))
+    except KeyError as error:
+        raise InputError(f"{path}: no column {error}, expected {x} and {y}") from error
+    except ValueError as error:
+        raise InputError(f"{path}: {reason(error)}, expected numbers") from error
+
+
+def read_curves(stage: str, metrics: Path) -> list[Series]:
+    """All curves of a training stage by step; none where it did not train.
+
+    They are DVCLive's files ``live/STAGE/plots/metrics/**.tsv``, losses and then what was scored.
+    """
+    folder = metrics / "live" / stage / "plots" / "metrics"
+    return [
+        numbers(path, read_table(path, "\t"), "step", path.stem)
+        for path in sorted(folder.rglob("*.tsv"), key=lambda path: path.as_posix())
+    ]

@@ -1,0 +1,234 @@
+"""The page of a run: one HTML file that needs nothing beside it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image, UnidentifiedImageError
+
+from dgkd_core.data.pictures import voc_palette
+from dgkd_core.errors import InputError, reason
+from dgkd_core.report.charts import Chart, by_prefix, line_chart, number
+from dgkd_core.report.curves import Series
+from dgkd_core.report.run import EXAMPLES, Run, Setting
+
+QUALITY = 88  # of WebP: a tenth of PNG's bytes on noise, and class colours keep clean edges
+NETWORKS = ("teacher", "student", "segmenter")
+KINDS = {"normal": "normal", "dark": "dark", "dark_exposed": "dark, brightened"}
+TITLES = {
+    "teacher": "Teacher, on normal pictures",
+    "distill": "Student, on dark pictures",
+    "segment": "Segmenter, on dark pictures",
+    "depth_model": "Depth network",
+    "depth_adapt": "Depth network, adapted to the dark",
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image as it stands in the page, and its size in pixels."""
+
+    source: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Chip:
+    """A class and its colour in the pictures."""
+
+    name: str
+    colour: str
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One network on one kind of val pictures: a column of the table of IoU by class."""
+
+    network: str
+    kind: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.network}.{self.kind}"
+
+    @property
+    def title(self) -> str:
+        return f"{self.network}, {KINDS[self.kind]}"
+
+
+def picture(path: Path) -> Picture:
+    """A picture's file as WebP in a data URI.
+
+    Raises:
+        InputError: it is missing or no picture.
+    """
+    buffer = io.BytesIO()
+    try:
+        with Image.open(path) as opened:
+            opened.convert("RGB").save(buffer, "WEBP", quality=QUALITY, method=6)
+            width, height = opened.size
+    except (OSError, UnidentifiedImageError) as error:
+        raise InputError(f"{path}: not a readable picture ({reason(error)})") from error
+    return Picture(
+        f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}", width, height
+    )
+
+
+def chips(classes: tuple[str, ...]) -> list[Chip]:
+    """The background and the classes in VOC's colours."""
+    palette = voc_palette()
+    return [
+        Chip(name, "#{:02x}{:02x}{:02x}".format(*palette[3 * i : 3 * i + 3]))
+        for i, name in enumerate(["background", *classes])
+    ]
+
+
+def shown(value: Any) -> str:
+    """A parameter's value as it may be written in params.yaml."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def percent(value: float | str | None, digits: int = 1) -> str:
+    """A number of a metrics file or table; a dash where there is none."""
+    return "–" if value in (None, "") else f"{float(value):.{digits}f}"
+
+
+def command(settings: tuple[Setting, ...]) -> str:
+    """The shell command that turns the defaults into these settings."""
+    changed = (f"{each.key}={shown(each.value)}" for each in settings if each.changed)
+    return " \\\n    ".join(["dgkd preset scenes", *map(shlex.quote, changed)])
+
+
+def iou_by_class(run: Run) -> dict[str, dict[str, str]]:
+    """IoU as text by class and by ``network.pictures``, both in the order of the table."""
+    found: dict[str, dict[str, str]] = {}
+    for network, kind, name, iou in run.iou.itertuples(index=False):
+        found.setdefault(name, {})[f"{network}.{kind}"] = iou
+    return found
+
+
+def confusion(run: Run) -> dict[str, dict[str, float]]:
+    """Percent of the pixels of each true class by predicted class."""
+    found: dict[str, dict[str, float]] = {}
+    for truth, predicted, share in run.confusion.itertuples(index=False):
+        found.setdefault(truth, {})[predicted] = float(share)
+    return found
+
+
+def compared(run: Run) -> list[Compared]:
+    """The teacher by day, the ceiling, and the student and the segmenter in the dark."""
+    wanted = (("teacher", "normal"), ("student", "dark"), ("segmenter", "dark"))
+    columns = [Compared(*pair) for pair in wanted]
+    known = set(zip(run.iou["network"], run.iou["pictures"], strict=True))
+    return [each for each in columns if (each.network, each.kind) in known]
+
+
+def rows(series: Sequence[Series]) -> list[tuple[str, list[str]]]:
+    """A table of several series: x, and the y of each or nothing."""
+    values = [dict(zip(each.x, each.y, strict=True)) for each in series]
+    return [
+        (number(x), [f"{each[x]:.4g}" if x in each else "" for each in values])
+        for x in sorted(set().union(*values))
+    ]
+
+
+def darkness(run: Run) -> list[tuple[str, str, str]]:
+    """What `darken` measured: name, value, unit."""
+    found = run.metrics["darken"]
+    luma = found["mean_luma"]
+    named = (
+        ("mean luma, normal", luma.get("normal"), "of 255"),
+        ("mean luma, dark", luma.get("dark"), "of 255"),
+        ("exposure divided by", found.get("exposure_ratio"), "on average"),
+        ("noise", found.get("noise_std"), "of 255, standard deviation"),
+    )
+    return [(name, percent(value), unit) for name, value, unit in named if value is not None]
+
+
+def depth(run: Run) -> str:
+    """Where the depth maps come from, in a sentence or three."""
+    model = run.setting("depth.model")
+    known = {
+        "scenes": "A small DPT, trained on scenes that the code draws, estimates depth",
+        "given": "Depth was measured",
+        "gradient": "A gradient from top to bottom stands for depth, as a control",
+    }
+    said = [known.get(model, f"{model} estimates depth") + "."]
+    scores = run.metrics["depth_model"]
+    if scores.get("mae") is not None:
+        said.append(
+            f"Its mean error on held-out scenes is {percent(scores['mae'])} % of the range, that "
+            f"of one map for all {percent(scores['mae_of_mean_map'])} %."
+        )
+    if run.setting("model.dgf2") == "off":
+        said.append("The networks do not use it (model.dgf2: off).")
+    return " ".join(said)
+
+
+def sweep_chart(run: Run) -> Chart | None:
+    """mIoU by background threshold, with the threshold that the pseudo labels were cut at."""
+    threshold = float(run.metrics["refine"]["val"]["threshold"])
+    return line_chart(
+        "mIoU of the class maps on val, %", run.sweeps, (threshold, f"cut at {threshold:g}")
+    )
+
+
+def curve_charts(curves: list[Series]) -> list[Chart]:
+    """A chart for each group of curves whose names begin alike."""
+    charts = (line_chart(name, series) for name, series in by_prefix(curves).items())
+    return [chart for chart in charts if chart]
+
+
+def render(run: Run) -> str:
+    """The page. Scripts, requests and links to other files are not in it."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"percent": percent, "shown": shown}
+    environment.globals["rows"] = rows
+    evaluated = run.metrics["evaluate"]
+    pictures = {name: picture(path) for name, path in run.pictures.items()}
+    return environment.get_template("page.html").render(
+        run=run,
+        setting=run.setting,
+        metrics=run.metrics,
+        evaluated=evaluated,
+        scored=evaluated["segmenter"]["dark"] is not None,
+        kinds={k: name for k, name in KINDS.items() if any(k in evaluated[n] for n in NETWORKS)},
+        networks=NETWORKS,
+        chips=chips(run.classes),
+        iou=iou_by_class(run),
+        compared=compared(run),
+        confusion=confusion(run),
+        darkness=darkness(run),
+        depth=depth(run),
+        sweep=sweep_chart(run),
+        curves={
+            stage: (title, run.curves[stage], curve_charts(run.curves[stage]))
+            for stage, title in TITLES.items()
+            if run.curves[stage]
+        },
+        examples={name: pictures[name] for name in EXAMPLES if name in pictures},
+        pictures=pictures,
+        changed=[setting for setting in run.settings if setting.changed],
+        sections=[
+            (name, list(settings))
+            for name, settings in groupby(run.settings, lambda each: each.key.split(".")[0])
+        ],
+        command=command(run.settings),
+    )

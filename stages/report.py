@@ -1,0 +1,24 @@
+"""report: one page that shows the run, which needs no network and nothing beside it."""
+
+from pathlib import Path
+
+import _start  # noqa: F401
+
+from dgkd_core.files import write_text
+from dgkd_core.report.page import render
+from dgkd_core.report.run import read_run
+from dgkd_core.sections import Params
+from dgkd_core.stage import run
+from dgkd_core.state import State
+
+PAGE = Path("reports/index.html")
+
+
+def report(params: Params, state: State) -> None:
+    page = render(read_run(params))
+    write_text(PAGE, page)
+    print(f"report: {PAGE}, {len(page.encode()) / 1000:.0f} kB, to be opened in a browser")
+
+
+if __name__ == "__main__":
+    run("report", report, shared=False)
