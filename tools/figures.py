@@ -252,7 +252,7 @@ def fusion(run: Run) -> list[list[Tile]]:
         share = float((after - before).norm() / before.norm())
         rows.append(
             [
-                ("depth", np.repeat(np.uint8(255 * depth[0, 0].numpy())[..., None], 3, 2)),
+                ("depth", np.repeat((255 * depth[0, 0].numpy()).astype(np.uint8)[..., None], 3, 2)),
                 (f"level {place}, before", heat(energy[0], top)),
                 ("after", heat(energy[1], top)),
                 (f"change, {100 * share:.0f} % of before", heat(energy[2], energy[2].max())),
@@ -300,8 +300,8 @@ FIGURES = {
 
 
 def main() -> None:
-    folder, *names = sys.argv[1:] or [ROOT]
-    folder = Path(folder).resolve()
+    where, *names = sys.argv[1:] or [str(ROOT)]
+    folder = Path(where).resolve()
     try:
         if unknown := sorted(set(names) - set(FIGURES)):
             raise InputError(f"{unknown[0]}: no such figure, expected {', '.join(FIGURES)}")
