@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,7 +129,7 @@ def look(model: Model, path: Path) -> Seen:
     return Seen(bright, depth, veiled(bright, seen.mask), maps, mask)
 
 
-def _outputs(model: Model, path: str | None, choice: str) -> list[Any]:
+def _outputs(model: Model, folder: Path, path: str | None, choice: str) -> list[Any]:
     """The page's outputs, in their order: problem, four pictures, table, download and maps."""
     problem = ""
     if path is not None:
@@ -137,7 +138,7 @@ def _outputs(model: Model, path: str | None, choice: str) -> list[Any]:
         except InputError as error:
             problem = f"{error}, expected a photograph such as JPEG or PNG"
         else:
-            target = Path(path).with_suffix(".mask.png")
+            target = Path(tempfile.mkdtemp(dir=folder), f"{Path(path).stem}.mask.png")
             with atomic_file(target) as part:
                 part.write_bytes(encode_mask(seen.mask))
             return [
@@ -169,8 +170,12 @@ def _picture(label: str, **more: Any) -> gr.Image:
     return gr.Image(label=label, **{**settings, **more})
 
 
-def page(model: Model) -> gr.Blocks:
-    """The page, to be launched."""
+def page(model: Model, folder: Path) -> gr.Blocks:
+    """The page, to be launched.
+
+    Args:
+        folder: takes the masks that are handed out.
+    """
     with_depth = model.settings.depth != "off"
     with_maps = (model.folder / STUDENT).is_dir()
     names = ", ".join(model.classes)
@@ -213,7 +218,7 @@ def page(model: Model) -> gr.Blocks:
                 )
         maps = gr.State()
         photo.change(
-            lambda path, name: _outputs(model, path, name),
+            lambda path, name: _outputs(model, folder, path, name),
             [photo, choice],
             [problem, overlay, bright, depth, cam, table, download, maps],
             api_visibility="private",

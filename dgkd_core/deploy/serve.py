@@ -70,9 +70,9 @@ def serve(folder: str | Path, host: str, port: int, device: str | None) -> None:
     os.environ.update(OFFLINE)
     with tempfile.TemporaryDirectory(prefix="dgkd-serve.") as kept:
         os.environ["GRADIO_TEMP_DIR"] = kept  # uploads are gone when the server is
-        from dgkd_core.deploy.page import CSS, THEME, page
+        from dgkd_core.deploy.page import CSS, EXAMPLES, THEME, page
 
-        blocks = page(model)
+        blocks = page(model, Path(kept))
         blocks.launch(
             server_name=host,
             server_port=port,
@@ -83,7 +83,7 @@ def serve(folder: str | Path, host: str, port: int, device: str | None) -> None:
             footer_links=[],
             max_file_size=LARGEST_UPLOAD,
             state_session_capacity=SESSIONS,
-            allowed_paths=[str(model.folder / "examples")],
+            allowed_paths=[str(model.folder / EXAMPLES)],
             theme=THEME,
             css=CSS,
         )

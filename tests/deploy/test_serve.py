@@ -157,6 +157,17 @@ def test_a_dark_photograph_becomes_depth_class_map_and_mask(
     assert severe == []
 
 
+def test_an_example_is_shown_and_the_model_folder_left_as_it_is(
+    browser: Chrome, server: tuple[str, subprocess.Popen[str]], model: Path
+) -> None:
+    before = sorted(model.rglob("*"))
+    browser.get(server[0])
+    find = (By.CSS_SELECTOR, ".gallery button, button.gallery-item")
+    _until(browser, lambda: browser.find_element(*find)).click()
+    _until(browser, lambda: _seen(browser, "mask") == 64)
+    assert sorted(model.rglob("*")) == before
+
+
 def test_a_damaged_picture_and_a_text_file_are_told_and_the_server_lives_on(
     browser: Chrome, server: tuple[str, subprocess.Popen[str]], photo: Path
 ) -> None:
