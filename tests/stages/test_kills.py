@@ -53,7 +53,7 @@ def half_a_row() -> None:
 def killers(rng: random.Random) -> list[tuple[str, Kill]]:
     """Ways to be killed while training goes on, then ways to be killed after it."""
     a, b, c, d, e, f = (rng.randint(1, 3) for _ in range(6))
-    g = rng.randint(1, 20)
+    g = rng.randint(1, 8)
     g, h = rng.randint(1, 30), rng.randint(1, 2)
     rename = partial(at_call, os, "replace", 1, kill_me)
     schedule = torch.optim.lr_scheduler.LambdaLR
@@ -69,14 +69,14 @@ def killers(rng: random.Random) -> list[tuple[str, Kill]]:
         (f"step {c}, after the optimizer", partial(at_call, schedule, "step", c + 1, kill_me)),
         (f"row {g}, half written", partial(at_call, Metric, "dump", g, half_a_row)),
         (f"score {h}", partial(at_call, _train, "score", h, kill_me)),
-        (f"value {g} of the curve", partial(at_call, Metric, "dump", g, half_a_row, after=True)),
-        ("while it is scored on the way", partial(at_call, Journal, "put", 1, kill_me, after=True)),
         (f"state {d}, half written", partial(at_call, State, "save", d, half_a_state)),
         (f"state {e}, before its rename", partial(at_call, torch, "save", e, rename)),
         (f"state {f}, after it", partial(at_call, State, "save", f, kill_me, after=True)),
     ]
     rng.shuffle(during)
     return [
+        (f"value {g} of the curve", partial(at_call, Metric, "dump", g, half_a_row, after=True)),
+        ("while it is scored on the way", partial(at_call, Journal, "put", 1, kill_me, after=True)),
         *during,
         ("before the model is written", partial(at_call, _train, "save_model", 1, kill_me)),
         ("between model and score", partial(at_call, _train, "score", 1, kill_me)),
