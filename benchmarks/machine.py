@@ -4,23 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.options import Options
 from dgkd_core.data.samples import workers
+from dgkd_core.machine import processor
 from dgkd_core.parallel import cores
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def load() -> float | None:
@@ -39,7 +30,7 @@ def describe(options: Options, before: float | None) -> dict[str, Any]:
         gpu = f"{found.name}, {found.total_memory / 1e9:.0f} GB"
     return {
         "cores": cores(),
-        "cpu": _cpu(),
+        "cpu": processor(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "gpu": gpu,
         "load_before": before,

@@ -1,3 +1,29 @@
 """dgkd: weakly-supervised semantic segmentation in the dark (DGKD-WLSS) as a DVC pipeline."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from dgkd_core.deploy.model import Model
+
 __version__ = "0.1.0"
+
+
+def load(folder: str | Path, device: str | None = None) -> Model:
+    """The model in a folder that the stage ``package`` has written (artifacts/model).
+
+    >>> model = dgkd_core.load("artifacts/model")  # doctest: +SKIP
+    >>> model(Image.open("night.jpg")).save("mask.png")  # doctest: +SKIP
+
+    Args:
+        device: such as ``cpu`` or ``cuda:1``; else DGKD_DEVICE, else a GPU where there is one.
+
+    Raises:
+        InputError: the folder or the device cannot be used.
+    """
+    from dgkd_core.deploy.model import load as load_model  # torch: not for `import dgkd_core`
+
+    return load_model(folder, device)

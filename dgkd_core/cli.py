@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import json
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from dgkd_core import __version__
 from dgkd_core.errors import InputError
+from dgkd_core.interrupt import Interrupted
 from dgkd_core.presets import apply_preset
+
+MODEL = Path("artifacts/model")
+SKIPPED = 3  # exit status: done, but for inputs that were unusable
 
 
 def _preset(args: argparse.Namespace) -> None:
@@ -40,6 +46,111 @@ def _unpack(args: argparse.Namespace) -> None:
         wanted_md5(archive, args.md5)
     for archive in args.archives:
         print(*unpack(archive, args.out, args.md5), sep="\n", flush=True)
+
+
+def _predict(args: argparse.Namespace) -> None:
+    from dgkd_core.deploy.predict import predict
+
+    skipped = predict(args.photos, args.model, args.out, args.device, args.batch, args.depth)
+    if skipped:
+        sys.exit(SKIPPED)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 4096:
+        raise argparse.ArgumentTypeError(f"{text!r}, expected a whole number from 1 to 4096")
+    return int(text)
+
+
+def _add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser(
+        "predict",
+        help="masks of dark photographs",
+        description="Write a mask of every photograph: OUT/NAME.png (class ids, VOC's palette, the "
+        "photograph's own size, upright), OUT/overlay/NAME.jpg (the brightened photograph under "
+        "its mask) and OUT/predictions.json (areas and probabilities of the classes). Folders are "
+        "searched with all their subfolders, which OUT mirrors. Where two photographs would be "
+        "called the same, the second keeps its suffix in its name or gets a number. What OUT holds "
+        "already is written anew. Example: dgkd predict night/ -o masks",
+        epilog="Exit status: 0 all done; 3 some photographs were unusable and skipped (named on "
+        "stderr and in predictions.json), the others done; 1 nothing done, or the model or OUT is "
+        "unusable; 2 wrong usage; 130 Ctrl-C, what was done is kept.",
+    )
+    command.add_argument(
+        "photos", nargs="+", metavar="PHOTO", help="files, folders or (quoted) glob patterns"
+    )
+    _add_model(command, "-m", "--model")
+    command.add_argument(
+        "-o", "--out", type=Path, required=True, metavar="OUT", help="a folder, new or not"
+    )
+    _add_device(command)
+    command.add_argument(
+        "--batch", type=_count, metavar="N", help="photographs at once; default: as in the chain"
+    )
+    command.add_argument(
+        "--depth",
+        type=Path,
+        metavar="FOLDER",
+        help="measured depth maps NAME.png, for a model of depth.model: given",
+    )
+    command.set_defaults(run=_predict)
+
+
+def _info(args: argparse.Namespace) -> None:
+    from dgkd_core.deploy.info import described, facts
+
+    known = facts(args.folder)
+    text = json.dumps(known, indent=2, ensure_ascii=False)
+    print(text if args.json else described(args.folder, known))
+
+
+def _add_info(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser(
+        "info",
+        help="what a model folder holds and where it comes from",
+        description="Load a model folder, which checks it, and tell its classes, networks, size, "
+        "scores and how it was made.",
+    )
+    command.add_argument(
+        "folder", type=Path, nargs="?", default=MODEL, metavar="MODEL", help=f"default: {MODEL}"
+    )
+    command.add_argument("--json", action="store_true", help="all of it, for programs")
+    command.set_defaults(run=_info)
+
+
+def _doctor(args: argparse.Namespace) -> None:
+    from dgkd_core.deploy.doctor import examine
+
+    sys.exit(examine())
+
+
+def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser(
+        "doctor",
+        help="whether this machine and this project are fit for `dvc repro`",
+        description="Look at packages, devices, memory, disk, git, DVC and, where there is a "
+        "params.yaml here, at the data and weights that it names. Nothing is fetched or changed.",
+        epilog="Exit status: 0 fit, warnings or not; 1 something would stop `dvc repro`.",
+    )
+    command.set_defaults(run=_doctor)
+
+
+def _add_model(command: argparse.ArgumentParser, *names: str) -> None:
+    command.add_argument(
+        *names,
+        type=Path,
+        default=MODEL,
+        metavar="MODEL",
+        help="a folder that the stage `package` wrote; default: %(default)s",
+    )
+
+
+def _add_device(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--device",
+        metavar="DEVICE",
+        help="such as cpu or cuda:1; default: DGKD_DEVICE, else a GPU where there is one",
+    )
 
 
 def _add_unpack(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -117,6 +228,9 @@ def _parser() -> argparse.ArgumentParser:
     preset.set_defaults(run=_preset)
     _add_unpack(commands)
     _add_convert(commands)
+    _add_predict(commands)
+    _add_info(commands)
+    _add_doctor(commands)
     return parser
 
 
@@ -125,6 +239,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     try:
         args.run(args)
+    except (Interrupted, KeyboardInterrupt) as error:
+        number = error.signal if isinstance(error, Interrupted) else signal.SIGINT
+        print(f"dgkd: stopped by {signal.Signals(number).name}", file=sys.stderr)
+        sys.exit(128 + number)
     except InputError as error:
         sys.exit("\n".join(f"dgkd: {line}" for line in str(error).splitlines()))
     except OSError as error:

@@ -24,12 +24,15 @@ RandomStates = Mapping[str, Any]
 _marks: list[Lock] = []  # of the GPUs that this process uses; the system frees them at its end
 
 
-def device() -> torch.device:
-    """DGKD_DEVICE from the environment, else a CUDA device where there is one, else the CPU.
+def device(given: str | None = None) -> torch.device:
+    """``given``, else DGKD_DEVICE, else a CUDA device where there is one, else the CPU.
 
     Which of several GPUs: each process of a run its own; one alone takes a free one (`take_gpu`).
+
+    Raises:
+        InputError: there is no such device.
     """
-    wanted = wanted_device()
+    wanted = given or wanted_device()
     try:
         chosen = torch.device(wanted)
         if chosen.type == "cuda" and torch.cuda.is_available():
@@ -39,8 +42,9 @@ def device() -> torch.device:
             torch.cuda.set_device(chosen)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
+        who = "the device" if given else "DGKD_DEVICE"
         raise InputError(
-            f"DGKD_DEVICE is {wanted!r}: no such device here, expected cpu or cuda"
+            f"{who} is {wanted!r}: no such device here, expected cpu or cuda"
         ) from error
     return chosen
 

@@ -32,8 +32,8 @@ NOT_USED = "data/none"  # stands for a folder that a data set does not have
 class Scenes(_Section):
     """Size of the built-in data set."""
 
-    train: int = Field(ge=1, description="pictures to train on")
-    val: int = Field(ge=1, description="pictures to score on")
+    train: int = Field(ge=1, description="pictures drawn to train on")
+    val: int = Field(ge=1, description="pictures drawn to score on, never trained on")
     size: int = Field(ge=32, le=1024, description="side of a picture, pixels")
 
 
@@ -64,7 +64,9 @@ class Data(_Section):
         description="class names to keep, in the order of their ids; [] keeps all",
     )
     train_list: str = Field(
-        min_length=1, description="voc: list in ImageSets/Segmentation; lis: of the annotations"
+        min_length=1,
+        description="voc: the training list in ImageSets/Segmentation, without .txt (train_aug in "
+        "the paper); lis: a split of the annotations or a list of dark ids",
     )
     val_list: str = Field(min_length=1, description="the same for the pictures to score on")
     long_side: int | None = Field(
@@ -91,11 +93,26 @@ class Data(_Section):
 class Physical(_Section):
     """Darkening in linear light with sensor noise (METHOD §8)."""
 
-    ratio: Span = Field(description="exposure is divided by r, log-uniform in this range")
-    shot: Span = Field(description="shot noise gain, log-uniform: variance = gain x signal")
-    read: bool = Field(description="add read noise, drawn to match the shot noise")
-    row: float = Field(ge=0, le=1, description="row noise over read noise, standard deviations")
-    bits: int = Field(ge=6, le=16, description="bits of the sensor's converter")
+    ratio: Span = Field(
+        description="the light is divided by r, drawn for each picture, log-uniform in this "
+        "range; [10, 100]: mean luma about 9 of 255, of the order of the paper's figures"
+    )
+    shot: Span = Field(
+        description="shot noise: variance = gain x signal (full scale 1), the gain drawn for each "
+        "picture, log-uniform in this range"
+    )
+    read: bool = Field(
+        description="add read noise, its variance drawn to match the shot noise's gain"
+    )
+    row: float = Field(
+        ge=0,
+        le=1,
+        description="noise shared by a row of pixels: its standard deviation over that "
+        "of the read noise; 0: none",
+    )
+    bits: int = Field(
+        ge=6, le=16, description="bits of the sensor's converter, which rounds the dark signal"
+    )
     tone_curve: bool = Field(description="undo and reapply the camera's S-shaped tone curve")
 
     @model_validator(mode="after")
@@ -110,9 +127,9 @@ class Physical(_Section):
 class Simple(_Section):
     """Darkening as beta * (alpha * x) ** gamma plus Gaussian noise."""
 
-    alpha: Span = Field(description="uniform range of alpha")
-    beta: Span = Field(description="uniform range of beta")
-    gamma: Span = Field(description="uniform range of gamma")
+    alpha: Span = Field(description="alpha in beta x (alpha x)^gamma, uniform in this range")
+    beta: Span = Field(description="beta, uniform in this range: the darkened white")
+    gamma: Span = Field(description="gamma, uniform in this range; above 1 darkens shadows more")
     noise: float = Field(ge=0, le=1, description="standard deviation of the noise, full scale 1")
 
     @model_validator(mode="after")
@@ -125,7 +142,9 @@ class Simple(_Section):
 class Lowlight(_Section):
     """How darken makes night of day."""
 
-    kind: Literal["physical", "simple"] = Field(description="which of the two models below")
+    kind: Literal["physical", "simple"] = Field(
+        description="physical: a sensor in linear light; simple: a curve and Gaussian noise"
+    )
     physical: Physical
     simple: Simple
 
@@ -135,7 +154,8 @@ class Model(_Section):
 
     backbone: str = Field(
         pattern=BACKBONE,
-        description="wide_resnet38, resnet18/34/50/101 (torchvision) or timm:NAME",
+        description="wide_resnet38 (the paper), resnet18/34/50/101 (torchvision) or timm:NAME, "
+        "NAME being one of timm's architectures",
     )
     weights: str | None = Field(
         description="a local weights file, imagenet (the library fetches them) or null (random)"
@@ -144,18 +164,26 @@ class Model(_Section):
         pattern=r"^[0-9a-f]{64}$",
         description="pins the weights file; `dgkd preset` fills it in; null: any file",
     )
-    output_stride: Literal[8, 16, 32] = Field(description="picture pixels per deep feature")
+    output_stride: Literal[8, 16, 32] = Field(
+        description="picture pixels per deep feature, a side; 8 in the paper"
+    )
     width: int = Field(ge=8, le=1024, description="channels of the head, 256 in the paper")
-    aspp_rates: tuple[Rate, Rate, Rate] = Field(description="dilations of the ASPP")
+    aspp_rates: tuple[Rate, Rate, Rate] = Field(
+        description="dilations of the ASPP, deep features; [12, 24, 36] in the paper"
+    )
     pamr_dilations: list[Count] = Field(
-        min_length=1, description="PAMR dilations in training, pixels of the masks (crop / 4)"
+        min_length=1,
+        description="PAMR dilations in training, pixels of the masks (crop / 4); "
+        "[1, 2, 4, 8, 12, 24] in the paper",
     )
     dgf2: Fusion = Field(
-        description="depth fusion: off, as published, or with a gate that starts at the identity"
+        description="depth fusion: off; paper: as published; gated: with a learned weight per "
+        "channel that starts at zero, so that the network starts as it was"
     )
     exposure: Exposure = Field(
-        description="brightening of the dark picture before the network; curve: gain, then a curve "
-        "that student and segmenter learn"
+        description="brightening of the dark picture before the network: none (the paper); gain: "
+        "its 99.5th percentile becomes white; gamma: a power that lifts its mean; curve: gain, "
+        "then a curve that student and segmenter learn"
     )
 
 
@@ -209,15 +237,23 @@ class Depth(_Section):
 
 class _Training(_Section):
     iterations: Count = Field(description="training steps")
-    batch: int = Field(ge=2, description="pictures a step")
+    batch: int = Field(ge=2, description="pictures a step, over all processes together")
     crop: int = Field(ge=32, le=2048, description="side of the square crop, pixels")
-    scale: tuple[Scale, Scale] = Field(description="random resize factor before the crop")
-    optimizer: Literal["sgd", "adamw"] = Field(description="sgd has momentum 0.9")
-    lr: Positive = Field(description="learning rate of pretrained layers, before the decay")
-    lr_min: float = Field(ge=0, description="learning rate at the end")
-    lr_power: float = Field(ge=0, le=10, description="exponent of the polynomial decay")
+    scale: tuple[Scale, Scale] = Field(
+        description="random resize factor before the crop, uniform in this range"
+    )
+    optimizer: Literal["sgd", "adamw"] = Field(description="sgd (the paper) has momentum 0.9")
+    lr: Positive = Field(
+        description="learning rate of pretrained layers after the warm-up; biases have twice that"
+    )
+    lr_min: float = Field(ge=0, description="learning rate of pretrained layers at the end")
+    lr_power: float = Field(
+        ge=0, le=10, description="exponent of the polynomial decay, 0.9 in the paper; 0: no decay"
+    )
     lr_warmup: int = Field(ge=0, description="steps of linear warm-up")
-    new_layers: Positive = Field(description="learning rate factor of layers without weights")
+    new_layers: Positive = Field(
+        description="learning rate factor of layers without weights of their own, 10 in the paper"
+    )
     weight_decay: float = Field(ge=0, description="weight decay; biases and norms have none")
 
     @model_validator(mode="after")
@@ -232,7 +268,7 @@ class Teacher(_Training):
     """Teacher on normal-light pictures."""
 
     jitter: tuple[Fraction, Fraction, Fraction, Annotated[float, Field(ge=0, le=0.5)]] = Field(
-        description="colour jitter: brightness, contrast, saturation, hue"
+        description="colour jitter, largest change of brightness, contrast, saturation, hue"
     )
     mask_warmup: int = Field(ge=0, description="step at which the mask loss sets in")
     model: str | None = Field(
@@ -251,18 +287,31 @@ class Teacher(_Training):
 class Distill(_Training):
     """Student on dark pictures, guided by the teacher."""
 
-    weight: float = Field(ge=0, alias="lambda", description="weight of the distillation losses")
-    pairs: list[Pair] = Field(description="tensors distilled")
+    weight: float = Field(
+        ge=0,
+        alias="lambda",
+        description="λ, the weight of the distillation losses; 0: a student without a teacher; 1 "
+        "in the release",
+    )
+    pairs: list[Pair] = Field(
+        description="tensors of student and teacher that are compared: map (masks of the labelled "
+        "classes), deep and shallow (projected features); all three in the paper"
+    )
     denoiser: Literal["diffusion", "identity"] = Field(
         description="what the student's tensors go through; identity (a control): plain DIST"
     )
-    steps: int = Field(ge=1, le=10, description="DDIM steps of a ten-step schedule, 5 in the paper")
+    steps: int = Field(
+        ge=1,
+        le=10,
+        description="DDIM steps: the last ones of a ten-step schedule over T = 1000; "
+        "5 in the paper (t = 400 to 0)",
+    )
     noise_adapter: bool = Field(
         description="mix noise into the student's tensors by a learned share; off in the paper"
     )
     autoencoder: Count | None = Field(
-        description="channels of a latent in which deep and shallow are compared; null (the "
-        "paper): none"
+        description="channels of a linear autoencoder's latent, in which deep and shallow are "
+        "compared; null (the paper): compared as they are"
     )
     map_stride: Literal[1, 2, 4] = Field(
         description="picture pixels per pixel of the compared maps; 1 in the paper"
@@ -288,7 +337,11 @@ class Cam(_Section):
     source: Literal["student", "teacher", "mean"] = Field(
         description="student on dark pictures (the paper), teacher on normal ones, or their mean"
     )
-    scales: list[Scale] = Field(min_length=1, description="picture sizes that are averaged")
+    scales: list[Scale] = Field(
+        min_length=1,
+        description="factors on the picture's size, whose class maps are averaged; the paper adds "
+        "sizes up to 2",
+    )
     flip: bool = Field(description="average with the mirrored picture")
     batch: Count = Field(description="pictures a forward pass")
 
@@ -305,12 +358,18 @@ class Refine(_Section):
     )
     depth: bool = Field(description="depth beside RGB in pamr's guide")
     iterations: Count = Field(description="iterations of PAMR or of the CRF")
-    dilations: list[Count] = Field(min_length=1, description="PAMR dilations, pixels")
+    dilations: list[Count] = Field(
+        min_length=1, description="PAMR dilations, pixels of the picture"
+    )
     threshold: Literal["auto"] | Annotated[float, Field(gt=0, lt=1)] = Field(
-        description="background score; auto: the best of the CAM sweep on val"
+        description="background score that a class must beat; auto: the best of a sweep over val, "
+        "on the refined maps"
     )
     margin: float = Field(
-        ge=0, lt=1, description="scores within threshold x (1 +- margin) become 255 (ignored)"
+        ge=0,
+        lt=1,
+        description="pixels whose best score lies within threshold x (1 ± margin) become 255, "
+        "which training ignores; 0: none",
     )
 
     @model_validator(mode="after")
@@ -354,6 +413,14 @@ class Evaluate(_Section):
         return self
 
 
+class Package(_Section):
+    """The model folder that is taken away."""
+
+    student: bool = Field(
+        description="put the student in, for its class maps; false: the folder is about half as big"
+    )
+
+
 class Params(_Section):
     """All of params.yaml."""
 
@@ -371,3 +438,4 @@ class Params(_Section):
     refine: Refine
     segment: Segment
     evaluate: Evaluate
+    package: Package

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from dgkd_core import world
 from dgkd_core.data.checks import together
@@ -17,6 +16,7 @@ from dgkd_core.data.source import read_bytes
 from dgkd_core.device import start
 from dgkd_core.errors import InputError
 from dgkd_core.files import read_json
+from dgkd_core.imaging.depth_maps import fitted, gradient
 from dgkd_core.imaging.exposure import expose_8bit
 from dgkd_core.journal import Journal, unfinished
 from dgkd_core.models.depth import estimate, load_dpt, to_unit
@@ -69,20 +69,15 @@ def given(root: Path, invert: bool) -> Maker:
         for entry in group:
             path = root / f"{entry.id}.png"
             depth = decode_depth(read_bytes(path), str(path))
-            picture = Image.fromarray(1 - depth if invert else depth, "F")
-            resized = picture.resize((entry.width, entry.height), Image.Resampling.BILINEAR)
-            maps.append(np.clip(np.asarray(resized), 0, 1))
+            maps.append(fitted(depth, (entry.width, entry.height), invert))
         return maps
 
     return make
 
 
-def gradient(group: Sequence[Entry]) -> list[np.ndarray]:
-    """The control: depth that knows nothing of the picture, 0 at the top to 1 at the bottom."""
-    ramps = [np.linspace(0, 1, entry.height, dtype=np.float32) for entry in group]
-    return [
-        np.repeat(ramp[:, None], entry.width, 1) for ramp, entry in zip(ramps, group, strict=True)
-    ]
+def control(group: Sequence[Entry]) -> list[np.ndarray]:
+    """Depth that knows nothing of the picture."""
+    return [gradient(entry.height, entry.width) for entry in group]
 
 
 def write_depth(
@@ -113,7 +108,7 @@ def write_depth(
     if source == "given" and not measured.is_dir():
         raise InputError(f"depth.model is given: {measured} is no folder, expected maps ID.png")
     if source in ("given", "gradient"):
-        make = given(measured, params.depth.invert) if source == "given" else gradient
+        make = given(measured, params.depth.invert) if source == "given" else control
         groups = [[entry] for entry in manifest.entries]
     else:
         make = estimated(Pack(dark), params.depth, start(params, label))

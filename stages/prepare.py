@@ -9,36 +9,20 @@ from pathlib import Path
 
 import _start  # noqa: F401
 
-from dgkd_core.data import folder, lis, scenes, voc
+from dgkd_core.data import scenes
+from dgkd_core.data.find import find
 from dgkd_core.data.ingest import Item, file_items, scene_items, write_data_set
 from dgkd_core.data.manifest import NO_THRESHOLD, Entry, Manifest
 from dgkd_core.data.pack import Pack
 from dgkd_core.data.pictures import glance
-from dgkd_core.data.source import DataSet, keep_classes
+from dgkd_core.data.source import DataSet
 from dgkd_core.errors import InputError
 from dgkd_core.files import write_metrics
 from dgkd_core.paths import link_for_experiments, resolve
 from dgkd_core.progress import Progress
-from dgkd_core.sections import NOT_USED, Data, Params
+from dgkd_core.sections import NOT_USED, Params
 from dgkd_core.stage import ARTIFACTS, run
 from dgkd_core.state import State
-
-
-def find(data: Data) -> DataSet:
-    """What the data set's reader finds in data.root."""
-    root = resolve(data.root)
-    lists = data.train_list, data.val_list
-    labels = root / data.labels if data.labels is not None else None
-    sbd_root = resolve(data.sbd_root) if data.sbd_root != NOT_USED else None
-    if data.kind == "folder":
-        return folder.read_folder(root, data.classes, labels)
-    if data.kind == "voc":
-        classes = keep_classes(data.classes, voc.CLASSES, "VOC")
-        return voc.read_voc(root, classes, *lists, sbd_root, labels)
-    classes = keep_classes(data.classes, lis.CLASSES, "LIS")
-    if data.kind == "lis":
-        return lis.read_lis(root, classes, *lists, labels)
-    return lis.read_voc2lis(root, resolve(data.lis_root), classes, *lists, sbd_root, labels)
 
 
 def checked(found: DataSet, long_side: int | None) -> Iterator[Item | InputError]:

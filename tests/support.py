@@ -21,7 +21,7 @@ from dgkd_core.errors import InputError
 ROOT = Path(__file__).resolve().parent.parent
 CHAIN = (
     *("prepare", "darken", "depth_model", "depth_adapt", "depth", "teacher"),
-    *("distill", "cam", "refine", "segment", "evaluate", "report"),
+    *("distill", "cam", "refine", "segment", "evaluate", "package", "report"),
 )
 
 

@@ -73,12 +73,12 @@ def test_experiments_at_once_make_what_they_make_one_after_the_other(built: Path
     said = {name: process.communicate()[0] for name, process in running.items()}
     for name, process in running.items():
         assert process.returncode == 0, said[name]
-        assert stages_run(said[name]) == ["segment", "evaluate", "report"]
+        assert stages_run(said[name]) == ["segment", "evaluate", "package", "report"]
     assert contents(built) == before
     for name, values in changes.items():
         preset(built, *values)
         output = dvc(built, "repro", "--no-run-cache", **ONE_CORE)
-        assert stages_run(output) == ["segment", "evaluate", "report"]
+        assert stages_run(output) == ["segment", "evaluate", "package", "report"]
         for path in ["dvc.lock", *(path for path in contents(built) if "metrics/" in path)]:
             assert in_experiment(built, name, path) == (built / path).read_bytes(), (name, path)
         locks[name] = (built / "dvc.lock").read_bytes()
@@ -86,7 +86,7 @@ def test_experiments_at_once_make_what_they_make_one_after_the_other(built: Path
 
 
 def test_going_back_to_earlier_parameters_restores_all_and_computes_nothing(built: Path) -> None:
-    before, changed = contents(built), ["refine", "segment", "evaluate", "report"]
+    before, changed = contents(built), ["refine", "segment", "evaluate", "package", "report"]
     preset(built, "refine.margin=0.2")
     assert stages_run(dvc(built, "repro")) == changed
     assert contents(built) != before
@@ -159,32 +159,39 @@ def test_a_second_repro_meanwhile_names_the_first_and_runs_nothing(beside: Besid
 # follows them in the chain is AFTER, and runs again where an output has changed. `report`, which
 # shows every parameter and follows every stage, is in neither.
 READERS = {
-    "seed": "prepare darken depth_model depth_adapt teacher distill segment testset",
-    "compile": "teacher distill segment",
-    "deterministic": ("depth_model depth_adapt depth teacher distill cam segment evaluate testset"),
-    "data": "prepare",
-    "data.long_side": "prepare testset",
+    "seed": "prepare darken depth_model depth_adapt teacher distill segment package testset",
+    "compile": "teacher distill segment package",
+    "deterministic": (
+        "depth_model depth_adapt depth teacher distill cam segment evaluate package testset"
+    ),
+    "data": "prepare package",
+    "data.root": "prepare",
+    "data.sbd_root": "prepare",
+    "data.lis_root": "prepare",
+    "data.long_side": "prepare package testset",
     "data.depth_root": "depth",
-    "lowlight": "darken depth_model testset",
-    "model": "teacher distill segment",
-    "model.dgf2": "distill segment",
-    "model.exposure": "distill refine segment evaluate testset",
-    "depth_model": "depth_model",
-    "depth.model": "depth_model",
-    "depth.revision": "depth_model",
-    "depth.exposure": "depth_model depth_adapt depth testset",
-    "depth.invert": "depth testset",
-    "depth.batch": "depth testset",
-    "depth.adapt": "depth_adapt",
-    "teacher": "teacher",
-    "distill": "distill",
-    "cam": "cam",
-    "refine": "refine",
-    "segment": "segment",
-    "evaluate": "evaluate testset",
+    "lowlight": "darken depth_model package testset",
+    "model": "teacher distill segment package",
+    "model.dgf2": "distill segment package",
+    "model.exposure": "distill refine segment evaluate package testset",
+    "depth_model": "depth_model package",
+    "depth.model": "depth_model package",
+    "depth.revision": "depth_model package",
+    "depth.exposure": "depth_model depth_adapt depth package testset",
+    "depth.invert": "depth package testset",
+    "depth.batch": "depth package testset",
+    "depth.adapt": "depth_adapt package",
+    "teacher": "teacher package",
+    "distill": "distill package",
+    "cam": "cam package",
+    "refine": "refine package",
+    "segment": "segment package",
+    "evaluate": "evaluate package testset",
+    "evaluate.sheet": "evaluate testset",
     "evaluate.sets": "testset",
+    "package": "package",
 }
-AFTER_TEACHER = ["distill", "cam", "refine", "segment", "evaluate"]
+AFTER_TEACHER = ["distill", "cam", "refine", "segment", "evaluate", "package"]
 AFTER = {
     "prepare": ["darken", "depth_adapt", "depth", "teacher", *AFTER_TEACHER],
     "darken": ["depth_adapt", "depth", *AFTER_TEACHER],
@@ -192,11 +199,12 @@ AFTER = {
     "depth_adapt": ["depth", *AFTER_TEACHER],
     "depth": AFTER_TEACHER,
     "teacher": AFTER_TEACHER,
-    "distill": ["cam", "refine", "segment", "evaluate"],
-    "cam": ["refine", "segment", "evaluate"],
-    "refine": ["segment", "evaluate"],
-    "segment": ["evaluate"],
-    "evaluate": [],
+    "distill": ["cam", "refine", "segment", "evaluate", "package"],
+    "cam": ["refine", "segment", "evaluate", "package"],
+    "refine": ["segment", "evaluate", "package"],
+    "segment": ["evaluate", "package"],
+    "evaluate": ["package"],
+    "package": [],
 }
 # values to change a parameter to: the first that is allowed
 OTHERS = (
@@ -309,4 +317,5 @@ def test_what_follows_a_stage_in_dvc_s_graph(built: Path, monkeypatch: pytest.Mo
             for stage in graph
         }
     assert found.pop("report") == set()
-    assert found == {stage: {"report", *following} for stage, following in AFTER.items()}
+    reported = {stage: {"report", *following} for stage, following in AFTER.items()}
+    assert found == {**reported, "package": set()}

@@ -14,7 +14,7 @@ from support import CHAIN, dvc, environment, stages_run
 pytestmark = pytest.mark.slow
 
 
-def test_all_twelve_stages_leave_what_dvc_yaml_promises(built: Path) -> None:
+def test_all_thirteen_stages_leave_what_dvc_yaml_promises(built: Path) -> None:
     stages = YAML(typ="safe").load(built / "dvc.yaml")["stages"]
     assert tuple(stages) == (*CHAIN, "testset")
     for stage in (stages[name] for name in CHAIN):

@@ -32,7 +32,12 @@ _KINDS = {
 }
 
 
-def _open(content: bytes, name: str) -> Image.Image:
+def open_picture(content: bytes, name: str) -> Image.Image:
+    """A picture file, decoded, in its own mode.
+
+    Raises:
+        InputError: not a picture, damaged, empty, over 100 megapixels.
+    """
     if not content:
         raise InputError(f"{name}: an empty file (0 bytes), expected a picture")
     try:
@@ -52,11 +57,15 @@ def _open(content: bytes, name: str) -> Image.Image:
     except (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error) as error:
         raise InputError(f"{name}: cannot be decoded ({error})") from error
     if width * height > MOST_PIXELS:
-        raise InputError(
-            f"{name}: {width}x{height} pixels, expected at most 100 megapixels "
-            f"(larger ones are taken for decompression bombs)"
-        )
+        raise _too_large(picture, name)
     return picture
+
+
+def _too_large(picture: Image.Image, name: str) -> InputError:
+    return InputError(
+        f"{name}: {picture.width}x{picture.height} pixels, expected at most 100 megapixels "
+        f"(larger ones are taken for decompression bombs)"
+    )
 
 
 def glance(path: Path) -> str | None:
@@ -114,17 +123,23 @@ def fit(size: tuple[int, int], long_side: int | None) -> tuple[int, int]:
     return width, height
 
 
-def read_photo(content: bytes, name: str, long_side: int | None = None) -> Photo:
-    """Check a user's picture file: RGB of 8 bits, upright, at most ``long_side`` pixels.
+def to_photo(
+    picture: Image.Image, name: str, long_side: int | None = None
+) -> tuple[Image.Image, tuple[int, int], tuple[str, ...]]:
+    """A decoded picture as the chain takes it: 8-bit RGB, upright, at most ``long_side`` pixels.
 
     Grey, palette, transparent, CMYK and 16-bit pictures are converted, rotated ones (EXIF) turned
-    and large ones shrunk; `Photo.notes` says so. ``full_size`` is its (width, height) upright.
+    and large ones shrunk.
+
+    Returns:
+        it, its (width, height) upright before it was shrunk, and notes that say what was done.
 
     Raises:
-        InputError: not a picture, damaged, empty, over 100 megapixels, floating point.
+        InputError: floating point, over 100 megapixels.
     """
-    picture = _open(content, name)
     notes = []
+    if picture.width * picture.height > MOST_PIXELS:
+        raise _too_large(picture, name)
     if picture.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         picture = ImageOps.exif_transpose(picture)
         notes.append("turned upright (EXIF)")
@@ -138,9 +153,20 @@ def read_photo(content: bytes, name: str, long_side: int | None = None) -> Photo
     if size != full:
         rgb = rgb.resize(size, Image.Resampling.LANCZOS)
         notes.append(f"shrunk to a long side of {long_side}")
+    return rgb, full, tuple(notes)
+
+
+def read_photo(content: bytes, name: str, long_side: int | None = None) -> Photo:
+    """Check a user's picture file and make of it what `to_photo` says, as the packs hold it.
+
+    Raises:
+        InputError: not a picture, damaged, empty, over 100 megapixels, floating point.
+    """
+    picture = open_picture(content, name)
+    rgb, full, notes = to_photo(picture, name, long_side)
     if not notes and picture.format in ("JPEG", "PNG"):
         return Photo(content, "jpg" if picture.format == "JPEG" else "png", *full, full, ())
-    return Photo(encode_rgb(np.asarray(rgb)), "png", *size, full, tuple(notes))
+    return Photo(encode_rgb(np.asarray(rgb)), "png", *rgb.size, full, notes)
 
 
 def decode_rgb(content: bytes, name: str) -> np.ndarray:
@@ -149,7 +175,7 @@ def decode_rgb(content: bytes, name: str) -> np.ndarray:
     Raises:
         InputError: not a picture, damaged, over 100 megapixels, floating point.
     """
-    return np.asarray(_to_rgb(_open(content, name), name)[0])
+    return np.asarray(_to_rgb(open_picture(content, name), name)[0])
 
 
 def decode_mask(content: bytes, name: str) -> np.ndarray:
@@ -158,7 +184,7 @@ def decode_mask(content: bytes, name: str) -> np.ndarray:
     Raises:
         InputError: another mode, since colours are not class ids.
     """
-    picture = _open(content, name)
+    picture = open_picture(content, name)
     if picture.mode not in ("P", "L"):
         raise InputError(
             f"{name}: a {picture.mode} picture, expected class ids (palette or 8-bit grey)"
@@ -176,7 +202,7 @@ def decode_depth(content: bytes, name: str) -> np.ndarray:
     Raises:
         InputError: colours (a colour-mapped depth is not a depth), negative or non-finite values.
     """
-    picture = _open(content, name)
+    picture = open_picture(content, name)
     values: Any = np.asarray(picture)
     if picture.mode == "P":
         values = np.asarray(picture.convert("RGB"))
@@ -209,11 +235,20 @@ def encode_rgb(image: np.ndarray) -> bytes:
     return _png(Image.fromarray(image, "RGB"))
 
 
-def encode_depth(depth: np.ndarray) -> bytes:
-    """(H, W) float in [0, 1], near = 1, as 16-bit grey PNG."""
+def _in_16_bits(depth: np.ndarray) -> np.ndarray:
     if depth.ndim != 2 or not np.isfinite(depth).all() or depth.min() < 0 or depth.max() > 1:
         raise ValueError(f"depth must be (H, W) within [0, 1], got shape {depth.shape}")
-    return _png(Image.fromarray(np.rint(depth * 65535).astype(np.uint16)))
+    return np.rint(depth * 65535).astype(np.uint16)
+
+
+def encode_depth(depth: np.ndarray) -> bytes:
+    """(H, W) float in [0, 1], near = 1, as 16-bit grey PNG."""
+    return _png(Image.fromarray(_in_16_bits(depth)))
+
+
+def depth_as_stored(depth: np.ndarray) -> np.ndarray:
+    """(H, W) in [0, 1] as `decode_depth` gives it back from `encode_depth`, float32."""
+    return (_in_16_bits(depth).astype(np.float64) / 65535).astype(np.float32)
 
 
 def voc_palette() -> list[int]:

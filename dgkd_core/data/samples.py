@@ -23,6 +23,8 @@ from dgkd_core.imaging.exposure import expose, expose_8bit
 from dgkd_core.interrupt import serve_parent
 from dgkd_core.parallel import cores, wanted_workers
 
+_DEPTH = np.float16  # of a depth map in memory: half of it, and finer than a network's use of it
+
 
 class Store:
     """Pictures from packs, decoded.
@@ -62,7 +64,7 @@ class Store:
 
     def depth(self, path: Path, name: str) -> np.ndarray:
         """(H, W) float16 in [0, 1], near = 1."""
-        return self._get(path, name, lambda content, n: decode_depth(content, n).astype(np.float16))
+        return self._get(path, name, lambda content, n: decode_depth(content, n).astype(_DEPTH))
 
 
 @dataclass(frozen=True)
@@ -295,15 +297,25 @@ def training_batches(
     return start
 
 
+def picture_batch(pictures: Sequence[np.ndarray], exposure: str) -> Tensor:
+    """Pictures of one size, (H, W, 3) uint8, as (N, 3, H, W) in [0, 1], exposed."""
+    return torch.stack([_chw(expose(picture, exposure)) for picture in pictures])
+
+
+def depth_batch(maps: Sequence[np.ndarray]) -> Tensor:
+    """Depth maps of one size, (H, W) in [0, 1], as (N, 1, H, W) float32, as coarse as a Store's."""
+    coarse = [depth.astype(_DEPTH).astype(np.float32) for depth in maps]
+    return torch.stack([torch.from_numpy(depth)[None] for depth in coarse])
+
+
 def whole_pictures(
     entries: Sequence[Entry], store: Store, pack: Path, exposure: str, dark: bool
 ) -> Tensor:
     """Pictures of one size as (N, 3, H, W) in [0, 1], exposed."""
     names = [f"{entry.id}.png" if dark else entry.image for entry in entries]
-    return torch.stack([_chw(expose(store.rgb(pack, name), exposure)) for name in names])
+    return picture_batch([store.rgb(pack, name) for name in names], exposure)
 
 
 def whole_depths(entries: Sequence[Entry], store: Store, pack: Path) -> Tensor:
     """Depth maps of one size as (N, 1, H, W) in [0, 1], near = 1."""
-    maps = [store.depth(pack, f"{entry.id}.png").astype(np.float32) for entry in entries]
-    return torch.stack([torch.from_numpy(depth)[None] for depth in maps])
+    return depth_batch([store.depth(pack, f"{entry.id}.png") for entry in entries])

@@ -105,12 +105,15 @@ class FeatureDenoiser(nn.Module):
 
     def denoise(self, x: Tensor) -> Tensor:
         """(N, C, H, W) features taken as noisy to refined ones, the projection included."""
-        if self.adapt is not None:
-            x = self.adapt(x)
+        return self.project(self.samples(x)[-1])
+
+    def samples(self, x: Tensor) -> list[Tensor]:
+        """What DDIM makes of (N, C, H, W) features: its first sample, and that after each step."""
+        found = [x if self.adapt is None else self.adapt(x)]
         for t in self.timesteps:
-            noise = self.predict(x, torch.full((len(x),), t, device=x.device))
-            x = self.scheduler.step(noise, t, x, eta=0.0).prev_sample
-        return self.project(x)
+            noise = self.predict(found[-1], torch.full((len(x),), t, device=x.device))
+            found.append(self.scheduler.step(noise, t, found[-1], eta=0.0).prev_sample)
+        return found
 
     def diffusion_loss(self, x: Tensor) -> Tensor:
         """Mean squared error of the predicted noise on clean features (N, C, H, W), scalar.

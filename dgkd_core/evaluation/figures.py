@@ -27,15 +27,20 @@ def colour_heat(heat: np.ndarray) -> np.ndarray:
     return np.rint(stops[low] * (1 - part) + stops[low + 1] * part).astype(np.uint8)
 
 
-def _legend(names: Sequence[str], font: Font, gap: int, width: int) -> list[tuple[int, int, str]]:
-    """Places (x, y, name) of a colour legend in lines of at most ``width`` pixels."""
+def legend_places(
+    names: Sequence[str], font: Font, gap: int, width: int, em: int = 13
+) -> list[tuple[int, int, str]]:
+    """Places (x, y, name) of a colour legend in lines of at most ``width`` pixels.
+
+    A name of ``em`` pixels' height stands ``em + 4`` right of its place, lines ``em + 7`` apart.
+    """
     places, x, y = [], gap, 0
     for name in names:
-        length = 17 + int(font.getlength(name))
+        length = em + 4 + int(font.getlength(name))
         if x > gap and x + length > width:
-            x, y = gap, y + 20
+            x, y = gap, y + em + 7
         places.append((x, y, name))
-        x += length + 14
+        x += length + em + 1
     return places
 
 
@@ -64,7 +69,7 @@ def sheet(
     font = ImageFont.load_default(13)
     small = ImageFont.load_default(11)
     width = columns * (side + gap) + gap
-    legend = _legend(["background", *classes], font, gap, width)
+    legend = legend_places(["background", *classes], font, gap, width)
     bottom = head - above + len(rows) * block
     height = bottom + 28 + legend[-1][1]
     canvas = Image.new("RGB", (width, height), "white")

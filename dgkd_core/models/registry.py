@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from dgkd_core.checked_json import read_checked
 from dgkd_core.choices import BACKBONE, MOST_CLASSES, ClassName, Exposure, Fusion, Rate
 from dgkd_core.data.checks import shown
 from dgkd_core.errors import InputError, reason
@@ -29,7 +30,6 @@ from dgkd_core.models.wide_resnet import WideResNet38
 from dgkd_core.paths import resolve
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
-MOST_BYTES = 1 << 20  # of a model.json
 
 
 @dataclass(frozen=True)
@@ -163,6 +163,23 @@ def build(spec: Spec) -> Network | Segmenter:
     return model
 
 
+def _imagenet(spec: Spec) -> Encoder:
+    """The backbone with ImageNet weights, which its library fetches and keeps.
+
+    Raises:
+        InputError: they cannot be fetched, or there are none.
+    """
+    try:
+        return build_encoder(spec.backbone, spec.output_stride, pretrained=True)
+    except (InputError, OSError) as error:
+        if spec.backbone == "wide_resnet38":  # for which nothing is fetched
+            raise
+        raise InputError(
+            f"model.weights is imagenet: those of {spec.backbone} cannot be fetched "
+            f"({reason(error.__cause__ or error)}), expected a network connection, or a local file"
+        ) from error
+
+
 def first_weights(model: Network | Segmenter, spec: Spec, section: Any) -> list[nn.Parameter]:
     """Give the backbone what the ``model`` section's weights say: a file, ``imagenet`` or nothing.
 
@@ -175,8 +192,7 @@ def first_weights(model: Network | Segmenter, spec: Spec, section: Any) -> list[
     if section.weights is None:
         return []
     if section.weights == "imagenet":
-        fetched = build_encoder(spec.backbone, spec.output_stride, pretrained=True)
-        model.encoder.load_state_dict(fetched.state_dict())
+        model.encoder.load_state_dict(_imagenet(spec).state_dict())
     else:
         load_backbone(model.encoder, resolve(section.weights), section.weights_sha256)
     return list(model.encoder.parameters())
@@ -211,24 +227,7 @@ def read_spec(folder: str | Path) -> Spec:
     Raises:
         InputError: model.json is missing or does not describe a network.
     """
-    path = Path(folder) / "model.json"
-    if not path.is_file():
-        raise InputError(f"{path}: no such file, expected a model folder's description")
-    try:
-        if (size := path.stat().st_size) > MOST_BYTES:
-            raise InputError(f"{path}: {size} bytes, expected at most {MOST_BYTES}")
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    try:
-        return TypeAdapter(Spec).validate_json(content, strict=True, extra="forbid")
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = shown(".".join(str(part) for part in first["loc"]))[1:-1] or "the file"
-        whole = first["type"] in ("json_invalid", "missing", "extra_forbidden", "dataclass_type")
-        found = key if whole else f"{key} is {shown(first['input'])}"
-        said = first["msg"].removeprefix("Value error, ").replace("Input should", "should")
-        raise InputError(f"{path}: {found}: {said[0].lower()}{said[1:]}") from error
+    return read_checked(Path(folder) / "model.json", Spec, "a model folder's description")
 
 
 def _check_fit(path: Path, wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:

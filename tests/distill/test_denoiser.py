@@ -260,3 +260,15 @@ def test_gradients_of_the_diffusion_loss() -> None:
     torch.manual_seed(4)
     torch.testing.assert_close(denoiser.diffusion_loss(x), run(*values))
     assert torch.autograd.gradcheck(run, tuple(values))
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_samples_begin_with_the_input_and_end_before_the_projection(adapter: bool) -> None:
+    denoiser = FeatureDenoiser(4, noise_adapter=adapter).eval()
+    x = torch.randn(2, 4, 3, 5)
+    torch.manual_seed(1)
+    samples = denoiser.samples(x)
+    assert len(samples) == 6
+    assert torch.equal(samples[0], x) is not adapter
+    torch.manual_seed(1)
+    assert torch.equal(denoiser.project(samples[-1]), denoiser.denoise(x))

@@ -22,6 +22,7 @@ from dgkd_core.models.registry import (
     Spec,
     build,
     build_encoder,
+    first_weights,
     inherit,
     load_model,
     read_spec,
@@ -110,6 +111,25 @@ def test_spec_of_a_section() -> None:
     assert spec == Spec("network", ("a",), "resnet18", 16, 32, (1, 2, 3), "off", "none", True)
     section.weights = None
     assert not Spec.of(section, "network", ("a",), dgf2="off", exposure="none").frozen
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "timm:resnet10t"])
+def test_imagenet_weights_that_cannot_be_fetched_are_told_in_a_line(
+    backbone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("no route to the library")
+
+    model = _model()
+    monkeypatch.setattr("torchvision.models._api.WeightsEnum.get_state_dict", refuse)
+    monkeypatch.setattr("timm.create_model", refuse)
+    section = SimpleNamespace(weights="imagenet", weights_sha256=None)
+    spec = replace(SPEC, backbone=backbone)
+    one_line(
+        lambda: first_weights(model, spec, section),
+        f"model.weights is imagenet: those of {backbone} cannot be fetched",
+        "(no route to the library), expected a network connection, or a local file",
+    )
 
 
 # --- weights files -------------------------------------------------------------------------------

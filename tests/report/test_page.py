@@ -203,7 +203,12 @@ def test_what_has_vanished_is_named(page: Page, path: str) -> None:
 def test_the_command_makes_these_settings_from_any(left: Path) -> None:
     values = [
         *("seed=3", "distill.lambda=0.25", "lowlight.physical.ratio=[4, 16]", "model.dgf2=off"),
-        *("data.classes=[cat, it's a dog]", "refine.threshold=0.35", "depth.revision=null"),
+        *(
+            "data.kind=folder",
+            "data.classes=[cat, it's a dog]",
+            "refine.threshold=0.35",
+            "depth.revision=null",
+        ),
         *("evaluate.sets={night: ../night photos}", "data.long_side=null"),
     ]
     apply_preset("scenes", values)

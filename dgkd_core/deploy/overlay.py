@@ -1,0 +1,71 @@
+"""What a network saw in a dark photograph, drawn over it: for people to look at."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from dgkd_core.evaluation.figures import colour_mask, legend_places
+from dgkd_core.imaging.exposure import expose_8bit
+
+SIDES = (640, 1600)  # a drawn photograph's long side, pixels, at least and at most
+VEIL = 0.4  # of a class's colour over its pixels
+EM = 16  # height of the legend's letters, pixels
+
+
+def _borders(mask: np.ndarray) -> np.ndarray:
+    """(H, W) bool: pixels of a class that touch another class or the background."""
+    padded = np.pad(mask, 1, mode="edge")
+    sides = padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]
+    differs = np.logical_or.reduce([side != mask for side in sides])
+    return differs & (mask > 0)
+
+
+def _veiled(bright: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8: the photograph with each class in a veil of its colour and a border."""
+    colours = colour_mask(mask)
+    shown = mask > 0
+    drawn = bright.copy()
+    mixed = bright[shown] * (1 - VEIL) + colours[shown] * VEIL
+    drawn[shown] = np.rint(mixed).astype(np.uint8)
+    edge = _borders(mask)
+    drawn[edge] = colours[edge] // 2 + 127  # lighter, since half of VOC's colours are dark
+    return drawn
+
+
+def overlay(rgb: np.ndarray, mask: np.ndarray, classes: Sequence[str]) -> bytes:
+    """The brightened photograph under its mask, a legend below, as JPEG.
+
+    Args:
+        rgb: (H, W, 3) uint8, as dark as it was taken.
+        mask: (H, W) uint8 class ids.
+        classes: names of the classes 1, 2, …
+    """
+    height, width = mask.shape
+    scale = min(max(1.0, SIDES[0] / max(height, width)), SIDES[1] / max(height, width))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    bright = Image.fromarray(expose_8bit(rgb, "gain")).resize(size, Image.Resampling.BICUBIC)
+    large = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
+    drawn = Image.fromarray(_veiled(np.asarray(bright), large))
+    counts = np.bincount(mask.reshape(-1), minlength=len(classes) + 1)
+    found = [i for i in np.argsort(-counts, kind="stable").tolist() if i and counts[i]]
+    names = [f"{classes[i - 1]} {100 * counts[i] / mask.size:.1f} %" for i in found]
+    font, gap = ImageFont.load_default(EM), EM // 2
+    sheet_width = max(size[0], SIDES[0] // 2)
+    places = legend_places(names or ["nothing found"], font, gap, sheet_width, EM)
+    canvas = Image.new("RGB", (sheet_width, size[1] + places[-1][1] + EM + 3 * gap), "white")
+    canvas.paste(drawn, ((sheet_width - size[0]) // 2, 0))
+    draw = ImageDraw.Draw(canvas)
+    colours = colour_mask(np.array(found or [0], np.uint8))
+    for (x, below, name), colour in zip(places, colours, strict=True):
+        y = size[1] + gap + below
+        if found:
+            red, green, blue = (int(value) for value in colour)
+            draw.rectangle((x, y + 2, x + EM - 2, y + EM), (red, green, blue), "black")
+        draw.text((x + EM + 4 if found else x, y), name, "black", font)
+    buffer = io.BytesIO()
+    canvas.save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()

@@ -1,0 +1,160 @@
+"""Photographs on their way into the networks: which files, and a file or PIL image as pixels."""
+
+from __future__ import annotations
+
+import glob
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+import numpy as np
+from PIL import Image
+
+from dgkd_core.data.checks import PICTURE_SUFFIXES, name_problem, normal_id, shown
+from dgkd_core.data.pictures import to_photo
+from dgkd_core.errors import InputError, reason
+
+TABLE = "predictions.json"  # of what was done, in the folder for it
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """A photograph as the networks see it, before it is exposed.
+
+    ``rgb`` is (h, w, 3) uint8, upright; ``size`` its own (width, height), before it was shrunk.
+    """
+
+    name: str
+    rgb: np.ndarray
+    size: tuple[int, int]
+    notes: tuple[str, ...]
+
+
+def photograph(picture: Image.Image, name: str, long_side: int) -> Photograph:
+    """``picture``, treated as ``prepare`` treats a data set's.
+
+    Raises:
+        InputError: it is damaged, floating point or over 100 megapixels.
+    """
+    try:
+        rgb, size, notes = to_photo(picture, name, long_side)
+    except (OSError, SyntaxError) as error:  # Pillow decodes at the first use
+        raise InputError(f"{name}: cannot be decoded ({reason(error)})") from error
+    return Photograph(name, np.asarray(rgb), size, notes)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file to read.
+
+    ``name`` is its path below the folder that was asked for, ``out`` what its results are called:
+    a path without suffix that no other source has, upper and lower case being the same.
+    """
+
+    path: Path
+    name: str
+    out: str
+
+
+def _walk(folder: Path, out: Path) -> Iterator[Path]:
+    """Picture files of a folder and its subfolders, in order; hidden ones are passed.
+
+    So are ``out`` and folders that an earlier run has written, which would be read as photographs.
+    Links to folders are not followed: they can lead round in circles.
+    """
+
+    def read(path: Path) -> bool:
+        if path.resolve() == out or path.name[0] == ".":
+            return False
+        if earlier := (path / TABLE).exists():
+            print(f"predict: {path} holds a {TABLE}, results of another run: not read")
+        return not earlier
+
+    def refuse(error: OSError) -> None:
+        raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from error
+
+    for place, folders, files in os.walk(folder, onerror=refuse):
+        here = Path(place)
+        folders[:] = sorted(name for name in folders if read(here / name))
+        for name in sorted(files):
+            if name[0] != "." and PurePath(name).suffix.lower() in PICTURE_SUFFIXES:
+                yield here / name
+
+
+def _pattern(text: str, out: Path) -> Iterator[tuple[Path, PurePath]]:
+    """What a pattern finds, with names below its first part that holds a wildcard."""
+    parts = Path(text).parts
+    fixed = itertools.takewhile(lambda part: not glob.has_magic(part), parts)
+    base = Path(*fixed)
+    for path in map(Path, sorted(glob.glob(text, recursive=True))):
+        inside = out in path.resolve().parents
+        if path.is_file() and not inside and path.suffix.lower() in PICTURE_SUFFIXES:
+            yield path, path.relative_to(base)
+
+
+def _listed(argument: str, out: Path) -> Iterator[tuple[Path, PurePath]]:
+    """Files that an argument stands for, with the names that they get."""
+    path = Path(argument)
+    if path.is_dir():
+        if path.resolve() == out:
+            raise InputError(f"{path}: both read from and written to, expected another --out")
+        for file in _walk(path, out):
+            yield file, file.relative_to(path)
+    elif path.is_file():
+        yield path, PurePath(path.name)
+    elif glob.has_magic(argument):
+        yield from _pattern(argument, out)
+    else:
+        raise InputError(f"{argument}: no such file or folder, expected photographs")
+
+
+def _free(name: PurePath, taken: set[str]) -> str:
+    """The first of NAME, NAME.SUFFIX, NAME-2, NAME-3, … that is not taken, which it is then."""
+    bare = name.with_suffix("").as_posix()
+    numbered = (f"{bare}-{number}" for number in itertools.count(2))
+    for candidate in itertools.chain((bare, name.as_posix()), numbered):
+        if (key := normal_id(candidate).casefold()) not in taken:
+            taken.add(key)
+            return candidate
+    raise AssertionError("unreachable")
+
+
+def sources(arguments: Iterable[str], out: Path) -> tuple[list[Source], list[tuple[str, str]]]:
+    """The photographs that are asked for, each once, and those whose names cannot be used.
+
+    Args:
+        arguments: files, folders (with all that is below them) or glob patterns.
+        out: the folder for what is made of them, which is not read.
+
+    Returns:
+        sources, and (name as it can be shown, reason) of files that are passed.
+
+    Raises:
+        InputError: an argument stands for nothing, or ``out`` is itself a folder to read.
+    """
+    out = out.resolve()
+    seen: set[Path] = set()
+    taken: set[str] = set()
+    found, passed = [], []
+    for argument in arguments:
+        listed = 0
+        for listed, (path, name) in enumerate(_listed(argument, out), 1):  # noqa: B007
+            if (real := path.resolve()) in seen:
+                continue
+            seen.add(real)
+            problem = next(filter(None, map(name_problem, name.parts)), None)
+            if problem:
+                passed.append((shown(name.as_posix())[1:-1], f"its name {problem}"))
+            else:
+                found.append(Source(path, name.as_posix(), _free(name, taken)))
+        if not listed:
+            kinds = ", ".join(PICTURE_SUFFIXES)
+            raise InputError(f"{argument}: no photograph there, expected files {kinds}")
+    return found, passed
+
+
+def chunks(items: Sequence[Source], count: int) -> list[Sequence[Source]]:
+    """Consecutive parts of ``count`` sources; the last may be shorter."""
+    return [items[start : start + count] for start in range(0, len(items), count)]

@@ -1,0 +1,84 @@
+"""package: the segmenter and all that it needs on a dark photograph, as one folder to take away."""
+
+from pathlib import Path
+
+import _start  # noqa: F401
+import pandas as pd
+from _depth import chosen_dpt
+
+from dgkd_core.deploy.card import card, darkness_of, data_of
+from dgkd_core.deploy.folder import (
+    CARD,
+    DEPTH,
+    DEPTH_FILES,
+    NETWORK_FILES,
+    STUDENT,
+    DepthKind,
+    Light,
+    Run,
+    Score,
+    Settings,
+    copy_files,
+    digests,
+    portable,
+    versions,
+    write_run,
+    write_settings,
+)
+from dgkd_core.files import atomic_folder, read_json, write_text
+from dgkd_core.models.registry import Spec, read_spec
+from dgkd_core.sections import Params
+from dgkd_core.stage import ARTIFACTS, run
+from dgkd_core.state import State
+
+ROOT = Path(ARTIFACTS)
+
+
+def depth_kind(spec: Spec) -> DepthKind:
+    """Where the segmenter's depth maps come from."""
+    source = read_json(ROOT / "depth_model/source.json")["model"]
+    if spec.dgf2 == "off":
+        return "off"
+    return source if source in ("given", "gradient") else "dpt"
+
+
+def scores() -> dict[Light, Score]:
+    """The segmenter's, as `evaluate` wrote them."""
+    means = read_json("metrics/evaluate.json")["segmenter"]
+    table = pd.read_csv("metrics/per_class.csv", keep_default_na=False, dtype=str)
+    found = {}
+    for kind, miou in means.items():
+        rows = table[(table["network"] == "segmenter") & (table["pictures"] == kind)]
+        pairs = zip(rows["class"], rows["iou"], strict=True)
+        found[kind] = Score(miou, {name: float(iou) if iou else None for name, iou in pairs})
+    return found
+
+
+def package(params: Params, state: State) -> None:
+    spec = read_spec(ROOT / "segmenter")
+    settings = Settings.of(params, depth_kind(spec))
+    pictures, scored = read_json("metrics/prepare.json"), scores()
+    with atomic_folder(ROOT / "model") as folder:
+        copy_files(ROOT / "segmenter", NETWORK_FILES, folder)
+        if settings.depth == "dpt":
+            copy_files(chosen_dpt(), DEPTH_FILES, folder / DEPTH)
+        if params.package.student:
+            copy_files(ROOT / "student", NETWORK_FILES, folder / STUDENT)
+        made = Run(
+            data=data_of(params),
+            darkness=darkness_of(params),
+            params=portable(params),
+            pictures=pictures,
+            scores=scored,
+            versions=versions(),
+            sha256=digests(folder),
+        )
+        write_settings(folder, settings)
+        write_run(folder, made)
+        write_text(folder / CARD, card(spec, settings, made))
+    size = sum(path.stat().st_size for path in (ROOT / "model").rglob("*") if path.is_file())
+    print(f"package: {ROOT / 'model'}, {size / 1e6:.1f} MB, depth: {settings.depth}")
+
+
+if __name__ == "__main__":
+    run("package", package, shared=False)

@@ -1,0 +1,70 @@
+"""A model folder as the stage package writes it, of small networks with random weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from support import ROOT
+
+from dgkd_core.deploy.card import card, darkness_of, data_of
+from dgkd_core.deploy.folder import (
+    CARD,
+    Run,
+    Score,
+    Settings,
+    digests,
+    portable,
+    versions,
+    write_run,
+    write_settings,
+)
+from dgkd_core.files import write_text
+from dgkd_core.models.depth import save_dpt, small_dpt
+from dgkd_core.models.registry import Spec, build, save_model
+from dgkd_core.params import load_params
+
+SPEC = Spec(
+    kind="segmenter",
+    classes=("cat", "dog | cow"),
+    backbone="timm:test_resnet",
+    output_stride=8,
+    width=8,
+    aspp_rates=(1, 2, 3),
+    dgf2="gated",
+    exposure="gain",
+    frozen=False,
+)
+SETTINGS = Settings(
+    depth="dpt",
+    depth_exposure="gain",
+    depth_invert=False,
+    long_side=64,
+    scales=(1.0,),
+    flip=True,
+    batch=3,
+)
+
+
+def write_model(folder: Path) -> None:
+    """Write it, a model card included."""
+    torch.manual_seed(0)
+    save_model(folder, build(SPEC), SPEC)
+    student = replace(SPEC, kind="network")
+    save_model(folder / "student", build(student), student)
+    save_dpt(*small_dpt(32, 16), folder / "depth")
+    write_settings(folder, SETTINGS)
+    params = load_params(ROOT / "params.yaml")
+    iou = {"background": 90.0, "cat": 50.5, "dog | cow": None}
+    run = Run(
+        data=data_of(params),
+        darkness=darkness_of(params),
+        params=portable(params),
+        pictures={"train": {"pictures": 10, "cat": 4}, "val": {"pictures": 4}},
+        scores={"dark": Score(70.25, iou)},
+        versions=versions(),
+        sha256=digests(folder),
+    )
+    write_run(folder, run)
+    write_text(folder / CARD, card(SPEC, SETTINGS, run))

@@ -1,0 +1,59 @@
+"""The figures of docs/how-it-works.md: from a run's artifacts, the same bytes twice."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tools"))
+
+import figures  # noqa: E402
+
+
+def test_colours_are_those_of_common_components() -> None:
+    torch.manual_seed(0)
+    one, other = torch.randn(5, 6, 7), torch.randn(5, 3, 4)
+    first, second, third = figures.colours([one, other, one])
+    assert (first.shape, second.shape, first.dtype) == ((6, 7, 3), (3, 4, 3), np.uint8)
+    assert (first == third).all()
+    assert (first != np.roll(first, 1, 0)).any()
+
+
+def test_a_grid_is_the_same_bytes_twice(tmp_path: Path) -> None:
+    tile = np.arange(300, dtype=np.uint8).reshape(10, 10, 3)
+    rows = [[("a", tile), ("b", 255 - tile)], [("c", tile)]]
+    for name in ("one.png", "two.png"):
+        figures.draw(tmp_path / name, rows)
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
+    width, height = Image.open(tmp_path / "one.png").size
+    assert width > 200
+    assert height > 200
+
+
+def test_all_figures_of_a_run(
+    chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(figures, "ROOT", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["figures.py", str(chain)])
+    monkeypatch.setenv("DGKD_WORKERS", "1")
+    before = sorted(chain.rglob("*"))
+    figures.main()
+    assert sorted(chain.rglob("*")) == before  # the run that is shown stays as it is
+    found = sorted((tmp_path / "docs/figures").iterdir())
+    assert [path.stem for path in found] == sorted(figures.FIGURES)
+    assert {path.stem for path in (ROOT / "docs/figures").iterdir()} == set(figures.FIGURES)
+    assert all(path.stat().st_size < 200_000 for path in (ROOT / "docs/figures").iterdir())
+    assert "figures: docs/figures/denoiser.png" in capsys.readouterr().out
+
+
+def test_a_figure_of_no_name_is_one_line(chain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["figures.py", str(chain), "sunset"])
+    with pytest.raises(SystemExit) as caught:
+        figures.main()
+    assert str(caught.value).startswith("figures: sunset: no such figure, expected day-and-night,")

@@ -1,0 +1,242 @@
+"""What is queued and waited for, and the table of what has finished."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from support import one_line
+from tables import Finish, make_table, remove
+
+from tools.sweeps.__main__ import main, queue
+from tools.sweeps.plan import Experiment, read_plan
+from tools.sweeps.repository import Repository
+from tools.sweeps.table import COLUMNS, recorded, spread, write_table
+
+
+def test_the_table_gathers_what_has_finished(
+    plan_file: Path, tmp_path: Path, repository: Repository, finish: Finish
+) -> None:
+    plan, docs = read_plan(plan_file), tmp_path / "docs"
+    csv = docs / "plan.csv"
+    assert write_table(plan, docs, repository, "here").empty
+    assert not docs.exists()
+    commit = finish("plan.deep.gain.s0", 10, exposed=7.5)
+    finish("plan.deep.gain.s1", 20)
+    finish("plan.alone.gain.s1", 30.25)
+    finish("of-somebody-else", 1)
+    write_table(plan, docs, repository, "here")
+    table = recorded(csv)
+    assert table["row"].tolist() == ["deep", "alone", "deep"], "the plan's order"
+    figures = [9.5, 10, 11, 7.5, 12, 13, 14, 15]
+    assert table.loc[0].tolist() == ["deep", "gain", 0, *figures, commit, "here"]
+    assert table["teacher_dark_exposed"].isna().tolist() == [False, True, True]
+    text = csv.with_suffix(".md").read_text()
+    assert text.startswith("# Two rows\n")
+    alone = "| student alone | 1 | 9.5 | 30.2 | 31.2 | – | 32.2 | 33.2 | 34.2 | 35.2 |"
+    assert alone in text
+    assert "| deep pair only | 2 | 9.5 ± 0.0 | 15.0 ± 7.1 | 16.0 ± 7.1 | 7.5 | 17.0 ± 7.1 |" in text
+
+    # runs that are recorded stay, with their machine; one that ran again is replaced
+    finish("plan.alone.none.s0", 5)
+    finish("plan.deep.gain.s1", 40)
+    remove(repository, "plan.deep.gain.s0")
+    write_table(plan, docs, repository, "elsewhere")
+    table = recorded(csv)
+    assert table["segmenter_dark"].tolist() == [10, 15, 35.25, 45]
+    assert table["machine"].tolist() == ["elsewhere", "here", "here", "elsewhere"]
+    before = csv.read_bytes(), csv.with_suffix(".md").read_bytes()
+    write_table(plan, docs, repository, "a third")
+    assert (csv.read_bytes(), csv.with_suffix(".md").read_bytes()) == before
+
+
+def test_an_old_table_is_read_and_filled_in(
+    plan_file: Path, tmp_path: Path, repository: Repository, finish: Finish
+) -> None:
+    """Tables of before had no luma, brightened teacher or machine."""
+    plan, csv = read_plan(plan_file), tmp_path / "plan.csv"
+    commit = finish("plan.deep.gain.s0", 10, exposed=7.5)
+    csv.write_text(
+        "row,variant,seed,teacher_normal,teacher_dark,student_dark,cam,pseudo,segmenter_dark,commit\n"
+        f"deep,gain,0,10.00,11.00,12.00,13.00,14.00,15.00,{commit}\n"
+        "deep,gain,1,20.00,21.00,22.00,23.00,24.00,25.00,0000012\n"
+    )
+    old = recorded(csv)
+    assert list(old) == COLUMNS
+    assert old[["luma_dark", "teacher_dark_exposed", "machine"]].isna().all(axis=None)
+    write_table(plan, tmp_path, repository, "here")
+    table = recorded(csv)
+    np.testing.assert_array_equal(table["teacher_dark_exposed"], [7.5, np.nan])
+    assert table["commit"].tolist() == [commit, "0000012"]
+    assert table["machine"].fillna("").tolist() == ["here", ""]
+
+
+def test_a_commit_of_digits_stays_text(
+    plan_file: Path, tmp_path: Path, repository: Repository
+) -> None:
+    """Some commits read as a number: 8492421, 12345e6, 0000012."""
+    commits = ["8492421", "12345e6", "0000012"]
+    runs = [("deep", "gain", 0, 1.0), ("alone", "gain", 1, 1.0), ("deep", "gain", 1, 1.0)]
+    csv = tmp_path / "plan.csv"
+    make_table(runs, commit=commits).to_csv(csv, index=False)
+    write_table(read_plan(plan_file), tmp_path, repository, "here")
+    assert recorded(csv)["commit"].tolist() == commits
+    assert [line.split(",")[-2] for line in csv.read_text().splitlines()[1:]] == commits
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "not a table"),
+        ("row,variant,seed\na,b,c\n", "not a table"),
+        ("row,variant\na,b\n", "not a table"),
+        ("row,variant,seed\na,b,1\n", "no column commit"),
+        ("row,variant,seed,cam,commit\na,b,1,much,x\n", "not a table"),
+    ],
+)
+def test_what_is_no_table(tmp_path: Path, text: str, said: str) -> None:
+    csv = tmp_path / "plan.csv"
+    csv.write_text(text)
+    one_line(lambda: recorded(csv), csv, said)
+
+
+def test_mean_and_spread_are_those_of_numpy() -> None:
+    values = np.random.default_rng(0).normal(50, 3, 7)
+    mean, deviation = spread(pd.Series([*values, np.nan])).split(" ± ")
+    assert mean == f"{np.mean(values):.1f}"
+    assert deviation == f"{np.sqrt(((values - values.mean()) ** 2).sum() / 6):.1f}"
+    assert spread(pd.Series([-1.25]), "+") == "−1.2"
+    assert spread(pd.Series([1.25]), "+") == "+1.2"
+    assert spread(pd.Series([np.nan])) == "–"
+
+
+class Recording(Repository):
+    """Queues by noting the name; everything else is real."""
+
+    def queue(self, experiment: Experiment) -> None:
+        queued.append(experiment.name)
+
+
+queued: list[str] = []
+
+
+def test_the_queue_leaves_out_what_is_done(
+    plan_file: Path,
+    tmp_path: Path,
+    repository: Repository,
+    finish: Finish,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    plan = read_plan(plan_file)
+    finish("plan.alone.gain.s0", 1)
+    write_table(plan, tmp_path, repository, "here")
+    remove(repository, "plan.alone.gain.s0")
+    finish("plan.alone.none.s0", 2)
+    recording = Recording(repository.root)
+    capsys.readouterr()
+    queued.clear()
+    queue(plan, tmp_path, recording, rows=["alone"])
+    assert queued == ["plan.alone.none.s1", "plan.alone.gain.s1"]
+    assert capsys.readouterr().out == "".join(f"queued {name}\n" for name in queued)
+    queued.clear()
+    queue(plan, tmp_path, recording, seeds=[0])
+    assert queued == ["plan.deep.gain.s0"]
+    queued.clear()
+    queue(plan, tmp_path, recording, variants=["none"])
+    assert queued == ["plan.alone.none.s1"]
+
+
+def test_commands_that_fail_say_so_in_a_line(
+    plan_file: Path, tmp_path: Path, repository: Repository
+) -> None:
+    one_line(lambda: repository.run("git", "show", "nothing"), repository.root, "git show nothing")
+    empty = tmp_path / "empty"
+    with pytest.raises(SystemExit, match=rf"^sweeps: .*{empty.name}"):
+        main(["table", str(plan_file), "--repo", str(empty), "--docs", str(tmp_path)])
+    with pytest.raises(SystemExit, match=r"^sweeps: run: no plan given"):
+        main(["run"])
+
+
+def test_of_experiments_with_one_name_the_latest_counts(
+    repository: Repository, finish: Finish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DVC lets a name come again where the baseline is another commit."""
+    finish("plan.alone.gain.s0", 1)
+    (old,) = repository.finished().values()
+    for base, year, latest in (
+        ("0" * 40, 2001, False),
+        ("f" * 40, 2001, False),
+        ("0" * 40, 2099, True),
+    ):
+        monkeypatch.setenv("GIT_COMMITTER_DATE", f"{year}-01-01T00:00:00Z")
+        commit = repository.run("git", "commit-tree", "HEAD^{tree}", "-m", "again").strip()
+        new = f"refs/exps/{base[:2]}/{base[2:]}/plan.alone.gain.s0"
+        repository.run("git", "update-ref", new, commit)
+        assert repository.finished() == {"plan.alone.gain.s0": new if latest else old}
+        repository.run("git", "update-ref", "-d", new)
+
+
+@pytest.mark.parametrize("option", [("--rows", "depe"), ("--variants", "gian"), ("--seeds", "7")])
+def test_a_part_that_no_plan_has(plan_file: Path, option: tuple[str, str]) -> None:
+    with pytest.raises(SystemExit, match=rf"^sweeps: {option[0]}: no {option[1]} in these plans"):
+        main(["queue", str(plan_file), *option])
+
+
+STATUS = """\
+Task     Name           Created    Status
+1111111  plan.alone.none.s0  08:52 AM   Running
+2222222  plan.alone.gain.s0  08:52 AM   {second}
+3333333  somebody-else  08:52 AM   Queued
+4444444  plan.deep.gain.s0   08:52 AM   Failed
+
+Worker status: {workers} active, 0 idle
+"""
+NAMES = ["plan.alone.none.s0", "plan.alone.gain.s0", "plan.deep.gain.s0"]
+
+
+@pytest.fixture
+def dvc_says(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What `dvc queue status` answers, call by call; the last answer stays."""
+    answers: list[str] = []
+
+    def run(self: Repository, *words: str) -> str:
+        assert words == ("dvc", "queue", "status")
+        return answers.pop(0) if len(answers) > 1 else answers[0]
+
+    monkeypatch.setattr(Repository, "run", run)
+    return answers
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Repository:
+    return Repository(tmp_path, poll=0)
+
+
+def test_killed_and_failed_runs_are_not_waited_for(clone: Repository, dvc_says: list[str]) -> None:
+    dvc_says.append(STATUS.format(second="Queued", workers=1))
+    assert clone.unfinished() == ([*NAMES[:2], "somebody-else"], 1)
+    dvc_says[0] = STATUS.format(second="Success", workers=0)
+    assert clone.unfinished() == (["somebody-else"], 0)
+
+
+def test_waiting_shows_progress_and_ends(
+    clone: Repository, dvc_says: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = STATUS.format(second="Queued", workers=1)
+    dvc_says += [first, first, STATUS.format(second="Success", workers=1)]
+    dvc_says.append(dvc_says[-1].replace("Running", "Success"))
+    clone.wait(NAMES)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(",")[0] for line in lines] == ["sweeps: 1/2", "sweeps: 2/2"]
+
+
+def test_waiting_for_dead_workers_is_not_for_ever(clone: Repository, dvc_says: list[str]) -> None:
+    dvc_says += [STATUS.format(second="Queued", workers=w) for w in (1, 0)]
+    one_line(lambda: clone.wait(NAMES), "workers have stopped")
+
+
+def test_nothing_to_wait_for(clone: Repository, dvc_says: list[str]) -> None:
+    dvc_says.append(STATUS.format(second="Success", workers=0))
+    clone.wait(["plan.alone.gain.s0"])

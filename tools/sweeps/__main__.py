@@ -1,0 +1,147 @@
+"""Run plans through DVC's queue, and make tables, figures and docs/RESULTS.md of what has run.
+
+    python -m tools.sweeps run experiments/lambda.yaml --jobs 2    queue, run, write
+    python -m tools.sweeps queue experiments/lambda.yaml --seeds 0 queue only, or a part of it
+    python -m tools.sweeps table                                   write what has finished so far
+    python -m tools.sweeps table --repo ../other-clone             ... of runs in another clone
+    python -m tools.sweeps commands [PLAN ...]                     write experiments/PLAN.sh anew
+
+What is queued, finished or recorded in docs/PLAN.csv is not queued again. ``run`` may be stopped
+and started again: what is queued stays with DVC, whose workers go on until ``dvc queue stop``.
+Where params.yaml holds other data, write a plan that ``extends`` one of these: a table of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from dgkd_core.errors import InputError
+from dgkd_core.files import write_text
+from tools.sweeps.plan import Plan, commands, read_plan
+from tools.sweeps.repository import Repository
+from tools.sweeps.table import recorded, write_table
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def queue(
+    plan: Plan,
+    docs: Path,
+    repository: Repository,
+    rows: Sequence[str] = (),
+    variants: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+) -> None:
+    """Queue what is neither done nor waiting; of these rows, variants and seeds (none: of all)."""
+    known = {*repository.unfinished()[0], *repository.finished()}
+    done = recorded(docs / f"{plan.name}.csv")
+    keys = set(zip(done["row"], done["variant"], done["seed"], strict=True))
+    for experiment in plan.experiments():
+        chosen = zip(experiment.key, (rows, variants, seeds), strict=True)
+        wanted = all(not some or value in some for value, some in chosen)
+        if wanted and experiment.key not in keys and experiment.name not in known:
+            repository.queue(experiment)
+            print(f"queued {experiment.name}", flush=True)
+
+
+def table(plans: Sequence[Plan], docs: Path, repository: Repository, machine: str) -> None:
+    """The plans' tables, then RESULTS.md of all plans of the project."""
+    from tools.sweeps.results import write_results  # matplotlib: not for those who only queue
+
+    for plan in plans:
+        found = write_table(plan, docs, repository, machine)
+        print(f"{docs / plan.name}.csv: {len(found)} of {len(list(plan.experiments()))} runs")
+    every = {plan.name: plan for plan in [*map(read_plan, plan_files()), *plans]}
+    write_results(every.values(), docs)
+    print(f"{docs / 'RESULTS.md'}: written")
+
+
+def run(
+    plans: Sequence[Plan], docs: Path, repository: Repository, machine: str, jobs: int
+) -> list[str]:
+    """Run what is queued of the plans, then write; returns the names of those that failed."""
+    names = [experiment.name for plan in plans for experiment in plan.experiments()]
+    queued = set(names).intersection(repository.unfinished()[0])
+    if queued:
+        repository.start(jobs)
+        repository.wait(queued)
+    table(plans, docs, repository, machine)
+    finished = repository.finished()
+    return [name for name in names if name in queued and name not in finished]
+
+
+def plan_files() -> list[Path]:
+    return sorted((ROOT / "experiments").glob("*.yaml"))
+
+
+def _parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        "python -m tools.sweeps",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = made.add_argument
+    add("do", choices=["run", "queue", "table", "commands"])
+    add("plans", nargs="*", type=Path, metavar="PLAN", help="default: all in experiments/")
+    add("--repo", type=Path, default=ROOT, help="the clone that the experiments run in (this one)")
+    add("--docs", type=Path, default=ROOT / "docs", help="where tables and figures go (docs)")
+    add("--machine", help="in words, where the runs ran that are not recorded yet (this one)")
+    add("--rows", nargs="+", default=[], help="queue these rows only")
+    add("--variants", nargs="+", default=[], help="queue these variants only")
+    add("--seeds", nargs="+", type=int, default=[], help="queue these seeds only")
+    add("--jobs", type=int, default=1, help="experiments at once (1)")
+    return made
+
+
+def _check(plans: Sequence[Plan], args: argparse.Namespace) -> None:
+    """What is to be queued only must be there: a slip would queue nothing, and say nothing."""
+    runs = [experiment.key for plan in plans for experiment in plan.experiments()]
+    for known, option in zip(zip(*runs, strict=True), ("rows", "variants", "seeds"), strict=True):
+        if wrong := [value for value in getattr(args, option) if value not in known]:
+            expected = ", ".join(map(str, dict.fromkeys(known)))
+            raise InputError(f"--{option}: no {wrong[0]} in these plans, expected {expected}")
+
+
+def _do(args: argparse.Namespace) -> None:
+    paths = args.plans or plan_files()
+    plans = [read_plan(path) for path in paths]
+    if args.do == "commands":
+        for path, plan in zip(paths, plans, strict=True):
+            write_text(path.with_suffix(".sh"), commands(plan))
+        return
+    repository = Repository(args.repo)
+    if args.do in ("run", "queue"):
+        if not args.plans:
+            raise InputError(f"{args.do}: no plan given, such as experiments/lambda.yaml")
+        _check(plans, args)
+        for plan in plans:
+            queue(plan, args.docs, repository, args.rows, args.variants, args.seeds)
+    if args.do == "queue":
+        return
+    from dgkd_core.machine import machine
+
+    where = args.machine or machine()
+    if args.do == "table":
+        table(plans, args.docs, repository, where)
+    elif failed := run(plans, args.docs, repository, where, args.jobs):
+        raise InputError(f"failed: {', '.join(failed)}; `dvc queue logs NAME` says why")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command; unusable input ends with one line and exit status 1."""
+    args = _parser().parse_args(arguments)
+    try:
+        _do(args)
+    except InputError as error:
+        sys.exit(f"sweeps: {error}")
+    except OSError as error:
+        sys.exit(f"sweeps: {error.filename or ''}: {error.strerror or error}")
+    except KeyboardInterrupt:
+        sys.exit("sweeps: stopped; DVC's workers go on until `dvc queue stop`")
+
+
+if __name__ == "__main__":
+    main()

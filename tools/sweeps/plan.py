@@ -1,0 +1,181 @@
+"""A plan: the runs of the chain that a table is made of, as YAML in experiments/."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from dgkd_core.errors import InputError, reason
+
+Values = dict[str, Any]  # what is laid over params.yaml: dotted key and value
+KEYS = ["row", "variant", "seed"]
+Key = tuple[str, str, int]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Row(_Part):
+    """What is compared: a method, or a value."""
+
+    name: str = Field(pattern=r"^[\w.-]+$")
+    title: str
+    variants: list[str] | None = None  # None: all of the plan
+    values: Values = Field(alias="set")
+
+
+class Plot(_Part):
+    """A figure of the table.
+
+    Attributes:
+        x: a column of the table, or a key of params.yaml that rows or variants set.
+        y: columns of the table; more than one is drawn as a line each.
+        lines: what else has a line of its own: each row (x goes along the variants), or each
+            variant (x goes along the rows).
+        scale: ``symlog`` is a logarithmic axis that holds zero.
+        reverse: x falls from left to right.
+    """
+
+    x: str
+    label: str
+    y: list[str] = Field(min_length=1)
+    lines: Literal["row", "variant"]
+    scale: Literal["linear", "log", "symlog"] = "linear"
+    reverse: bool = False
+
+
+class Plan(_Part):
+    """Every row in its variants with every seed.
+
+    Attributes:
+        name: the file's name without .yaml; names the experiments and the table.
+        base: what every row starts from, whatever params.yaml says.
+        baseline: the row that the others are compared with.
+        data: what the runs learned and were scored on, in words.
+        place: where it stands in docs/RESULTS.md, 1 first.
+    """
+
+    name: str
+    title: str
+    data: str
+    note: str = ""
+    seeds: list[int] = Field(min_length=1)
+    base: Values = {}
+    variants: dict[str, Values] = Field(min_length=1)
+    variant_titles: dict[str, str] = {}
+    rows: list[Row] = Field(min_length=1)
+    baseline: str
+    place: int = 99
+    plot: Plot | None = None
+
+    @model_validator(mode="after")
+    def _names(self) -> Plan:
+        rows = [row.name for row in self.rows]
+        if twice := sorted({name for name in rows if rows.count(name) > 1}):
+            raise ValueError(f"rows: {twice[0]} is there twice")
+        if self.baseline not in rows:
+            raise ValueError(f"baseline: no row {self.baseline}, expected {', '.join(rows)}")
+        named = {"variant_titles": list(self.variant_titles)}
+        named.update({row.name: row.variants or [] for row in self.rows})
+        for place, names in named.items():
+            if unknown := [name for name in names if name not in self.variants]:
+                known = ", ".join(self.variants)
+                raise ValueError(f"{place}: no variant {unknown[0]}, expected {known}")
+        return self
+
+    def variant_title(self, variant: str) -> str:
+        return self.variant_titles.get(variant, variant)
+
+    def experiments(self) -> Iterator[Experiment]:
+        """All runs: seed by seed, so that the first figures of every row come early."""
+        for seed in self.seeds:
+            for row in self.rows:
+                for variant in row.variants or self.variants:
+                    values = {**self.base, **self.variants[variant], **row.values}
+                    yield Experiment(self.name, row.name, variant, seed, values)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One run of the chain: ``values`` are laid over params.yaml."""
+
+    plan: str
+    row: str
+    variant: str
+    seed: int
+    values: Mapping[str, Any]
+
+    @property
+    def key(self) -> Key:
+        return self.row, self.variant, self.seed
+
+    @property
+    def name(self) -> str:
+        return f"{self.plan}.{self.row}.{self.variant}.s{self.seed}"
+
+    def command(self) -> list[str]:
+        """The DVC command that queues it."""
+        assignments = {"seed": self.seed, **self.values}
+        sets = [part for k, v in assignments.items() for part in ("-S", f"{k}={_word(v)}")]
+        return ["dvc", "exp", "run", "--queue", "--name", self.name, *sets]
+
+
+def _word(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, bool | type(None) | list) else str(value)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a readable YAML file ({reason(error)})") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: expected a plan with title, data, seeds, variants, rows")
+    return values
+
+
+def read_plan(path: Path) -> Plan:
+    """The plan in a YAML file: its own, or with ``extends`` what differs from another one.
+
+    A plan beside it is extended key by key; ``more_rows`` are added to its rows.
+
+    Raises:
+        InputError: it cannot be read, or is no plan.
+    """
+    values = _read(path)
+    if base := values.pop("extends", None):
+        values = {**_read(path.parent / str(base)), **values}
+    values["rows"] = [*(values.get("rows") or []), *(values.pop("more_rows", None) or [])]
+    try:
+        return Plan(name=path.stem, **values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        said = reason(ValueError(first["msg"].removeprefix("Value error, ")))
+        raise InputError(f"{path}: {place + ': ' if place else ''}{said}") from error
+    except TypeError as error:  # a key that is no text, or `name`
+        raise InputError(f"{path}: {reason(error)}") from error
+
+
+def commands(plan: Plan) -> str:
+    """The plan as a shell script: a ``dvc exp run --queue`` for every run."""
+    head = [
+        "#!/bin/sh",
+        f"# {plan.title}: all {len(list(plan.experiments()))} runs, for DVC's queue.",
+        f"# Made from {plan.name}.yaml by `python -m tools.sweeps commands`. `make sweeps` queues",
+        "# the same, but what is done already, runs it and writes the tables.",
+        "set -e",
+    ]
+    lines = [shlex.join(experiment.command()) for experiment in plan.experiments()]
+    return "\n".join([*head, *lines, "# dvc queue start -j 1", ""])
