@@ -30,6 +30,7 @@ given are those of params.yaml. Run from the project's root.
   inference  the student at several scales         cam     a batch of the cam stage
   depth      a batch of the depth stage            darken  the darken stage's pictures
   data       batches of training pictures alone
+  export     the segmenter on one picture: PyTorch, and its ONNX file in onnxruntime
 """
 EXAMPLES = """\
 examples:

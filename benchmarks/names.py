@@ -16,9 +16,10 @@ CASES: dict[str, tuple[str, ...]] = {
     "depth": ("",),
     "darken": ("", "in processes"),
     "data": ("first visit", "kept"),
+    "export": ("PyTorch", "onnxruntime"),
 }
 DRAW = "draw"  # not measured: the pictures that the others work on
-NO_PICTURES = ("pamr", "dist")
+NO_PICTURES = ("pamr", "dist", "export")
 SLOW = ", straightforward"  # of pamr's cases, where it is asked for
 
 

@@ -51,7 +51,15 @@ def _unpack(args: argparse.Namespace) -> None:
 def _predict(args: argparse.Namespace) -> None:
     from dgkd_core.deploy.predict import predict
 
-    skipped = predict(args.photos, args.model, args.out, args.device, args.batch, args.depth)
+    skipped = predict(
+        args.photos,
+        args.model,
+        args.out,
+        device=args.device,
+        batch=args.batch,
+        depth=args.depth,
+        overlays=args.overlay,
+    )
     if skipped:
         sys.exit(SKIPPED)
 
@@ -92,6 +100,9 @@ def _add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         type=Path,
         metavar="FOLDER",
         help="measured depth maps NAME.png, for a model of depth.model: given",
+    )
+    command.add_argument(
+        "--no-overlay", dest="overlay", action="store_false", help="masks and the table alone"
     )
     command.set_defaults(run=_predict)
 
@@ -211,6 +222,56 @@ def _add_convert(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     mxnet.set_defaults(run=_convert_mxnet)
 
 
+def _export(args: argparse.Namespace) -> None:
+    from dgkd_core.deploy.export import export
+
+    print(*export(args.model, args.out, args.format), sep="\n")
+
+
+def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser(
+        "export",
+        help="write a model's networks as ONNX or torch.export files",
+        description="Write a model's networks as files that need no dgkd, with a script beside "
+        "them that runs them on a photograph, and compare what they compute with the model. "
+        "Example: dgkd export -m artifacts/model -o night.onnx",
+    )
+    _add_model(command, "-m", "--model")
+    command.add_argument(
+        "--format",
+        choices=("onnx", "torch"),
+        default="onnx",
+        help="onnx (the default) for onnxruntime and others, torch for torch.export.load",
+    )
+    command.add_argument(
+        "-o", "--out", type=Path, required=True, metavar="FILE", help="NAME.onnx or NAME.pt2"
+    )
+    command.set_defaults(run=_export)
+
+
+def _serve(args: argparse.Namespace) -> None:
+    from dgkd_core.deploy.serve import serve
+
+    serve(args.model, args.host, args.port, args.device)
+
+
+def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser(
+        "serve",
+        help="a page on this machine: a dark photograph in, its segmentation out",
+        description="Show a model on a page in the browser, for this machine alone unless --host "
+        "says otherwise. Nothing is sent or fetched elsewhere. "
+        "Example: dgkd serve -m artifacts/model",
+    )
+    _add_model(command, "-m", "--model")
+    command.add_argument("--port", type=int, default=7860, help="7860 where none is given")
+    command.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: the network's, too"
+    )
+    _add_device(command)
+    command.set_defaults(run=_serve)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "dgkd", description="Weakly-supervised semantic segmentation in the dark."
@@ -229,6 +290,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_unpack(commands)
     _add_convert(commands)
     _add_predict(commands)
+    _add_export(commands)
+    _add_serve(commands)
     _add_info(commands)
     _add_doctor(commands)
     return parser

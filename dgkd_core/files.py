@@ -27,6 +27,16 @@ def _flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def flush(folder: Path) -> None:
+    """Have all that lies in a folder on the disk, where a power failure leaves it."""
+    for place in [*folder.rglob("*"), folder]:
+        if place.is_dir():
+            _flush_folder(place)
+            continue
+        with open(place, "rb+") as opened:
+            os.fsync(opened.fileno())
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Within the block trouble with writing names ``path``, which is to be, not its stand-in.
@@ -92,13 +102,9 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         try:
             yield part
             part.chmod(0o755)
-            for place in [*part.rglob("*"), part]:
-                if place.is_dir():
-                    _flush_folder(place)
-                    continue
-                place.chmod(0o644)
-                with open(place, "rb+") as opened:
-                    os.fsync(opened.fileno())
+            for place in part.rglob("*"):
+                place.chmod(0o755 if place.is_dir() else 0o644)
+            flush(part)
             if path.exists():
                 os.rename(path, old)
             os.rename(part, path)

@@ -238,6 +238,11 @@ class Depth(_Section):
 class _Training(_Section):
     iterations: Count = Field(description="training steps")
     batch: int = Field(ge=2, description="pictures a step, over all processes together")
+    validations: int = Field(
+        ge=0,
+        description="scores on val on the way, evenly spread, for the curve; the one at the end "
+        "comes on top",
+    )
     crop: int = Field(ge=32, le=2048, description="side of the square crop, pixels")
     scale: tuple[Scale, Scale] = Field(
         description="random resize factor before the crop, uniform in this range"

@@ -8,6 +8,7 @@ from pathlib import Path
 _NEEDED = (
     *("torch", "torchvision", "timm", "transformers", "diffusers", "safetensors", "pydantic"),
     *("ruamel.yaml", "PIL", "numpy", "scipy", "defusedxml", "pycocotools", "tqdm", "jinja2"),
+    "dvclive",
 )
 
 

@@ -9,13 +9,14 @@ from torch import nn
 
 from dgkd_core import world
 from dgkd_core.data.samples import Crops, training_batches
-from dgkd_core.evaluation.inference import Protocol, View, score
+from dgkd_core.evaluation.inference import Protocol, Result, View, score
 from dgkd_core.files import write_metrics
 from dgkd_core.models.network import Network, Segmenter
 from dgkd_core.models.registry import Spec, save_model
 from dgkd_core.stage import ARTIFACTS
 from dgkd_core.state import State
-from dgkd_core.training.loop import Recipe, Step, train, write_curve
+from dgkd_core.training.live import live_curve
+from dgkd_core.training.loop import Recipe, Step, Validation, train
 
 
 def train_and_score(
@@ -47,28 +48,41 @@ def train_and_score(
     Returns:
         the curve, as `dgkd_core.training.loop.train` gives it.
     """
-    manifest = crops.manifest
-    curve = train(
-        stage,
-        step,
-        training_batches(crops, section.batch, section.iterations, where),
-        [model, *beside],
-        Recipe.of(section),
-        where,
-        pretrained,
-        state,
-        compiled,
-    )
-    if world.first():
-        save_model(Path(ARTIFACTS, folder), model, spec)
-        write_curve(f"metrics/curves/{stage}.csv", curve)
-    truth = Path(ARTIFACTS, "prepare", "masks_val.zip")
-    label, journal = f"{stage}, val", state.journal("val")
-    result = score(model, manifest, truth, view, Protocol(), where, label, journal)
+    manifest, truth = crops.manifest, Path(ARTIFACTS, "prepare", "masks_val.zip")
+    has_truth = any(view.store.has(truth, f"{entry.id}.png") for entry in manifest.split("val"))
+
+    def scored(label: str) -> Result:
+        journal = state.journal("val")
+        return score(model, manifest, truth, view, Protocol(), where, label, journal)
+
+    def miou_after(step: int) -> dict[str, float]:
+        miou = world.tell(scored(f"{stage}, val after step {step}").confusion.miou())
+        return {"miou": miou} if miou == miou else {}
+
+    with live_curve(stage) as tell:
+        curve = train(
+            stage,
+            step,
+            training_batches(crops, section.batch, section.iterations, where),
+            [model, *beside],
+            Recipe.of(section),
+            where,
+            pretrained,
+            state,
+            compiled,
+            tell,
+            Validation(section.validations, miou_after) if has_truth else None,
+        )
+        if world.first():
+            save_model(Path(ARTIFACTS, folder), model, spec)
+        result = scored(f"{stage}, val")
+        miou = result.confusion.miou()
+        if miou == miou:
+            tell({"step": section.iterations, "miou": miou})
     if not world.first():
         return curve
     write_metrics(f"metrics/{stage}.json", {"val": result.metrics(manifest.classes)})
-    light, miou = "dark" if view.dark else "normal", result.confusion.miou()
+    light = "dark" if view.dark else "normal"
     print(
         f"{stage}: the {folder}'s mIoU is {miou:.2f} on {light} val"
         if miou == miou

@@ -27,7 +27,8 @@ from dgkd_core.sections import Params
 from dgkd_core.stage import ARTIFACTS, run
 from dgkd_core.state import State
 from dgkd_core.training.adapt import adaptation_step, freeze_what_nothing_reads
-from dgkd_core.training.loop import Recipe, train, write_curve
+from dgkd_core.training.live import live_curve
+from dgkd_core.training.loop import Recipe, Tell, train
 
 PREPARED, DARK = Path(ARTIFACTS, "prepare"), Path(ARTIFACTS, "darken", "dark.zip")
 
@@ -61,10 +62,8 @@ def agreement(
     }
 
 
-def adapt(
-    params: Params, state: State, where: torch.device
-) -> tuple[Any, Any, Any, list[dict[str, float]]]:
-    """The adapted DPT, the original, their processor and the curve of the training."""
+def adapt(params: Params, state: State, where: torch.device, tell: Tell) -> tuple[Any, Any, Any]:
+    """The adapted DPT, the original and their processor."""
     section = params.depth.adapt
     entries = with_twin(read_manifest(PREPARED).split("train"))
     if not entries:
@@ -86,24 +85,23 @@ def adapt(
     recipe = Recipe(count, "adamw", section.lr, 0.0, 0.9, min(20, count // 10), 1.0, 0.0)
     batches = training_batches(twins, section.batch, count, where, twins_by_shape)
     step = adaptation_step(model, original)
-    curve = train("depth_adapt", step, batches, [model], recipe, where, state=state)
-    return model, original, processor, curve
+    train("depth_adapt", step, batches, [model], recipe, where, state=state, tell=tell)
+    return model, original, processor
 
 
 def depth_adapt(params: Params, state: State) -> None:
     wanted = params.depth.adapt.iterations > 0
-    curve: list[dict[str, float]] = []
     metrics: dict[str, Any] = {}
-    if wanted:
-        where = start(params, "depth_adapt")
-        model, original, processor, curve = adapt(params, state, where)
+    with live_curve("depth_adapt") as tell:
+        if wanted:
+            where = start(params, "depth_adapt")
+            model, original, processor = adapt(params, state, where, tell)
     if not world.first():
         return
     with atomic_folder(Path(ARTIFACTS, "depth_adapted")) as folder:
         if wanted:
             save_dpt(model, processor, folder)
         write_json(folder / "source.json", {"adapted": wanted})
-    write_curve("metrics/curves/depth_adapt.csv", curve)
     if wanted:
         correlation = agreement(model, original, processor, params, where)
         told = " and ".join(f"{value:.2f} {name}" for name, value in correlation.items())

@@ -28,7 +28,8 @@ from dgkd_core.progress import Progress
 from dgkd_core.sections import Params
 from dgkd_core.stage import ARTIFACTS, run
 from dgkd_core.state import State
-from dgkd_core.training.loop import Recipe, train, write_curve
+from dgkd_core.training.live import live_curve
+from dgkd_core.training.loop import Recipe, Tell, train
 
 
 def draw(params: Params, split: str, count: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -43,7 +44,7 @@ def draw(params: Params, split: str, count: int) -> tuple[list[np.ndarray], list
     return pictures, depths
 
 
-def train_on_scenes(params: Params, folder: Path, state: State) -> dict[str, float]:
+def train_on_scenes(params: Params, folder: Path, state: State, tell: Tell) -> dict[str, float]:
     section, where = params.depth_model, start(params, "depth_model")
     model, processor = small_dpt(section.size, section.width)
     pictures, depths = draw(params, "train", section.pictures)
@@ -67,8 +68,7 @@ def train_on_scenes(params: Params, folder: Path, state: State) -> dict[str, flo
         return {"depth": gradient_loss(predicted[:, 0], batch["y"])}
 
     recipe = Recipe(section.iterations, "adamw", section.lr, 0.0, 0.9, 20, 1.0, 0.01)
-    curve = train("depth_model", step, batches, [model], recipe, where, state=state)
-    write_curve("metrics/curves/depth_model.csv", curve)
+    train("depth_model", step, batches, [model], recipe, where, state=state, tell=tell)
     save_dpt(model, processor, folder)
     pictures, depths = draw(params, "held-out", section.held_out)
     guesses = [estimate(model, processor, [picture], where)[0] for picture in pictures]
@@ -78,18 +78,16 @@ def train_on_scenes(params: Params, folder: Path, state: State) -> dict[str, flo
 def depth_model(params: Params, state: State) -> None:
     source = params.depth.model
     local = resolve(source)
-    with atomic_folder(Path(ARTIFACTS, "depth_model")) as folder:
+    with live_curve("depth_model") as tell, atomic_folder(Path(ARTIFACTS, "depth_model")) as folder:
         metrics: dict[str, float] = {}
         if source == "scenes":
-            metrics = train_on_scenes(params, folder, state)
+            metrics = train_on_scenes(params, folder, state, tell)
         elif source not in ("given", "gradient"):
             is_local = local.is_dir()
             pin = params.depth.revision
             model, processor = load_dpt(local if is_local else source, is_local, pin)
             save_dpt(model, processor, folder)
         write_json(folder / "source.json", {"model": source})
-    if source != "scenes":
-        write_curve("metrics/curves/depth_model.csv", [])
     write_metrics("metrics/depth_model.json", metrics)
 
 

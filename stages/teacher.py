@@ -19,7 +19,7 @@ from dgkd_core.paths import resolve
 from dgkd_core.sections import Params
 from dgkd_core.stage import ARTIFACTS, run
 from dgkd_core.state import State
-from dgkd_core.training.loop import write_curve
+from dgkd_core.training.live import live_curve
 from dgkd_core.training.weak import AuxiliaryClassifier, freeze, teacher_step
 
 
@@ -37,7 +37,8 @@ def take_over(folder: Path, pin: str | None, manifest: Manifest) -> None:
             f"network for {', '.join(manifest.classes)}"
         )
     save_model(Path(ARTIFACTS, "teacher"), model, spec)
-    write_curve("metrics/curves/teacher.csv", [])
+    with live_curve("teacher"):
+        pass  # without a row
     write_metrics("metrics/teacher.json", {})
     print(f"teacher: taken from {folder}, not trained")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 import shutil
@@ -52,6 +53,20 @@ def copy_project(target: Path) -> Path:
     (target / "presets/tiny.yaml").write_text(TINY)
     subprocess.run([sys.executable, "-m", "dgkd_core", "preset", "tiny"], cwd=target, check=True)
     return target
+
+
+def read_live(folder: Path, stage: str) -> dict[str, dict[int, float]]:
+    """What a stage's live files hold: values by step, by the file's name (``loss/cls``, ``lr``)."""
+    place = folder / "metrics/live" / stage / "plots/metrics"
+    found = {}
+    for file in sorted(place.rglob("*.tsv")):
+        with open(file) as opened:
+            header, *rows = csv.reader(opened, delimiter="\t")
+        assert header == ["step", file.stem]
+        name = file.relative_to(place).with_suffix("").as_posix()
+        found[name] = {int(step): float(value) for step, value in rows}
+        assert len(found[name]) == len(rows)  # no step twice
+    return found
 
 
 def environment(**variables: str) -> dict[str, str]:

@@ -36,7 +36,6 @@ from dgkd_core.journal import Journal
 from dgkd_core.models.depth import save_dpt, small_dpt
 from dgkd_core.models.registry import Spec, build, save_model
 from dgkd_core.presets import apply_preset
-from dgkd_core.training.loop import write_curve
 
 Write = Callable[[], object]
 Writer = Callable[[Path, int], Write]
@@ -126,10 +125,6 @@ def _archive(place: Path, size: int) -> Write:
     return lambda: unpack(source, place / "out", "any")
 
 
-def _rows(count: int) -> list[dict[str, float]]:
-    return [{"step": i, "lr": 0.1} for i in range(count)]
-
-
 WRITERS: dict[str, tuple[Writer, str]] = {
     "text": (lambda p, n: lambda: write_text(p / "x.txt", "x" * 3000 * n), "x.txt"),
     "json": (lambda p, n: lambda: write_json(p / "x.json", list(range(1000 * n))), "x.json"),
@@ -137,7 +132,6 @@ WRITERS: dict[str, tuple[Writer, str]] = {
         lambda p, n: lambda: write_metrics(p / "x.json", dict.fromkeys(range(500 * n), 1.0)),
         "x.json",
     ),
-    "curve": (lambda p, n: lambda: write_curve(p / "x.csv", _rows(500 * n)), "x.csv"),
     "manifest": (_manifest, "manifest.csv"),
     "pack": (_pack, "x.zip"),
     "tensors": (_tensors, "x.safetensors"),

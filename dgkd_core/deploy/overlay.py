@@ -24,7 +24,7 @@ def _borders(mask: np.ndarray) -> np.ndarray:
     return differs & (mask > 0)
 
 
-def _veiled(bright: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def veiled(bright: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """(H, W, 3) uint8: the photograph with each class in a veil of its colour and a border."""
     colours = colour_mask(mask)
     shown = mask > 0
@@ -49,7 +49,7 @@ def overlay(rgb: np.ndarray, mask: np.ndarray, classes: Sequence[str]) -> bytes:
     size = max(1, round(width * scale)), max(1, round(height * scale))
     bright = Image.fromarray(expose_8bit(rgb, "gain")).resize(size, Image.Resampling.BICUBIC)
     large = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
-    drawn = Image.fromarray(_veiled(np.asarray(bright), large))
+    drawn = Image.fromarray(veiled(np.asarray(bright), large))
     counts = np.bincount(mask.reshape(-1), minlength=len(classes) + 1)
     found = [i for i in np.argsort(-counts, kind="stable").tolist() if i and counts[i]]
     names = [f"{classes[i - 1]} {100 * counts[i] / mask.size:.1f} %" for i in found]

@@ -65,10 +65,10 @@ def infer(
     Returns:
         masks (N, C+1, H, W) and probabilities (N, C).
     """
-    n, size = len(image), image.shape[-2:]
+    n, size = image.shape[0], image.shape[-2:]
     masks = probabilities = None
     for scale in scales:
-        scaled = [max(16, round(side * scale)) for side in size]
+        scaled = [torch.sym_max(16, round(side * scale)) for side in size]
         x = image if list(size) == scaled else _resized(image, scaled)
         d = depth if depth is None or list(size) == scaled else _resized(depth, scaled)
         if flip:
@@ -88,7 +88,7 @@ def infer(
     return masks / len(scales), probabilities
 
 
-def _resized(x: Tensor, size: Sequence[int]) -> Tensor:
+def _resized(x: Tensor, size: Sequence[Any]) -> Tensor:
     return F.interpolate(x, tuple(size), mode="bilinear", align_corners=False, antialias=True)
 
 

@@ -33,8 +33,10 @@ class ToneCurve(nn.Module):
         """How much each piece rises, (N, pieces), positive, summing to one."""
         luma = (image * image.new_tensor(_LUMA)[:, None, None]).sum(1).flatten(1)
         # a sorted copy: torch.quantile has no deterministic or half-precision form everywhere
-        ranks = [round(q * (luma.shape[1] - 1)) for q in _QUANTILES]
-        return self.predict(luma.sort(1).values[:, ranks]).softmax(1)
+        # one by one: a list of ranks would be frozen at the size that an export is traced with
+        ordered, last = luma.sort(1).values, luma.shape[1] - 1
+        quantiles = torch.stack([ordered[:, round(q * last)] for q in _QUANTILES], 1)
+        return self.predict(quantiles).softmax(1)
 
     def forward(self, image: Tensor) -> Tensor:
         """(N, 3, H, W) in [0, 1] to the same shape and range."""

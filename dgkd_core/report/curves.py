@@ -1,4 +1,4 @@
-"""The curves that training stages leave, whatever wrote them."""
+"""The curves that training stages leave, and other tables."""
 
 from __future__ import annotations
 
@@ -43,19 +43,11 @@ def numbers(path: Path, table: pd.DataFrame, x: str, y: str, name: str | None = 
 def read_curves(stage: str, metrics: Path) -> list[Series]:
     """All curves of a training stage by step; none where it did not train.
 
-    They are DVCLive's files ``live/STAGE/plots/metrics/**.tsv``, losses and then what was scored,
-    or the columns of ``curves/STAGE.csv``.
+    They are DVCLive's files ``live/STAGE/plots/metrics/**.tsv``, losses and then what was scored.
     """
-    folder, columns = (
-        metrics / "live" / stage / "plots" / "metrics",
-        metrics / f"curves/{stage}.csv",
+    folder = metrics / "live" / stage / "plots" / "metrics"
+    found = (
+        numbers(path, read_table(path, "\t"), "step", path.stem)
+        for path in sorted(folder.rglob("*.tsv"), key=lambda path: path.as_posix())
     )
-    if columns.exists():
-        table = read_table(columns)
-        found = [numbers(columns, table, "step", name) for name in table.columns if name != "step"]
-    else:
-        found = [
-            numbers(path, read_table(path, "\t"), "step", path.stem)
-            for path in sorted(folder.rglob("*.tsv"), key=lambda path: path.as_posix())
-        ]
     return [series for series in found if series.x]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
@@ -18,7 +17,6 @@ from torch.nn.utils import get_total_norm
 from dgkd_core import interrupt, world
 from dgkd_core.device import RandomStates, random_states, set_random_states
 from dgkd_core.errors import InputError
-from dgkd_core.files import write_text
 from dgkd_core.interrupt import Interrupted
 from dgkd_core.progress import Progress
 from dgkd_core.state import State
@@ -29,6 +27,8 @@ SMALLEST_SCALE = 2.0**-16  # of the loss in float16; it begins at 2**16 and halv
 Batch = dict[str, Tensor]
 Losses = dict[str, Tensor]
 Step = Callable[[Batch, int], Losses]
+Row = Mapping[str, float]  # of a curve: step, and values by name
+Tell = Callable[[Row], None]
 
 
 @dataclass(frozen=True)
@@ -179,6 +179,7 @@ class _Run:
             **{f"module_{i}": module for i, module in enumerate(modules)},
         }
         self.step = 0
+        self.scored = 0  # the last step after which it was scored
         self.curve: list[dict[str, float]] = []
         self.sums: dict[str, Tensor] = {}
 
@@ -186,6 +187,7 @@ class _Run:
         """What the first process is to save; all of them call this."""
         return {
             "step": self.step,
+            "scored": self.scored,
             "curve": self.curve,
             "sums": world.collect({name: value.cpu() for name, value in self.sums.items()}),
             "random": random_states(device),
@@ -195,13 +197,45 @@ class _Run:
     def take(self, content: Mapping[str, Any], device: torch.device) -> None:
         for name, part in self.parts.items():
             part.load_state_dict(content[name])
-        self.step, self.curve = content["step"], content["curve"]
+        self.step, self.scored = content["step"], content["scored"]
+        self.curve = content["curve"]
         sums = content["sums"]  # each process's; as many as now get them back, others a mean
         mine = [sums[world.rank()]] if len(sums) == world.size() else sums
         self.sums = {
             name: torch.stack([each[name] for each in mine]).mean(0).to(device) for name in sums[0]
         }
         set_random_states(content["random"], device)
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Scores of the network on the way.
+
+    Args:
+        times: how many, evenly spread; none at the end, where the stage scores what it has made.
+        score: the network's named scores after a step; all processes call it and get the same.
+    """
+
+    times: int
+    score: Callable[[int], Mapping[str, float]]
+
+    def steps(self, iterations: int) -> set[int]:
+        """After which steps."""
+        evenly = {round(iterations * k / (self.times + 1)) for k in range(1, self.times + 1)}
+        return evenly - {0, iterations}
+
+
+@contextmanager
+def _evaluating(modules: Sequence[nn.Module], device: torch.device) -> Iterator[None]:
+    """Modules in evaluation mode; after the block modes and random states are what they were."""
+    modes = [(layer, layer.training) for module in modules for layer in module.modules()]
+    drawn = random_states(device)
+    for module in modules:
+        module.eval()
+    yield
+    for layer, training in modes:
+        layer.training = training
+    set_random_states(drawn, device)
 
 
 def train(
@@ -214,6 +248,8 @@ def train(
     pretrained: Iterable[nn.Parameter] = (),
     state: State | None = None,
     compiled: bool = False,
+    tell: Tell | None = None,
+    validation: Validation | None = None,
 ) -> list[dict[str, float]]:
     """Train ``modules`` for ``recipe.iterations`` steps.
 
@@ -228,9 +264,12 @@ def train(
             that finds itself there goes on, and ends with the same bytes.
         compiled: put the step through torch.compile: the first one takes minutes, and other random
             numbers are drawn.
+        tell: gets every row of the curve at once, first those of a run that goes on.
+        validation: scores on the way; they change nothing of what is trained.
 
     Returns:
-        the curve: about a hundred rows of step, learning rate and mean losses since the last row.
+        the curve: about a hundred rows of step, learning rate and mean losses since the last row,
+        and between them rows of step and scores.
 
     Raises:
         InputError: a loss or a gradient became non-finite, the last good state stays; or
@@ -270,7 +309,30 @@ def train(
     left = recipe.iterations - run.step
     source = islice(batches(run.step), left) if left else []
     progress = Progress(source, label, recipe.iterations, done=run.step, stops=False)
+    latest: dict[str, dict[str, float]] = {"scores": {}, "losses": {}}
+
+    def show(row: Row) -> None:
+        if tell is not None:
+            tell(row)
+        values = {name: value for name, value in row.items() if name not in ("step", "lr")}
+        latest["losses" if "lr" in row else "scores"] = values
+        progress.note({**latest["scores"], **latest["losses"]})
+
+    def add(row: dict[str, float]) -> None:
+        run.curve.append(row)
+        show(row)
+
+    for row in run.curve:
+        show(row)
+    to_score = validation.steps(recipe.iterations) if validation is not None else set()
     for i, batch in enumerate(progress, run.step):
+        if validation is not None and i in to_score and run.scored < i:
+            save()  # whatever ends the scoring, it goes on with these weights
+            with _evaluating(modules, device):
+                scores = validation.score(i)
+            run.scored = i
+            if scores:
+                add({"step": i, **scores})
         batch = {key: _send(value, device) for key, value in batch.items()}
         drawn = random_states(device) if device.type == "cpu" else {}
         optimizer.zero_grad(set_to_none=True)  # before the forward pass, which needs the memory
@@ -297,8 +359,7 @@ def train(
             means = {name: value / count for name, value in sums.items()}
             watch.check()
             _check_scale(scaler, run.step)
-            run.curve.append({"step": run.step, "lr": rate, **means})
-            progress.note(means)
+            add({"step": run.step, "lr": rate, **means})
             run.sums = {}
         asked, due = world.tell((interrupt.asked(), state is not None and state.due()))
         if asked or due or run.step == recipe.iterations:
@@ -337,10 +398,3 @@ def _check_scale(scaler: torch.amp.GradScaler, step: int) -> None:
             f"step {step}: the gradient of the losses' sum is not finite at any loss scale down to "
             f"{SMALLEST_SCALE:.1g}; a smaller lr or a longer lr_warmup usually helps"
         )
-
-
-def write_curve(path: str | Path, curve: Sequence[Mapping[str, float]]) -> None:
-    """Write a curve as CSV: step, lr, then the losses by name; six significant digits."""
-    names = ["step", "lr", *sorted({name for row in curve for name in row} - {"step", "lr"})]
-    table = pd.DataFrame(list(curve), columns=names)
-    write_text(path, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))

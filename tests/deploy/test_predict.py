@@ -87,6 +87,13 @@ def test_a_photograph_gives_a_mask_an_overlay_and_a_row(run: Run, whole: Path) -
     assert row["notes"] == ["shrunk to a long side of 64"]
 
 
+def test_without_overlays(run: Run) -> None:
+    photo("a.png")
+    assert run("a.png", "--no-overlay")[0] == 0
+    assert files() == {"a.png", "predictions.json"}
+    assert "overlay" not in table()["photographs"][0]
+
+
 def test_twice_the_same_bytes(run: Run) -> None:
     for index in range(4):
         photo(f"in/{index}.jpg", index)

@@ -88,22 +88,15 @@ def left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     for stage in ("cam", "refine"):
         _table(f"metrics/sweep/{stage}.csv", "threshold,miou", "0.01,40.5", "0.5,70", "0.95,20")
-    steps = range(4, 404, 4)
-    _table(
-        "metrics/curves/teacher.csv",
-        "step,lr,cls,mask",
-        *(f"{i},{1e-3 * (404 - i) / 400:.6g},{9 / i:.6g},{i if i > 99 else ''}" for i in steps),
-    )
-    _table(
-        "metrics/live/distill/plots/metrics/loss/kd_map.tsv",
-        "step\tkd_map",
-        *(f"{i}\t{40 / i:.6g}" for i in steps),
-    )
-    _table(
-        "metrics/live/distill/plots/metrics/loss/kd_deep.tsv",
-        "step\tkd_deep",
-        *(f"{i}\t{30 / i:.6g}" for i in steps),
-    )
+    for curve, value in {
+        "teacher/plots/metrics/lr": lambda step: 1e-3 * (404 - step) / 400,
+        "teacher/plots/metrics/loss/cls": lambda step: 9 / step,
+        "teacher/plots/metrics/val/miou": lambda step: 70 - 200 / step,
+        "distill/plots/metrics/loss/kd_map": lambda step: 40 / step,
+        "distill/plots/metrics/loss/kd_deep": lambda step: 30 / step,
+    }.items():
+        rows = (f"{step}\t{value(step):.6g}" for step in range(4, 404, 4))
+        _table(f"metrics/live/{curve}.tsv", f"step\t{Path(curve).name}", *rows)
     return tmp_path
 
 

@@ -141,7 +141,6 @@ def test_a_run_without_daylight_or_curves_or_some_classes(page: Page) -> None:
     table = Path("metrics/per_class.csv")
     rows = [row for row in table.read_text().splitlines() if "normal" not in row]
     table.write_text("\n".join(re.sub(r"(dark,.*cat.*),.*", r"\1,", row) for row in rows) + "\n")
-    shutil.rmtree("metrics/curves")
     shutil.rmtree("metrics/live")
     found = page()
     assert "Teacher, normal val" not in found
@@ -150,6 +149,16 @@ def test_a_run_without_daylight_or_curves_or_some_classes(page: Page) -> None:
     assert 'id="training"' not in found
     assert "#training" not in found
     assert "<td>–</td>" in found
+
+
+def test_curves_stand_in_the_order_of_their_interest_and_alike_ones_together(page: Page) -> None:
+    titles = re.findall(r"<figcaption><strong>(.+)</strong>", page())
+    assert titles == [
+        "mIoU of the class maps on val, %",
+        *("mIoU on val, %", "loss of the classes", "learning rate"),
+        "distance from the teacher (DIST)",
+    ]
+    assert page().count("<polyline") == 2 + 3 + 2
 
 
 def test_test_sets_are_shown(page: Page) -> None:
@@ -175,7 +184,7 @@ def test_test_sets_are_shown(page: Page) -> None:
         ("metrics/per_class.csv", ""),
         ("metrics/sweep/cam.csv", "threshold,mIoU\n1,2\n"),
         ("metrics/sweep/refine.csv", "threshold,miou\n0.1,high\n"),
-        ("metrics/curves/teacher.csv", "step,lr\none,2\n"),
+        ("metrics/live/teacher/plots/metrics/loss/cls.tsv", "step\tcls\none\t2\n"),
         ("metrics/live/distill/plots/metrics/loss/kd_map.tsv", "epoch\tkd_map\n1\t2\n"),
         ("artifacts/evaluate/sheet.png", "no picture"),
         ("presets/scenes.yaml", "seed: x\n"),

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from ruamel.yaml import YAML
-from support import one_line
+from support import one_line, read_live
 
 from dgkd_core.data import scenes
 from dgkd_core.data.manifest import read_manifest
@@ -161,6 +161,9 @@ def test_no_mask_at_all(
     run_stages(*UP_TO_DEPTH, "teacher", "distill", "cam")
     said = capsys.readouterr().out
     assert "prepare: no val picture has a mask: nothing is scored" in said
+    assert "val after step" not in said
+    for stage in ("teacher", "distill"):
+        assert "val/miou" not in read_live(project, stage)
     assert "teacher: no normal val picture has a mask, the teacher is not scored" in said
     assert "cam: no val picture has a mask, the class maps are not scored" in said
     choose()

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support import one_line
+from support import one_line, read_live
 
 from dgkd_core.data.manifest import read_manifest, write_manifest
 from dgkd_core.data.pack import Pack, write_pack
@@ -81,7 +81,8 @@ def test_off_it_says_so_and_depth_is_by_the_dpt_as_it_was(with_dpt: None, run_st
     assert [path.name for path in ADAPTED.iterdir()] == ["source.json"]
     assert json.loads((ADAPTED / "source.json").read_text()) == {"adapted": False}
     assert _metrics() == {}
-    assert Path("metrics/curves/depth_adapt.csv").read_text() == "step,lr\n"
+    (live,) = (path for path in Path("metrics/live/depth_adapt").rglob("*") if path.is_file())
+    assert (live.name, live.read_text()) == ("metrics.json", "{}\n")
     off = Path("artifacts/depth/depth.zip").read_bytes()
     apply_preset("tiny", ["depth.batch=1", "depth.adapt.lr=0.1"])
     run_stages("depth_adapt", "depth")
@@ -108,9 +109,9 @@ def test_on_depth_is_by_the_adapted_dpt_the_same_every_time(
     metrics, folder = _metrics(), sha256(ADAPTED)
     assert metrics["train_pictures"] == 10
     assert set(metrics["val"]["rank_correlation"]) == {"before", "after"}  # type: ignore[index]
-    rows = Path("metrics/curves/depth_adapt.csv").read_text().splitlines()
-    assert rows[0] == "step,lr,depth,gradient"
-    assert len(rows) == 4
+    curve = read_live(Path(), "depth_adapt")
+    assert set(curve) == {"lr", "loss/depth", "loss/gradient"}
+    assert all(list(values) == [1, 2, 3] for values in curve.values())
     run_stages("depth_adapt")
     assert (_metrics(), sha256(ADAPTED)) == (metrics, folder)
     apply_preset("tiny", [*ON, "seed=1"])

@@ -15,6 +15,8 @@ from typing import Any
 import _train
 import pytest
 import torch
+from dvclive import Live
+from dvclive.plots import Metric
 from forked import Workplace, at_call, bytes_below, forked, kill_me, same_bytes
 
 from dgkd_core import journal as journal_module
@@ -40,9 +42,19 @@ def half_a_state() -> None:
     torch.save = torn
 
 
+def half_a_row() -> None:
+    """Killed while it writes a row of the curve: some of its values are there, the last is torn."""
+    files = Path("metrics/live").rglob("*.tsv")
+    last = max(files, key=lambda file: file.stat().st_mtime_ns)
+    last.write_bytes(last.read_bytes()[:-3])
+    kill_me()
+
+
 def killers(rng: random.Random) -> list[tuple[str, Kill]]:
     """Ways to be killed while training goes on, then ways to be killed after it."""
     a, b, c, d, e, f = (rng.randint(1, 3) for _ in range(6))
+    g = rng.randint(1, 20)
+    g, h = rng.randint(1, 30), rng.randint(1, 2)
     rename = partial(at_call, os, "replace", 1, kill_me)
     schedule = torch.optim.lr_scheduler.LambdaLR
     during: list[tuple[str, Kill]] = [
@@ -55,6 +67,10 @@ def killers(rng: random.Random) -> list[tuple[str, Kill]]:
             partial(at_call, loop._Watch, "see_gradient", b, kill_me),
         ),
         (f"step {c}, after the optimizer", partial(at_call, schedule, "step", c + 1, kill_me)),
+        (f"row {g}, half written", partial(at_call, Metric, "dump", g, half_a_row)),
+        (f"score {h}", partial(at_call, _train, "score", h, kill_me)),
+        (f"value {g} of the curve", partial(at_call, Metric, "dump", g, half_a_row, after=True)),
+        ("while it is scored on the way", partial(at_call, Journal, "put", 1, kill_me, after=True)),
         (f"state {d}, half written", partial(at_call, State, "save", d, half_a_state)),
         (f"state {e}, before its rename", partial(at_call, torch, "save", e, rename)),
         (f"state {f}, after it", partial(at_call, State, "save", f, kill_me, after=True)),
@@ -63,8 +79,9 @@ def killers(rng: random.Random) -> list[tuple[str, Kill]]:
     return [
         *during,
         ("before the model is written", partial(at_call, _train, "save_model", 1, kill_me)),
-        ("between model and curve", partial(at_call, _train, "write_curve", 1, kill_me)),
+        ("between model and score", partial(at_call, _train, "score", 1, kill_me)),
         ("while it is scored", partial(at_call, Journal, "put", 1, kill_me, after=True)),
+        ("before the curve's end", partial(at_call, Live, "end", 1, kill_me)),
         ("before the metrics", partial(at_call, _train, "write_metrics", 1, kill_me)),
         ("before the state is removed", partial(at_call, shutil, "rmtree", 1, kill_me)),
     ]

@@ -1,11 +1,9 @@
 """The loop: rates, groups, the curve, what it says when a loss explodes, and repeatability."""
 
-import csv
 import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -23,7 +21,6 @@ from dgkd_core.training.loop import (
     make_optimizer,
     parameter_groups,
     train,
-    write_curve,
 )
 
 CPU = torch.device("cpu")
@@ -289,25 +286,6 @@ def test_the_loss_that_exploded_first_is_named() -> None:
     batches = from_step([{}] * 450)
     with pytest.raises(InputError, match="kd_map"):
         train("toy", step, batches, [module], replace(RECIPE, iterations=450), CPU)
-
-
-def test_write_curve(tmp_path: Path) -> None:
-    rows = [
-        {"step": 100, "lr": 0.005, "mask": 1 / 3, "cls": 2.0},
-        {"step": 40_000, "lr": 1.2345678e-4, "cls": 0.25, "kd_map": 1e-9},
-    ]
-    write_curve(tmp_path / "c.csv", rows)
-    text = (tmp_path / "c.csv").read_text()
-    assert text == (
-        "step,lr,cls,kd_map,mask\n100,0.005,2,,0.333333\n40000,0.000123457,0.25,1e-09,\n"
-    )
-    with open(tmp_path / "c.csv") as file:
-        assert [row["cls"] for row in csv.DictReader(file)] == ["2", "0.25"]
-
-
-def test_write_curve_keeps_long_step_numbers(tmp_path: Path) -> None:
-    write_curve(tmp_path / "c.csv", [{"step": 1_234_567, "lr": 0.1, "cls": 1.0}])
-    assert (tmp_path / "c.csv").read_text().splitlines()[1].split(",")[0] == "1234567"
 
 
 # --- the order of the pictures -------------------------------------------------------------------

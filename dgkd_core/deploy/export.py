@@ -1,0 +1,431 @@
+"""The networks of a model folder as files that need no dgkd: ONNX, or torch.export's .pt2.
+
+The segmenter's graph does all that `dgkd_core.evaluation.inference` does with a picture that is
+exposed and the map that the DPT's graph gives: scales, flips, masks and class ids. What is left to
+do around the graphs is in the example that is written beside them.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import operator
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from dgkd_core.data.pictures import voc_palette
+from dgkd_core.data.samples import depth_batch, picture_batch
+from dgkd_core.data.scenes import render
+from dgkd_core.deploy.folder import DEPTH, Settings
+from dgkd_core.deploy.model import LARGEST, Model, load
+from dgkd_core.deploy.photographs import Photograph
+from dgkd_core.errors import InputError, reason
+from dgkd_core.evaluation.inference import Protocol, infer, run_loaded
+from dgkd_core.files import atomic_file, write_text
+from dgkd_core.imaging.depth_maps import gradient
+from dgkd_core.imaging.exposure import expose_8bit
+from dgkd_core.imaging.lowlight import darken_physical, picture_rng
+from dgkd_core.models.depth import network_inputs
+from dgkd_core.models.registry import Spec
+
+FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
+OPSET = 18  # the first whose Resize has antialias
+LEAST_SIDE, LARGEST_SIDE, MOST_PICTURES = 16, 4096, 64
+SIZES = ((1, 96, 128), (2, 131, 77))  # (N, H, W) that a graph is compared at
+# how far a graph may be from PyTorch: a probability, and the share of pixels with another class
+TOLERANCE, MOST_OTHERS = 1e-2, 1e-3
+METADATA = "dgkd"  # the key, in a file, of what it holds besides its graph, as JSON
+OUTPUTS = ("ids", "masks", "scores")
+
+Run = Callable[[Mapping[str, np.ndarray]], Sequence[np.ndarray]]
+
+
+class SegmenterGraph(nn.Module):
+    """Exposed pictures and depth to ``ids``, ``masks`` and ``scores``, as `Model.look` does it.
+
+    Args:
+        raw_depth: the map is a DPT's, of any range and size; else it is in [0, 1], of the
+            picture's size.
+    """
+
+    def __init__(
+        self, model: nn.Module, scales: Sequence[float], flip: bool, raw_depth: bool
+    ) -> None:
+        super().__init__()
+        self.model, self.scales, self.flip, self.raw_depth = model, scales, flip, raw_depth
+
+    def forward(self, image: Tensor, depth: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Run on pictures.
+
+        Args:
+            image: (N, 3, H, W) RGB in [0, 1], exposed.
+            depth: (N, 1, h, w), larger = nearer.
+
+        Returns:
+            ids (N, H, W) uint8, masks (N, C+1, H, W) and class probabilities (N, C).
+        """
+        if depth is not None:
+            depth = _coarse(_unit(depth, image.shape[-2:]) if self.raw_depth else depth)
+        masks, scores = infer(self.model, image, depth, self.scales, self.flip)
+        return masks.argmax(1).to(torch.uint8), masks, scores
+
+
+class DepthGraph(nn.Module):
+    """A DPT: normalised pictures (N, 3, S, S) to relative inverse depth (N, 1, s, s)."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.model(pixel_values=pixels).predicted_depth[:, None]
+
+
+def _unit(depth: Tensor, size: Sequence[int]) -> Tensor:
+    """What `estimate` and `to_unit` make of the DPT's map: of the picture's size, in [0, 1]."""
+    full = F.interpolate(depth, tuple(size), mode="bicubic", align_corners=False)
+    low, high = full.amin((-2, -1), keepdim=True), full.amax((-2, -1), keepdim=True)
+    span = high - low
+    return torch.where(span < 1e-12, torch.zeros_like(full), (full - low) / span.clamp(min=1e-12))
+
+
+def _coarse(depth: Tensor) -> Tensor:
+    """Depth in [0, 1] as `depth_as_stored` and `depth_batch` leave it."""
+    return ((depth * 65535).round() / 65535).half().float()
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A traced network: its inputs and outputs by name, and what is told of it in the file."""
+
+    program: ExportedProgram
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    about: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far graphs are from PyTorch: the largest difference, the share of other class ids."""
+
+    difference: float
+    others: float
+
+    def __str__(self) -> str:
+        same = 100 * (1 - self.others)
+        return (
+            f"probabilities within {self.difference:.1e}, {same:.3f} % of pixels of the same class"
+        )
+
+
+def _traced(graph: nn.Module, inputs: Sequence[Tensor], shapes: Sequence[Any]) -> ExportedProgram:
+    """The graph of what a network computes, without a word of the sources that it came from."""
+    with torch.no_grad():
+        program = torch.export.export(
+            graph.eval(),
+            tuple(inputs),
+            dynamic_shapes=tuple(shapes),
+            prefer_deferred_runtime_asserts_over_guards=True,  # some hold, but are not proven
+        )
+    for module in program.graph_module.modules():
+        for node in getattr(module, "graph", torch.fx.Graph()).nodes:
+            for key in ("stack_trace", "nn_module_stack", "source_fn_stack", "from_node"):
+                node.meta.pop(key, None)
+    program.example_inputs = None
+    return program
+
+
+def segmenter_graph(segmenter: nn.Module, spec: Spec, settings: Settings) -> Graph:
+    """The segmenter's graph, whose axes N, H and W are free."""
+    height, width = 96, 80
+    raw = settings.depth == "dpt"
+    count = Dim("batch", min=1, max=MOST_PICTURES)
+    sides = [Dim(name, min=LEAST_SIDE, max=LARGEST_SIDE) for name in ("height", "width")]
+    inputs, shapes = [torch.rand(2, 3, height, width)], [{0: count, 2: sides[0], 3: sides[1]}]
+    if settings.depth != "off":
+        own = [Dim(f"depth_{side.__name__}", min=2, max=LARGEST_SIDE) for side in sides]
+        axes = own if raw else sides
+        inputs.append(torch.rand(2, 1, *((64, 48) if raw else (height, width))))
+        shapes.append({0: count, 2: axes[0], 3: axes[1]})
+    graph = SegmenterGraph(segmenter, settings.scales, settings.flip, raw)
+    about = {
+        "classes": ["background", *spec.classes],
+        "depth": settings.depth,
+        "exposure": spec.exposure,
+        "flip": settings.flip,
+        "invert": settings.depth_invert,
+        "long_side": settings.long_side or LARGEST,
+        "scales": list(settings.scales),
+    }
+    names = ("image", "depth")[: len(inputs)]
+    return Graph(_traced(graph, inputs, shapes), names, OUTPUTS, about)
+
+
+def depth_graph(model: Model) -> Graph | None:
+    """The DPT's graph with what a picture goes through before it; None where there is no DPT.
+
+    Raises:
+        InputError: its input is not of one size.
+    """
+    if model.dpt is None:
+        return None
+    network, processor = model.dpt
+    if processor.keep_aspect_ratio or processor.do_pad:
+        raise InputError(
+            f"{model.folder / DEPTH}: its input keeps the picture's aspect ratio, expected a depth "
+            f"model of one input size, since that is fixed in the exported graph"
+        )
+    side = processor.size["height"], processor.size["width"]
+    about = {
+        "exposure": model.settings.depth_exposure,
+        "height": side[0],
+        "width": side[1],
+        "resample": int(processor.resample),
+        "scale": processor.rescale_factor if processor.do_rescale else 1.0,
+        "mean": list(processor.image_mean) if processor.do_normalize else [0.0] * 3,
+        "std": list(processor.image_std) if processor.do_normalize else [1.0] * 3,
+    }
+    shape = {0: Dim("batch", min=1, max=MOST_PICTURES)}
+    program = _traced(DepthGraph(network), [torch.rand(2, 3, *side)], [shape])
+    return Graph(program, ("pixels",), ("depth",), about)
+
+
+def as_onnx(graph: Graph) -> bytes:
+    """An ONNX file's content."""
+    import onnx
+    from onnxscript import opset18
+
+    def rounded(number: Any, digits: None = None) -> Any:  # half to even, as Python's
+        return opset18.Cast(opset18.Round(number), to=onnx.TensorProto.INT64)
+
+    with warnings.catch_warnings(action="ignore"):  # of the exporter's own deprecations
+        made = torch.onnx.export(
+            graph.program,
+            dynamo=True,
+            verbose=False,
+            opset_version=OPSET,
+            input_names=graph.inputs,
+            output_names=graph.outputs,
+            custom_translation_table={round: rounded},
+        )
+    assert made is not None
+    proto = made.model_proto
+    _strip(proto)
+    proto.metadata_props.add(key=METADATA, value=json.dumps(graph.about))
+    onnx.checker.check_model(proto, full_check=True)
+    content: bytes = proto.SerializeToString(deterministic=True)
+    return content
+
+
+def _strip(proto: Any) -> None:
+    """Take out what tells of the machine and the sources, and give the axes their names."""
+    axes = [dim.dim_param for dim in proto.graph.input[0].type.tensor_type.shape.dim]
+    names = {axes[0]: "batch", **dict(zip(axes[2:], ("height", "width"), strict=True))}
+    if len(proto.graph.input) > 1:
+        own = [dim.dim_param for dim in proto.graph.input[1].type.tensor_type.shape.dim[2:]]
+        for axis, name in zip(own, ("depth_height", "depth_width"), strict=True):
+            names.setdefault(axis, name)
+    for value in (*proto.graph.input, *proto.graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_param = names[dim.dim_param]
+    del proto.graph.value_info[:], proto.metadata_props[:], proto.graph.metadata_props[:]
+    parts = (*proto.graph.input, *proto.graph.output, *proto.graph.initializer, *proto.graph.node)
+    for part in parts:
+        del part.metadata_props[:]
+        part.doc_string = ""
+
+
+def _spell_out(program: ExportedProgram) -> None:
+    """Say ceil and round of a size, which torch does not write to a file, in operations it does."""
+    graph = program.graph_module.graph
+
+    def emit(operation: Callable[..., Any], *operands: Any) -> torch.fx.Node:
+        node = graph.call_function(operation, operands)
+        values = (o.meta["val"] if isinstance(o, torch.fx.Node) else o for o in operands)
+        node.meta["val"] = operation(*values)
+        return node
+
+    for node in [node for node in graph.nodes if node.target in (math.ceil, round)]:
+        number = node.args[0]
+        with graph.inserting_before(node):
+            if node.target is math.ceil:
+                down = emit(torch.sym_int, number)
+                above = emit(operator.lt, down, number)
+                found = emit(torch.sym_ite, above, emit(operator.add, down, 1), down)
+            else:  # half to even, as Python's
+                half = emit(operator.add, number, 0.5)
+                up = emit(torch.sym_int, half)
+                odd = emit(operator.eq, emit(operator.mod, up, 2), 1)
+                tie = emit(operator.and_, emit(operator.eq, half, up), odd)
+                found = emit(torch.sym_ite, tie, emit(operator.sub, up, 1), up)
+        node.replace_all_uses_with(found)
+        graph.erase_node(node)
+    program.graph_module.recompile()
+
+
+def _as_torch(graph: Graph) -> bytes:
+    _spell_out(graph.program)
+    buffer, about = io.BytesIO(), json.dumps(graph.about)
+    with warnings.catch_warnings(action="ignore"):  # of its own archive's making
+        torch.export.save(graph.program, buffer, extra_files={METADATA: about})
+    return buffer.getvalue()
+
+
+def run_onnx(content: bytes | Path) -> Run:
+    """An ONNX file's graph as a function of NumPy arrays by name."""
+    import onnxruntime
+
+    source = content if isinstance(content, bytes) else str(content)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    return lambda inputs: session.run(None, dict(inputs))
+
+
+def run_torch(content: bytes | Path) -> Run:
+    """A .pt2 file's graph as a function of NumPy arrays by name."""
+    source = io.BytesIO(content) if isinstance(content, bytes) else content
+    module = torch.export.load(source).module()
+
+    def run(inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        with torch.inference_mode():
+            found = module(*map(torch.from_numpy, inputs.values()))
+        return [part.numpy() for part in (found if isinstance(found, tuple) else (found,))]
+
+    return run
+
+
+def dark_pictures(count: int, height: int, width: int, seed: int = 0) -> list[np.ndarray]:
+    """Drawn night scenes, (height, width, 3) uint8 each."""
+    size = max(height, width, 32)
+    drawn = [render(seed, "val", i, size).image[:height, :width] for i in range(count)]
+    return [
+        darken_physical(
+            scene, picture_rng(seed, str(i)), ratio=(20.0, 20.0), shot=(3e-4, 3e-4)
+        ).image
+        for i, scene in enumerate(drawn)
+    ]
+
+
+def compare(model: Model, segmenter: Run, depth: Run | None) -> Parity:
+    """The whole way from dark pictures to masks, by the graphs and by the model itself."""
+    settings, difference, others, pixels = model.settings, 0.0, 0, 0
+    protocol = Protocol(settings.scales, settings.flip)
+    for count, height, width in SIZES:
+        pictures = dark_pictures(count, height, width)
+        given = [gradient(height, width)] * count if settings.depth == "given" else None
+        photos = [Photograph("", picture, (width, height), ()) for picture in pictures]
+        seen = model.look(photos, given)
+        maps = [depth_batch([s.depth])[0] for s in seen if s.depth is not None]
+        image, stored = picture_batch(pictures, model.spec.exposure), maps or None
+        expected, _ = run_loaded(
+            model.segmenter,
+            (image, torch.stack(stored) if stored else None),
+            protocol,
+            model.device,
+        )
+        inputs = {"image": image.numpy()}
+        if depth is not None:
+            assert model.dpt is not None
+            exposed = [expose_8bit(picture, settings.depth_exposure) for picture in pictures]
+            seen_by_dpt = torch.stack(network_inputs(model.dpt[1], exposed)).numpy()
+            inputs["depth"] = depth({"pixels": seen_by_dpt})[0]
+        elif stored:
+            inputs["depth"] = torch.stack(stored).numpy()
+        ids, masks, _ = segmenter(inputs)
+        difference = max(difference, float(np.abs(masks - expected.numpy()).max()))
+        others += int((ids != np.stack([s.mask for s in seen])).sum())
+        pixels += ids.size
+    return Parity(difference, others / pixels)
+
+
+def _example(out: Path, graph: Graph, depth: Graph | None, depth_name: str) -> str:
+    """A script that runs the files on a photograph."""
+    loader = jinja2.PackageLoader("dgkd_core.deploy", "")
+    environment = jinja2.Environment(
+        loader=loader, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    return environment.get_template("example.py.jinja").render(
+        onnx=out.suffix == ".onnx",
+        file=out.name,
+        script=f"{out.stem}.example.py",
+        depth_file=depth_name,
+        model=graph.about,
+        dpt=None if depth is None else depth.about,
+        palette=voc_palette()[: 3 * len(graph.about["classes"])],
+    )
+
+
+def check_packages() -> None:
+    """Refuse to write ONNX without what writes, checks and runs it.
+
+    Raises:
+        InputError: a package is not installed.
+    """
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        if find_spec(package) is None:
+            raise InputError(f"{package} is not installed: pip install 'dgkd[export]'")
+
+
+def _check_out(out: Path, form: str) -> None:
+    if out.suffix != FORMATS[form]:
+        raise InputError(f"--out is {out}, expected a name that ends in {FORMATS[form]} for {form}")
+    if form == "onnx":
+        check_packages()
+
+
+def export(folder: str | Path, out: Path, form: str) -> list[str]:
+    """Write a model's networks as ``out`` and, of a DPT, NAME.depth beside it, with an example.
+
+    Args:
+        folder: a model folder.
+        out: a .onnx or .pt2 file, as ``form`` says.
+        form: ``onnx`` or ``torch``.
+
+    Returns:
+        lines that say what was written and how near it is to the model.
+
+    Raises:
+        InputError: the model cannot be exported, or its graphs compute something else.
+    """
+    _check_out(out, form)
+    model = load(folder, "cpu")
+    torch.manual_seed(0)
+    write, run = (as_onnx, run_onnx) if form == "onnx" else (_as_torch, run_torch)
+    depth_out = out.with_name(f"{out.stem}.depth{out.suffix}")
+    try:
+        graph = segmenter_graph(model.segmenter, model.spec, model.settings)
+        depth = depth_graph(model)
+        contents = {out: write(graph)} | ({depth_out: write(depth)} if depth else {})
+        runs = [run(content) for content in contents.values()]
+    except InputError:
+        raise
+    except Exception as error:  # torch and onnx have a score of them
+        raise InputError(f"{folder}: cannot be exported to {form} ({reason(error)})") from error
+    parity = compare(model, runs[0], runs[1] if depth else None)
+    if parity.difference > TOLERANCE or parity.others > MOST_OTHERS:
+        raise InputError(
+            f"{folder}: exported to {form} it computes something else ({parity}), expected within "
+            f"{TOLERANCE:g} and {100 * (1 - MOST_OTHERS):g} %; nothing was written"
+        )
+    for path, content in contents.items():
+        with atomic_file(path) as part:
+            part.write_bytes(content)
+    script = out.with_name(f"{out.stem}.example.py")
+    write_text(script, _example(out, graph, depth, depth_out.name))
+    sizes = [f"{path}: {len(content) / 1e6:.1f} MB" for path, content in contents.items()]
+    return [*sizes, f"{script}: python {script.name} PHOTO OUT.png", f"as PyTorch: {parity}"]

@@ -1,0 +1,233 @@
+"""The page of `dgkd serve`: a dark photograph in, what the networks see in it out."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from PIL import Image
+
+from dgkd_core.data.checks import PICTURE_SUFFIXES
+from dgkd_core.data.pictures import encode_mask, open_picture
+from dgkd_core.deploy.folder import STUDENT
+from dgkd_core.deploy.model import Model
+from dgkd_core.deploy.overlay import veiled
+from dgkd_core.errors import InputError
+from dgkd_core.evaluation.figures import colour_heat, colour_mask
+from dgkd_core.files import atomic_file
+from dgkd_core.imaging.exposure import expose_8bit
+
+EXAMPLES = "examples"  # of a model folder: dark photographs to click on
+STRONGEST = "strongest class"
+CAM = "Class map (CAM)"
+KEPT = 3600  # seconds for which the page's files are kept
+WAITING = 16  # photographs that wait for the one that is worked on; more are refused
+# fonts of the visitor's system: others would be fetched
+THEME = gr.themes.Default(
+    primary_hue="amber",
+    neutral_hue="slate",
+    font=["system-ui", "sans-serif"],
+    font_mono=["ui-monospace", "monospace"],
+)
+CSS = """
+.found table { width: 100%; border-collapse: collapse; border: none; margin: 0; }
+.found caption { text-align: left; font-size: .85em; opacity: .75; }
+.found th, .found td { padding: .35em .6em; text-align: left; border: none; }
+.found tr + tr { border-top: 1px solid #8885; }
+.found td:last-child, .found th:last-child { text-align: right;
+  font-variant-numeric: tabular-nums; }
+.found .colour { display: inline-block; width: 1em; height: 1em; margin-right: .6em;
+  vertical-align: -.15em; border: 1px solid currentColor; border-radius: .2em; }
+.problem { padding: .7em 1em; border-left: .3em solid #c2410c; background: #c2410c1a; }
+"""
+
+
+def _as_it_came(upload: Any) -> str | None:
+    return None if upload is None else str(upload.path)
+
+
+def areas(mask: np.ndarray, classes: Sequence[str]) -> str:
+    """The legend as an HTML table: colour, class and share of the picture, the largest first."""
+    shares = np.bincount(mask.reshape(-1), minlength=len(classes) + 1) / mask.size
+    rows = []
+    for i in np.argsort(-shares, kind="stable").tolist():
+        if shares[i] == 0:
+            continue
+        colour = "#" + bytes(colour_mask(np.array(i, np.uint8))).hex()
+        name = html.escape("background" if i == 0 else classes[i - 1])
+        swatch = f'<span class="colour" style="background:{colour}" aria-hidden="true"></span>'
+        rows.append(f"<tr><td>{swatch}{name}</td><td>{100 * shares[i]:.1f} %</td></tr>")
+    head = '<tr><th scope="col">class</th><th scope="col">area</th></tr>'
+    caption = "<caption>Share of the picture</caption>"
+    return f'<div class="found"><table>{caption}{head}{"".join(rows)}</table></div>'
+
+
+def _problem(message: str) -> Any:
+    text = f'<p class="problem" role="alert">{html.escape(message)}</p>' if message else ""
+    return gr.HTML(text, visible=bool(message))
+
+
+def class_map(maps: np.ndarray, choice: str, classes: Sequence[str]) -> tuple[np.ndarray, str]:
+    """The map of one class, or of the one with the most of it, in colours, and its name.
+
+    Args:
+        maps: (C, H, W) uint8, 255 = 1.
+        choice: a class or `STRONGEST`.
+    """
+    index = int(maps.reshape(len(maps), -1).mean(1).argmax())
+    if choice != STRONGEST:
+        index = classes.index(choice)
+    return colour_heat(maps[index] / 255), classes[index]
+
+
+def _cam(maps: np.ndarray | None, choice: str, classes: Sequence[str]) -> Any:
+    if maps is None:
+        return gr.Image(None, label=CAM)
+    picture, name = class_map(maps, choice, classes)
+    return gr.Image(picture, label=f"{CAM}: {name}")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the page shows of one photograph: pictures (H, W, 3) uint8, and what they come from.
+
+    Attributes:
+        bright, depth, overlay: the photograph brightened, its depth (None without) and its mask.
+        maps: (C, H, W) uint8, the student's class maps, 255 = 1; None without a student.
+        mask: (H, W) uint8 class ids, of the photograph's own size.
+    """
+
+    bright: np.ndarray
+    depth: np.ndarray | None
+    overlay: np.ndarray
+    maps: np.ndarray | None
+    mask: np.ndarray
+
+
+def look(model: Model, path: Path) -> Seen:
+    """What the networks see in an uploaded file.
+
+    Raises:
+        InputError: it is no picture that can be used.
+    """
+    photo = model.prepare(open_picture(path.read_bytes(), path.name), path.name)
+    (seen,) = model.look([photo])
+    maps = None
+    if (model.folder / STUDENT).is_dir():
+        found = model.class_maps(Image.fromarray(photo.rgb))  # at the size that the networks see
+        maps = np.rint(found * 255).astype(np.uint8)
+    kind = model.spec.exposure
+    bright = expose_8bit(photo.rgb, "gain" if kind == "none" else kind)
+    depth = None if seen.depth is None else colour_heat(seen.depth)
+    mask = seen.enlarged(photo.size).mask
+    return Seen(bright, depth, veiled(bright, seen.mask), maps, mask)
+
+
+def _outputs(model: Model, path: str | None, choice: str) -> list[Any]:
+    """The page's outputs, in their order: problem, four pictures, table, download and maps."""
+    problem = ""
+    if path is not None:
+        try:
+            seen = look(model, Path(path))
+        except InputError as error:
+            problem = f"{error}, expected a photograph such as JPEG or PNG"
+        else:
+            target = Path(path).with_suffix(".mask.png")
+            with atomic_file(target) as part:
+                part.write_bytes(encode_mask(seen.mask))
+            return [
+                _problem(""),
+                seen.overlay,
+                seen.bright,
+                seen.depth,
+                _cam(seen.maps, choice, model.classes),
+                areas(seen.mask, model.classes),
+                gr.DownloadButton(value=str(target), interactive=True),
+                seen.maps,
+            ]
+    cam = _cam(None, choice, model.classes)
+    return [
+        _problem(problem),
+        None,
+        None,
+        None,
+        cam,
+        "",
+        gr.DownloadButton(interactive=False),
+        None,
+    ]
+
+
+def _picture(label: str, **more: Any) -> gr.Image:
+    buttons = ["download", "fullscreen"]
+    settings = {"interactive": False, "format": "png", "buttons": buttons, "alt_text": label}
+    return gr.Image(label=label, **{**settings, **more})
+
+
+def page(model: Model) -> gr.Blocks:
+    """The page, to be launched."""
+    with_depth = model.settings.depth != "off"
+    with_maps = (model.folder / STUDENT).is_dir()
+    names = ", ".join(model.classes)
+    with gr.Blocks(
+        analytics_enabled=False, title="Segmentation in the dark", delete_cache=(KEPT, KEPT)
+    ) as blocks:
+        gr.Markdown(
+            f"# Segmentation in the dark\nDrop a dark photograph: what is where in it? "
+            f"This model knows {len(model.classes)} classes: {names}."
+        )
+        with gr.Row():
+            with gr.Column():
+                photo = gr.Image(
+                    label="Dark photograph",
+                    type="filepath",
+                    image_mode=None,
+                    sources=["upload", "webcam", "clipboard"],
+                    elem_id="photo",
+                    height=320,
+                )
+                # what is wrong with a file is ours to say; of a class of our own gradio would want
+                # files for the browser, and write a .pyi beside this one
+                photo.preprocess = _as_it_came  # type: ignore[method-assign,assignment]
+                problem = gr.HTML(elem_id="problem", visible=False)
+                if examples := _examples(model.folder):
+                    gr.Examples(examples, photo, label="Examples", cache_examples=False)
+            with gr.Column():
+                overlay = _picture("Segmentation", elem_id="mask")
+                table = gr.HTML(elem_id="areas")
+                download = gr.DownloadButton(
+                    "Download the mask (PNG)", interactive=False, elem_id="download"
+                )
+        with gr.Row():
+            bright = _picture("Brightened photograph", elem_id="bright")
+            depth = _picture("Depth, bright = near", elem_id="depth", visible=with_depth)
+            with gr.Column(visible=with_maps):
+                cam = _picture(CAM, elem_id="cam")
+                choice = gr.Dropdown(
+                    [STRONGEST, *model.classes], value=STRONGEST, label="Class of the map"
+                )
+        maps = gr.State()
+        photo.change(
+            lambda path, name: _outputs(model, path, name),
+            [photo, choice],
+            [problem, overlay, bright, depth, cam, table, download, maps],
+            api_visibility="private",
+            trigger_mode="always_last",
+        )
+        choice.change(
+            lambda found, name: _cam(found, name, model.classes),
+            [maps, choice],
+            cam,
+            api_visibility="private",
+        )
+    return blocks.queue(default_concurrency_limit=1, max_size=WAITING)
+
+
+def _examples(folder: Path) -> list[str]:
+    found = sorted((folder / EXAMPLES).glob("*"))
+    return [str(path) for path in found if path.suffix.lower() in PICTURE_SUFFIXES]
