@@ -47,9 +47,9 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "git config user.email tester@example.invalid",
         "dvc init -q",
         "dvc config core.analytics false",
-        "git add -A",
-        "git commit -q -m start",
     )
+    shutil.copytree(ROOT / ".dvc/plots", folder / ".dvc/plots")
+    _run(folder, "git add -A", "git commit -q -m start")
     assert sorted(stages_run(dvc(folder, "repro"))) == sorted(CHAIN)
     _run(folder, "git add -A", "git commit -q -m built")
     return folder

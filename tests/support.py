@@ -22,7 +22,7 @@ from dgkd_core.errors import InputError
 ROOT = Path(__file__).resolve().parent.parent
 CHAIN = (
     *("prepare", "darken", "depth_model", "depth_adapt", "depth", "teacher"),
-    *("distill", "cam", "refine", "segment", "evaluate", "package"),
+    *("distill", "cam", "refine", "segment", "evaluate", "package", "report"),
 )
 
 
@@ -47,6 +47,9 @@ def copy_project(target: Path) -> Path:
         shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("params.yaml", "dvc.yaml", "pyproject.toml", ".gitignore", ".dvcignore"):
         shutil.copy(ROOT / name, target / name)
+    readme = target / "metrics/testset/README.md"  # a folder that DVC is to find
+    readme.parent.mkdir(parents=True)
+    shutil.copy(ROOT / "metrics/testset/README.md", readme)
     (target / "presets/tiny.yaml").write_text(TINY)
     subprocess.run([sys.executable, "-m", "dgkd_core", "preset", "tiny"], cwd=target, check=True)
     return target

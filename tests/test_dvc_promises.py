@@ -73,12 +73,12 @@ def test_experiments_at_once_make_what_they_make_one_after_the_other(built: Path
     said = {name: process.communicate()[0] for name, process in running.items()}
     for name, process in running.items():
         assert process.returncode == 0, said[name]
-        assert stages_run(said[name]) == ["segment", "evaluate", "package"]
+        assert stages_run(said[name]) == ["segment", "evaluate", "package", "report"]
     assert contents(built) == before
     for name, values in changes.items():
         preset(built, *values)
         output = dvc(built, "repro", "--no-run-cache", **ONE_CORE)
-        assert stages_run(output) == ["segment", "evaluate", "package"]
+        assert stages_run(output) == ["segment", "evaluate", "package", "report"]
         for path in ["dvc.lock", *(path for path in contents(built) if "metrics/" in path)]:
             assert in_experiment(built, name, path) == (built / path).read_bytes(), (name, path)
         locks[name] = (built / "dvc.lock").read_bytes()
@@ -86,7 +86,7 @@ def test_experiments_at_once_make_what_they_make_one_after_the_other(built: Path
 
 
 def test_going_back_to_earlier_parameters_restores_all_and_computes_nothing(built: Path) -> None:
-    before, changed = contents(built), ["refine", "segment", "evaluate", "package"]
+    before, changed = contents(built), ["refine", "segment", "evaluate", "package", "report"]
     preset(built, "refine.margin=0.2")
     assert stages_run(dvc(built, "repro")) == changed
     assert contents(built) != before
@@ -156,7 +156,8 @@ def test_a_second_repro_meanwhile_names_the_first_and_runs_nothing(beside: Besid
 
 
 # The stages that a changed parameter reruns, in the row of the longest key that it lies under. What
-# follows them in the chain is AFTER, and runs again where an output has changed.
+# follows them in the chain is AFTER, and runs again where an output has changed. `report`, which
+# shows every parameter and follows every stage, is in neither.
 READERS = {
     "seed": "prepare darken depth_model depth_adapt teacher distill segment package testset",
     "compile": "teacher distill segment package",
@@ -248,7 +249,7 @@ def test_every_parameter_is_read_by_the_stages_of_the_table() -> None:
         leaf: {name for name, keys in stages.items() if any(covers(key, leaf) for key in keys)}
         for leaf in leaves(YAML(typ="safe", pure=True).load(ROOT / "params.yaml"))
     }
-    assert found == {leaf: set(READERS.get(row_of(leaf), "").split()) for leaf in found}
+    assert found == {leaf: {"report", *READERS.get(row_of(leaf), "").split()} for leaf in found}
     assert {row_of(leaf) for leaf in found} == set(READERS)
 
 
@@ -286,7 +287,7 @@ def test_dvc_reruns_the_stages_of_the_table(built: Path, monkeypatch: pytest.Mon
     dusk.mkdir()
     (dusk / "0.png").write_bytes(encode_rgb(render(9, "dusk", 0, 40).image // 16))
     preset(built, "evaluate.sets={dusk: ../dusk}")
-    assert stages_run(dvc(built, "repro")) == ["testset@dusk"]
+    assert stages_run(dvc(built, "repro")) == ["testset@dusk", "report"]
     yaml, params = YAML(typ="safe", pure=True), built / "params.yaml"
     values = yaml.load(params)
     keys = set().union(*listed(built / "dvc.yaml").values())
@@ -301,7 +302,7 @@ def test_dvc_reruns_the_stages_of_the_table(built: Path, monkeypatch: pytest.Mon
         for leaf in representative.values():
             yaml.dump(replaced(values, {leaf: another(values, leaf)}), params)
             found[leaf] = {stage.split("@")[0] for stage in repo.status()}
-    assert found == {leaf: set(READERS[row_of(leaf)].split()) for leaf in found}
+    assert found == {leaf: {"report", *READERS[row_of(leaf)].split()} for leaf in found}
 
 
 def test_what_follows_a_stage_in_dvc_s_graph(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -315,4 +316,6 @@ def test_what_follows_a_stage_in_dvc_s_graph(built: Path, monkeypatch: pytest.Mo
             stage.name: {other.name for other in networkx.ancestors(graph, stage)}
             for stage in graph
         }
-    assert found == {stage: set(following) for stage, following in AFTER.items()}
+    assert found.pop("report") == set()
+    reported = {stage: {"report", *following} for stage, following in AFTER.items()}
+    assert found == {**reported, "package": set()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import subprocess
@@ -14,9 +15,9 @@ from support import CHAIN, dvc, environment, stages_run
 pytestmark = pytest.mark.slow
 
 
-def test_all_twelve_stages_leave_what_dvc_yaml_promises(built: Path) -> None:
+def test_all_thirteen_stages_leave_what_dvc_yaml_promises(built: Path) -> None:
     stages = YAML(typ="safe").load(built / "dvc.yaml")["stages"]
-    assert tuple(stages) == (*CHAIN, "testset")
+    assert tuple(stages) == (*CHAIN[:-1], "testset", "report")
     for stage in (stages[name] for name in CHAIN):
         for out in [*stage.get("outs", []), *stage.get("metrics", []), *stage.get("plots", [])]:
             path = built / (out if isinstance(out, str) else next(iter(out)))
@@ -82,7 +83,7 @@ def test_a_further_test_set_runs_alone_and_again_when_its_pictures_change(built:
     sets = ["dgkd", "preset", "tiny", "evaluate.sets={night: ../night photos}"]
     subprocess.run(sets, cwd=built, env=environment(), check=True)
     try:
-        assert stages_run(dvc(built, "repro")) == ["testset@night"]
+        assert stages_run(dvc(built, "repro")) == ["testset@night", "report"]
         metrics = json.loads((built / "metrics/testset/night.json").read_text())
         assert metrics["pictures"] == {"count": 2, "scored": 0}
         assert "metrics/testset/night.json" in dvc(built, "metrics", "show")
@@ -134,3 +135,42 @@ def test_an_experiment_in_a_temporary_folder_follows_relative_paths(
     assert not {"prepare", "darken", "teacher"} & set(ran)
     difference = json.loads(dvc(built, "metrics", "diff", "HEAD", "measured-depth", "--json"))
     assert "metrics/depth.json" in json.dumps(difference)
+
+
+def test_every_plot_is_drawn_and_its_template_filled(built: Path) -> None:
+    shown = json.loads(dvc(built, "plots", "show", "--json"))
+    assert "errors" not in shown
+    plots = shown["data"]
+    examples = {f"artifacts/evaluate/examples/{name}.png" for name in ("best", "median", "worst")}
+    assert examples < set(plots)
+    filled = json.dumps([plot.get("content") for found in plots.values() for plot in found])
+    assert "<DVC_METRIC" not in filled
+    for path, fields in {
+        "metrics/per_class.csv": ("network", "pictures", "class", "iou"),
+        "metrics/confusion.csv": ("truth", "predicted", "share"),
+    }.items():
+        (plot,) = plots[path]
+        with open(built / path) as file:
+            rows = [dict(zip(fields, row, strict=True)) for row in list(csv.reader(file))[1:]]
+        values = plot["content"]["data"]["values"]
+        assert [{key: value[key] for key in fields} for value in values] == rows
+    (threshold,) = plots["Background threshold"]
+    sources = {value["filename"] for value in threshold["content"]["data"]["values"]}
+    assert sources == {"cam.csv", "refine.csv"}
+
+
+def test_the_segmenter_is_had_by_its_name_and_version(built: Path, tmp_path: Path) -> None:
+    tag = ["git", "tag", "-a", "segmenter@v1.0.0", "-m", "the first"]  # DVC sees annotated ones
+    subprocess.run(tag, cwd=built, check=True)
+    try:
+        got = tmp_path / "model"
+        dvc(
+            tmp_path, "artifacts", "get", str(built), "segmenter", "--rev", "v1.0.0", "-o", str(got)
+        )
+    finally:
+        subprocess.run(["git", "tag", "-d", "segmenter@v1.0.0"], cwd=built, check=True)
+    made = built / "artifacts/model"
+    names = {path.relative_to(made) for path in made.rglob("*") if path.is_file()}
+    assert names
+    assert {path.relative_to(got) for path in got.rglob("*") if path.is_file()} == names
+    assert all((got / name).read_bytes() == (made / name).read_bytes() for name in names)

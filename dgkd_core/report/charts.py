@@ -47,17 +47,19 @@ def ticks(low: float, high: float, most: int) -> list[float]:
 
 def number(value: float) -> str:
     """A short label: 0.05, 1,500, 40k, 1e-05."""
-    if abs(value) >= 10_000:
-        return f"{value / 1000:g}k"
-    return f"{value:,.6g}" if abs(value) >= 1e-3 or value == 0 else f"{value:.0e}"
+    return f"{value / 1000:g}k" if abs(value) >= 10_000 else f"{value:,.6g}"
 
 
 def line_chart(
-    title: str, series: Sequence[Series], mark: tuple[float, str] | None = None
+    title: str,
+    series: Sequence[Series],
+    across: tuple[float, float],
+    mark: tuple[float, str] | None = None,
 ) -> Chart | None:
     """A chart of the series that have points; None where none has.
 
     Args:
+        across: the ends of the x axis.
         mark: a vertical line at x, and what it is.
     """
     drawn = [
@@ -67,13 +69,12 @@ def line_chart(
     ]
     if not drawn:
         return None
-    xs = [x for each in drawn for x in each.x]
     ys = [y for each in drawn for y in each.y]
-    low = 0.0 if 0 <= min(ys) < max(ys) / 2 else min(ys)
-    x_ticks, y_ticks = ticks(min(xs), max(xs), 5), ticks(low, max(ys), 4)
+    y_ticks = ticks(0.0 if 0 <= min(ys) < max(ys) / 2 else min(ys), max(ys), 4)
+    x_ticks = [x for x in ticks(*across, 5) if across[0] <= x <= across[1]]
 
-    def across(x: float) -> float:
-        share = (x - x_ticks[0]) / (x_ticks[-1] - x_ticks[0])
+    def right(x: float) -> float:
+        share = (x - across[0]) / ((across[1] - across[0]) or 1)
         return round(LEFT + share * (WIDTH - LEFT - RIGHT), 1)
 
     def down(y: float) -> float:
@@ -85,15 +86,15 @@ def line_chart(
         tuple(
             Line(
                 each.name,
-                " ".join(f"{across(x)},{down(y)}" for x, y in zip(each.x, each.y, strict=True)),
-                (across(each.x[-1]), down(each.y[-1])),
+                " ".join(f"{right(x)},{down(y)}" for x, y in zip(each.x, each.y, strict=True)),
+                (right(each.x[-1]), down(each.y[-1])),
                 f"{each.name}: {each.y[-1]:g} at {number(each.x[-1])}",
             )
             for each in drawn
         ),
-        tuple((across(x), number(x)) for x in x_ticks),
+        tuple((right(x), number(x)) for x in x_ticks),
         tuple((down(y), number(y)) for y in y_ticks),
-        (across(mark[0]), mark[1]) if mark else None,
+        (right(mark[0]), mark[1]) if mark else None,
     )
 
 

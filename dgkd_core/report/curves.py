@@ -46,7 +46,8 @@ def read_curves(stage: str, metrics: Path) -> list[Series]:
     They are DVCLive's files ``live/STAGE/plots/metrics/**.tsv``, losses and then what was scored.
     """
     folder = metrics / "live" / stage / "plots" / "metrics"
-    return [
+    found = (
         numbers(path, read_table(path, "\t"), "step", path.stem)
         for path in sorted(folder.rglob("*.tsv"), key=lambda path: path.as_posix())
-    ]
+    )
+    return [series for series in found if series.x]

@@ -31,6 +31,16 @@ TITLES = {
     "depth_model": "Depth network",
     "depth_adapt": "Depth network, adapted to the dark",
 }
+CURVES = {  # in the order in which they are shown
+    "miou": "mIoU on val, %",
+    "cls": "loss of the classes",
+    "mask": "loss of the masks",
+    "kd": "distance from the teacher (DIST)",
+    "diff": "error of the denoisers",
+    "ce": "cross-entropy with the pseudo labels",
+    "depth": "error of the depth map",
+    "lr": "learning rate",
+}
 
 
 @dataclass(frozen=True)
@@ -95,6 +105,10 @@ def chips(classes: tuple[str, ...]) -> list[Chip]:
 
 def shown(value: Any) -> str:
     """A parameter's value as it may be written in params.yaml."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(shown, value))}]"
+    if isinstance(value, float):
+        return f"{value:.12g}"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
@@ -150,7 +164,7 @@ def darkness(run: Run) -> list[tuple[str, str, str]]:
         ("mean luma, normal", luma.get("normal"), "of 255"),
         ("mean luma, dark", luma.get("dark"), "of 255"),
         ("exposure divided by", found.get("exposure_ratio"), "on average"),
-        ("noise", found.get("noise_std"), "of 255, standard deviation"),
+        ("noise, standard deviation", found.get("noise_std"), "of 255"),
     )
     return [(name, percent(value), unit) for name, value, unit in named if value is not None]
 
@@ -170,6 +184,8 @@ def depth(run: Run) -> str:
             f"Its mean error on held-out scenes is {percent(scores['mae'])} % of the range, that "
             f"of one map for all {percent(scores['mae_of_mean_map'])} %."
         )
+    if run.setting("depth.adapt.iterations"):
+        said.append("It was adapted to the dark (depth.adapt).")
     if run.setting("model.dgf2") == "off":
         said.append("The networks do not use it (model.dgf2: off).")
     return " ".join(said)
@@ -179,13 +195,18 @@ def sweep_chart(run: Run) -> Chart | None:
     """mIoU by background threshold, with the threshold that the pseudo labels were cut at."""
     threshold = float(run.metrics["refine"]["val"]["threshold"])
     return line_chart(
-        "mIoU of the class maps on val, %", run.sweeps, (threshold, f"cut at {threshold:g}")
+        "mIoU of the class maps on val, %",
+        run.sweeps,
+        (0, 1),
+        (threshold, f"cut at {threshold:g}"),
     )
 
 
 def curve_charts(curves: list[Series]) -> list[Chart]:
-    """A chart for each group of curves whose names begin alike."""
-    charts = (line_chart(name, series) for name, series in by_prefix(curves).items())
+    """A chart for each group of curves whose names begin alike, all with the same steps."""
+    groups, last = by_prefix(curves), max(each.x[-1] for each in curves)
+    names = [*(name for name in CURVES if name in groups), *(n for n in groups if n not in CURVES)]
+    charts = (line_chart(CURVES.get(name, name), groups[name], (0, last)) for name in names)
     return [chart for chart in charts if chart]
 
 

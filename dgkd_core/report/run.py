@@ -73,12 +73,24 @@ def _leaves(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     return found
 
 
+def _portable(value: Any) -> Any:
+    """A value without the folders of this machine: the page may be shown to others."""
+    if isinstance(value, Mapping):
+        return {key: _portable(item) for key, item in value.items()}
+    if isinstance(value, str) and Path(value).is_absolute():
+        return f"…/{Path(value).name}"
+    return value
+
+
 def settings_of(params: Params, defaults: Params) -> tuple[Setting, ...]:
-    """Every parameter beside its default, in the order of params.yaml."""
+    """Every parameter beside its default, in the order of params.yaml.
+
+    Of an absolute path the last name only.
+    """
     given, usual = (
         _leaves(each.model_dump(mode="json", by_alias=True)) for each in (params, defaults)
     )
-    return tuple(Setting(key, value, usual[key]) for key, value in given.items())
+    return tuple(Setting(key, _portable(value), usual[key]) for key, value in given.items())
 
 
 def read_run(

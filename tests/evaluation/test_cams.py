@@ -84,6 +84,14 @@ def test_the_sweep_finds_a_threshold_that_is_known() -> None:
     assert sweep.best() == (0.4, 100.0)
 
 
+def test_the_table_of_a_sweep_has_a_row_for_each_threshold_and_none_without_a_picture() -> None:
+    sweep = Sweep(1, (0.2, 0.4, 0.6))
+    assert sweep.table() == "threshold,miou\n"
+    truth, maps = np.array([[1, 1, 0, 0]], np.uint8), np.array([[[0.5, 0.5, 0.3, 0.1]]])
+    sweep.add(truth, maps, np.array([1]))
+    assert sweep.table() == "threshold,miou\n0.20,58.33\n0.40,100.00\n0.60,25.00\n"
+
+
 def test_thresholds_cover_the_range() -> None:
     assert THRESHOLDS[:4] == (0.01, 0.02, 0.03, 0.05)
     assert THRESHOLDS[-1] == 0.95

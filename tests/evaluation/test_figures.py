@@ -60,6 +60,19 @@ def test_the_legend_shows_every_class_however_many(side: int) -> None:
         assert (legend == COLOURS[k]).all(1).sum() >= inside
 
 
+def test_tiles_that_are_more_than_the_columns_go_on_below() -> None:
+    names = ("photo", "a", "b", "c", "d")
+    row = {n: np.full((30, 40, 3), 10 * i, np.uint8) for i, n in enumerate(names)}
+    picture = _open(sheet([row], ["x"], (), side=80, columns=3))
+    assert picture.shape == (2 * (22 + 80) + 18 + 6 + 28, 3 * (80 + 6) + 6, 3)
+    for i in range(5):
+        line, column = divmod(i, 3)
+        top, left = 22 + line * (22 + 80), 6 + column * 86
+        assert (picture[top : top + 60, left : left + 80] == 10 * i).all()
+        title = picture[top - 20 : top - 2, left : left + 80]
+        assert (title < 128).any()
+
+
 def test_captions_must_match() -> None:
     with pytest.raises(ValueError, match="zip"):
         sheet([_row()], ["a", "b"], ())

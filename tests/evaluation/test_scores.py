@@ -150,3 +150,9 @@ def test_iou_by_name() -> None:
     assert per_class(("cat", "dog"), np.array([1.0, 2, 3])) == {"background": 1, "cat": 2, "dog": 3}
     with pytest.raises(ValueError, match="zip"):
         per_class(("cat",), np.array([1.0, 2, 3]))
+
+
+def test_shares_are_of_the_true_class_and_nan_where_it_does_not_occur() -> None:
+    confusion = _confusion([0, 0, 0, 0, 1, 1, 255], [0, 0, 0, 2, 1, 255, 1])
+    expected = [[75, 0, 25], [0, 50, 0], [np.nan, np.nan, np.nan]]
+    assert np.array_equal(confusion.shares(), np.array(expected), equal_nan=True)

@@ -26,7 +26,7 @@ from dgkd_core.state import State, outputs
 pytestmark = pytest.mark.slow
 CLASSES = list(scenes.CLASSES)
 UP_TO_DEPTH = ("prepare", "darken", "depth_model", "depth_adapt", "depth")
-AFTER_TEACHER = ("distill", "cam", "refine", "segment", "evaluate")
+AFTER_TEACHER = ("distill", "cam", "refine", "segment", "evaluate", "report")
 DARK = {"alpha": (0.9, 1.0), "beta": (0.05, 0.08), "gamma": (1.0, 1.2), "noise": 0.002}
 
 
@@ -60,6 +60,10 @@ def choose(*values: str) -> None:
 
 def metrics(stage: str) -> Any:
     return json.loads(Path(f"metrics/{stage}.json").read_text())
+
+
+def page() -> str:
+    return Path("reports/index.html").read_text(encoding="utf-8")
 
 
 def test_real_pairs(project: Path, run_stages: Callable[..., None]) -> None:
@@ -120,6 +124,8 @@ def test_dark_pictures_alone_and_a_teacher_from_elsewhere(
     run_stages(*AFTER_TEACHER)
     evaluated = metrics("evaluate")
     assert set(evaluated["segmenter"]) == {"dark"}
+    assert "Teacher, normal val" not in page()
+    assert "Teacher, on normal pictures" not in page()  # no curve
     assert set(evaluated["teacher"]) == {"dark", "dark_exposed"}
     same = (
         Path(folder, "model.safetensors").read_bytes()
@@ -163,11 +169,15 @@ def test_no_mask_at_all(
     choose()
     one_line(lambda: run_stages("refine"), "refine.threshold is auto, but no val picture has a")
     choose("refine.threshold=0.3")
-    run_stages("refine", "segment", "evaluate")
+    run_stages("refine", "segment", "evaluate", "report")
     assert "evaluate: no val picture has a mask, nothing is scored" in capsys.readouterr().out
     assert metrics("evaluate")["segmenter"] == {"dark": None, "normal": None}
     assert len(Pack(Path("artifacts/evaluate/predictions.zip"))) == 2
     assert Path("artifacts/evaluate/sheet.png").is_file()
+    assert list(Path("artifacts/evaluate/examples").iterdir()) == []
+    assert Path("metrics/sweep/cam.csv").read_text() == "threshold,miou\n"
+    assert Path("metrics/confusion.csv").read_text() == "truth,predicted,share\n"
+    assert "so nothing is scored" in page()
 
 
 def test_some_masks(project: Path, run_stages: Callable[..., None], capsys: Any) -> None:
@@ -177,6 +187,9 @@ def test_some_masks(project: Path, run_stages: Callable[..., None], capsys: Any)
     run_stages(*UP_TO_DEPTH, "teacher", *AFTER_TEACHER)
     assert "prepare: 1 of 2 val pictures have a mask and are scored" in capsys.readouterr().out
     assert metrics("evaluate")["segmenter"]["dark"] is not None
+    examples = [path.read_bytes() for path in Path("artifacts/evaluate/examples").iterdir()]
+    assert len(examples) == 3
+    assert len(set(examples)) == 1  # of the one picture that has a mask
 
 
 def odd(root: Path, name: str, size: tuple[int, int], masks: bool) -> None:
@@ -249,9 +262,11 @@ def test_further_test_sets(
     (project / "night" / "normal").rmdir()
     (project / "few.txt").write_text("night/é 3.png\nnight/é 0.png\n", encoding="utf-8")
     apply_preset("tiny", ["evaluate.sets={dusk: night, few: few.txt}"])
-    run_stages(*UP_TO_DEPTH, "teacher", *AFTER_TEACHER)
+    run_stages(*UP_TO_DEPTH, "teacher", *AFTER_TEACHER[:-1])
     for name in ("dusk", "few"):
         testset.testset(name, load_params(), State("testset", name))
+    run_stages("report")
+    assert "2 pictures, 0 of them with a mask" in page()
     dusk, few = metrics("testset/dusk"), metrics("testset/few")
     assert dusk["pictures"] == {"count": 8, "scored": 2}
     assert few["pictures"] == {"count": 2, "scored": 0}

@@ -10,8 +10,8 @@ ROOT = Path(__file__).resolve().parents[2]
 STAGES = sorted(path.stem for path in (ROOT / "stages").glob("[a-z]*.py"))
 
 
-def test_there_are_twelve_stages() -> None:
-    assert len(STAGES) == 12
+def test_there_are_fourteen_stages() -> None:
+    assert len(STAGES) == 14
 
 
 @pytest.mark.parametrize("stage", STAGES)
