@@ -136,7 +136,7 @@ def scene(run: Run) -> list[list[Tile]]:
             (f"by day, mean {day.mean():.0f} of 255", day),
             (f"dark, mean {dark.mean():.0f}", dark),
             ("dark, brightened (gain)", expose_8bit(dark, "gain")),
-            ("depth, near = bright", np.repeat(np.uint8(255 * depth)[..., None], 3, 2)),
+            ("depth, near = bright", np.repeat((255 * depth).astype(np.uint8)[..., None], 3, 2)),
         ]
     ]
 
