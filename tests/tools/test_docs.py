@@ -64,18 +64,18 @@ def test_a_changed_meaning_is_told_and_mended(project: Path) -> None:
 
 
 def test_scores_are_renewed_and_not_compared(project: Path) -> None:
-    metrics, page = project / "metrics/cam.json", project / "docs/stages/cam.md"
+    metrics, page = project / "metrics/teacher.json", project / "docs/stages/teacher.md"
     metrics.write_text(
-        '{"sweep": {"0.1": 1.5, "0.2": 2.5}, "val": {"miou": 2.5, "threshold": 0.2}}'
+        '{"val": {"classification_map": 9, "iou": {"a": 1.5, "b": 2.5}, "miou": 2.25}}'
     )
     assert _tool(project, "--check").returncode == 0
     assert _tool(project).returncode == 0
-    assert re.search(r"\| `sweep\.T` \|.*\| 1\.50 to 2\.50 \|", page.read_text())
-    assert re.search(r"\| `val\.miou` \|.*\| 2\.50 \|", page.read_text())
+    assert re.search(r"\| `val\.iou\.CLASS` \|.*\| 1\.50 to 2\.50 \|", page.read_text())
+    assert re.search(r"\| `val\.miou` \|.*\| 2\.25 \|", page.read_text())
     metrics.write_text('{"val": {"miou": 2.5, "new": 1}}')
     assert (
         _tool(project).stderr
-        == "docs: docs/stages/cam.md: no row for val.new of metrics/cam.json\n"
+        == "docs: docs/stages/teacher.md: no row for val.new of metrics/teacher.json\n"
     )
 
 
