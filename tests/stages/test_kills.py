@@ -54,7 +54,6 @@ def killers(rng: random.Random) -> list[tuple[str, Kill]]:
     """Ways to be killed while training goes on, then ways to be killed after it."""
     a, b, c, d, e, f = (rng.randint(1, 3) for _ in range(6))
     g = rng.randint(1, 8)
-    g, h = rng.randint(1, 30), rng.randint(1, 2)
     rename = partial(at_call, os, "replace", 1, kill_me)
     schedule = torch.optim.lr_scheduler.LambdaLR
     during: list[tuple[str, Kill]] = [
@@ -67,8 +66,6 @@ def killers(rng: random.Random) -> list[tuple[str, Kill]]:
             partial(at_call, loop._Watch, "see_gradient", b, kill_me),
         ),
         (f"step {c}, after the optimizer", partial(at_call, schedule, "step", c + 1, kill_me)),
-        (f"row {g}, half written", partial(at_call, Metric, "dump", g, half_a_row)),
-        (f"score {h}", partial(at_call, _train, "score", h, kill_me)),
         (f"state {d}, half written", partial(at_call, State, "save", d, half_a_state)),
         (f"state {e}, before its rename", partial(at_call, torch, "save", e, rename)),
         (f"state {f}, after it", partial(at_call, State, "save", f, kill_me, after=True)),
