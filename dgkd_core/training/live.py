@@ -42,9 +42,10 @@ def _metric(name: str) -> str:
 
 @contextmanager
 def live_curve(stage: str) -> Iterator[Tell]:
-    """Begin the files ``metrics/live/STAGE`` anew; yield a function that adds a row to them.
+    """Yield a function that adds a row to the files ``metrics/live/STAGE``.
 
-    Values have six significant digits. In a process that is not the first it adds nothing.
+    The first row, or else the end, begins them anew: a run that fails before it leaves the last
+    one's. Values have six significant digits. In a process that is not the first it adds nothing.
 
     Raises:
         InputError: the disk is full.
@@ -53,13 +54,18 @@ def live_curve(stage: str) -> Iterator[Tell]:
         yield lambda row: None
         return
     folder = FOLDER / stage
-    with writing(folder):
-        if folder.is_dir():
-            shutil.rmtree(folder)
-        live = _Files(str(folder), save_dvc_exp=False, dvcyaml=None)
+    files: list[_Files] = []
+
+    def begun() -> _Files:
+        if not files:
+            if folder.is_dir():
+                shutil.rmtree(folder)
+            files.append(_Files(str(folder), save_dvc_exp=False, dvcyaml=None))
+        return files[0]
 
     def tell(row: Row) -> None:
         with writing(folder):
+            live = begun()
             live.step = int(row["step"])
             for name, value in row.items():
                 if name != "step":
@@ -68,5 +74,5 @@ def live_curve(stage: str) -> Iterator[Tell]:
 
     yield tell
     with writing(folder):
-        live.end()
+        begun().end()
         flush(folder)
