@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import shutil
 import subprocess
@@ -133,3 +134,24 @@ def test_links_lead_somewhere_and_every_page_is_in_the_index() -> None:
                 linked.add(path)
     assert broken == []
     assert set(PAGES) - linked <= {ROOT / "docs/README.md"}
+
+
+def test_the_scores_in_the_readme_are_those_of_the_committed_metrics() -> None:
+    """Of the commit: whoever runs the chain again has other metrics in the folder."""
+    words = ["git", "show", "HEAD:metrics/evaluate.json"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"no commit to compare with: {done.stderr.strip()}")
+    scores, rows = json.loads(done.stdout), {}
+    for line in (ROOT / "README.md").read_text().splitlines():
+        if re.match(r"\| \**(teacher|student|segmenter) ", line):
+            title, score, *_ = (cell.strip(" *") for cell in line.strip("|").split("|"))
+            rows[title.split(" (")[0]] = float(score)
+    assert rows == {
+        "teacher in daylight": round(scores["teacher"]["normal"], 1),
+        "teacher on the dark pictures as they are": round(scores["teacher"]["dark"], 1),
+        "teacher on the dark pictures, brightened": round(scores["teacher"]["dark_exposed"], 1),
+        "student on the dark pictures": round(scores["student"]["dark"], 1),
+        "segmenter on the dark pictures": round(scores["segmenter"]["dark"], 1),
+        "segmenter on the normal pictures": round(scores["segmenter"]["normal"], 1),
+    }
