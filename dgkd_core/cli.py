@@ -110,9 +110,9 @@ def _add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def _info(args: argparse.Namespace) -> None:
     from dgkd_core.deploy.info import described, facts
 
-    known = facts(args.folder)
+    known = facts(args.model)
     text = json.dumps(known, indent=2, ensure_ascii=False)
-    print(text if args.json else described(args.folder, known))
+    print(text if args.json else described(args.model, known))
 
 
 def _add_info(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -122,9 +122,7 @@ def _add_info(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         description="Load a model folder, which checks it, and tell its classes, networks, size, "
         "scores and how it was made.",
     )
-    command.add_argument(
-        "folder", type=Path, nargs="?", default=MODEL, metavar="MODEL", help=f"default: {MODEL}"
-    )
+    _add_model(command, "model", nargs="?")
     command.add_argument("--json", action="store_true", help="all of it, for programs")
     command.set_defaults(run=_info)
 
@@ -146,9 +144,10 @@ def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     command.set_defaults(run=_doctor)
 
 
-def _add_model(command: argparse.ArgumentParser, *names: str) -> None:
+def _add_model(command: argparse.ArgumentParser, *names: str, nargs: str | None = None) -> None:
     command.add_argument(
         *names,
+        nargs=nargs,
         type=Path,
         default=MODEL,
         metavar="MODEL",

@@ -27,6 +27,11 @@ def cores() -> int:
     return max(1, count // world.local_size())
 
 
+def memory() -> int:
+    """This machine's memory in bytes, whoever uses it."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def wanted_workers() -> int | None:
     """DGKD_WORKERS from the environment; None where it is not set.
 

@@ -10,8 +10,20 @@ from typing import Generic, TypeVar
 from tqdm import tqdm
 
 from dgkd_core import interrupt, world
+from dgkd_core.environment import amount
 
 T = TypeVar("T")
+APART = 3.0
+
+
+def _apart() -> float:
+    """Seconds between two lines of a log, at least: DGKD_LOG_EVERY, else 3.
+
+    Raises:
+        InputError: it is no number of at least 0.
+    """
+    given = amount("DGKD_LOG_EVERY", "seconds")
+    return APART if given is None else given
 
 
 def _clock(seconds: float) -> str:
@@ -28,7 +40,8 @@ class Progress(Generic[T]):
         items: what to iterate over.
         label: the stage's name.
         total: how many items in all, where ``items`` does not know.
-        lines: about how many lines a log gets.
+        lines: about how many lines a log gets; fewer where DGKD_LOG_EVERY seconds would not lie
+            between them. The last one always comes.
         done: how many of the total an earlier run has done; ``items`` are the others.
         each: how many of the total are done with an item, other processes' work included.
         stops: whether to look between two items for a wish to stop.
@@ -71,12 +84,15 @@ class Progress(Generic[T]):
         if sys.stderr.isatty():
             yield from self._with_bar()
             return
-        started, done, told = time.monotonic(), self.done, self.done
+        apart = _apart()
+        started, done, told, when = time.monotonic(), self.done, self.done, 0.0
         for item in self.items:
             yield item
             done = min(done + self.each, self.total)
-            if done // self._every > told // self._every or done == self.total > told:
-                spent, told = time.monotonic() - started, done
+            spent = time.monotonic() - started
+            due = done // self._every > told // self._every and spent - when >= apart
+            if due or done == self.total > told:
+                told, when = done, spent
                 left = _clock(spent / (done - self.done) * (self.total - done))
                 note = f", {self._note}" if self._note else ""
                 print(

@@ -1,5 +1,6 @@
 """What evaluate and testset share: every network on every view, pictures by picture, the sheet."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -109,11 +110,15 @@ def write_predictions(path: Path, result: Result) -> None:
 
 
 def picture_mious(
-    manifest: Manifest, store: Store, truth: Path, result: Result
+    manifest: Manifest, store: Store, truth: Path, predictions: Mapping[str, np.ndarray]
 ) -> dict[str, float]:
     """mIoU of each val picture by itself, from the best to the worst, equals by id.
 
     A picture without a mask, or with nothing known in it, has none.
+
+    Args:
+        truth: the pack of the masks.
+        predictions: class ids (H, W) uint8 by id.
     """
     mious = {}
     for entry in manifest.split("val"):
@@ -121,7 +126,7 @@ def picture_mious(
         if not store.has(truth, name):
             continue
         confusion = Confusion(len(manifest.classes))
-        confusion.add(store.mask(truth, name), result.predictions[entry.id])
+        confusion.add(store.mask(truth, name), predictions[entry.id])
         miou = confusion.miou()
         if np.isfinite(miou):
             mious[entry.id] = miou

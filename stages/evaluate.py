@@ -75,7 +75,7 @@ def evaluate(params: Params, state: State) -> None:
     metrics, table = tabulate(manifest, results)
     metrics["train"] = dict(score_training_labels(manifest))
     write_predictions(ROOT / "evaluate/predictions.zip", final)
-    out, mious = ROOT / "evaluate", picture_mious(manifest, store, VAL.truth, final)
+    out, mious = ROOT / "evaluate", picture_mious(manifest, store, VAL.truth, final.predictions)
     write_sheet(out / "sheet.png", manifest, VAL, store, final, mious, params.evaluate.sheet)
     write_examples(out / "examples", manifest, VAL, store, final, mious)
     write_text("metrics/per_class.csv", table)

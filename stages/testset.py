@@ -76,7 +76,7 @@ def testset(name: str, params: Params, state: State) -> None:
     metrics, table = tabulate(manifest, results)
     scored = sum(store.has(places.truth, f"{entry.id}.png") for entry in manifest.entries)
     write_predictions(out / "predictions.zip", final)
-    mious = picture_mious(manifest, store, places.truth, final)
+    mious = picture_mious(manifest, store, places.truth, final.predictions)
     write_sheet(out / "sheet.png", manifest, places, store, final, mious, params.evaluate.sheet)
     write_text(out / "per_class.csv", table)
     pictures = {"count": len(manifest.entries), "scored": scored}

@@ -14,7 +14,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import chdir
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -27,6 +27,7 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "stages")]
 
+from _score import picture_mious  # noqa: E402
 from distill import distill  # noqa: E402
 
 from dgkd_core.data.manifest import Entry, Manifest, read_manifest  # noqa: E402
@@ -44,7 +45,6 @@ from dgkd_core.evaluation.inference import (  # noqa: E402
     load_group,
     run_group,
 )
-from dgkd_core.evaluation.scores import Confusion  # noqa: E402
 from dgkd_core.files import atomic_file, read_json  # noqa: E402
 from dgkd_core.imaging.exposure import expose, expose_8bit  # noqa: E402
 from dgkd_core.imaging.pamr import PAMR  # noqa: E402
@@ -89,19 +89,16 @@ class Run:
 
 def median_picture(root: Path, manifest: Manifest, store: Store) -> Entry:
     """Of the val pictures with two classes or more, the one with the median mIoU."""
-    scores = {}
-    for entry in manifest.split("val"):
-        name = f"{entry.id}.png"
-        if len(entry.labels) > 1 and store.has(root / "prepare/masks_val.zip", name):
-            confusion = Confusion(len(manifest.classes))
-            truth = store.mask(root / "prepare/masks_val.zip", name)
-            confusion.add(truth, store.mask(root / "evaluate/predictions.zip", name))
-            scores[entry] = confusion.miou()
-    if not scores:
+    several = {entry.id: entry for entry in manifest.split("val") if len(entry.labels) > 1}
+    pack = root / "evaluate/predictions.zip"
+    predictions = {id_: store.mask(pack, f"{id_}.png") for id_ in several}
+    part = replace(manifest, entries=tuple(several.values()))
+    ranking = list(picture_mious(part, store, root / "prepare/masks_val.zip", predictions))
+    if not ranking:
         raise InputError(
             f"{root}: no val picture has two classes and a mask, expected one at least"
         )
-    return sorted(scores, key=lambda entry: (scores[entry], entry.id))[len(scores) // 2]
+    return several[ranking[(len(ranking) - 1) // 2]]
 
 
 def draw(path: Path, rows: Sequence[Sequence[Tile]], side: float = 1.45) -> None:

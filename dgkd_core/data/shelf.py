@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import mmap
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from numpy.typing import DTypeLike
 
 from dgkd_core import world
 from dgkd_core.environment import amount
+from dgkd_core.parallel import memory
 
 Key = tuple[Path, str]
 Size = tuple[Key, tuple[int, ...], DTypeLike]
@@ -30,8 +30,7 @@ def room() -> int:
     """
     gib = amount("DGKD_CACHE_GIB", "GiB")
     if gib is None:
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // SHARE
-        return memory // world.local_size()
+        return memory() // SHARE // world.local_size()
     return int(gib * 2**30) // world.local_size()
 
 

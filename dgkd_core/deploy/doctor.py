@@ -103,7 +103,7 @@ def devices() -> Iterator[Finding]:
 
 def machine() -> Iterator[Finding]:
     """Cores, memory and shared memory."""
-    from dgkd_core.parallel import cores, wanted_workers
+    from dgkd_core.parallel import cores, memory, wanted_workers
 
     threads = os.environ.get("OMP_NUM_THREADS")
     workers = wanted_workers()
@@ -111,9 +111,8 @@ def machine() -> Iterator[Finding]:
     told += [f"OMP_NUM_THREADS={threads}"] if threads else []
     told += [f"DGKD_WORKERS={workers}"] if workers is not None else []
     yield Finding("ok", ", ".join(told))
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    few = memory < LITTLE_MEMORY
-    yield Finding("warn" if few else "ok", f"{memory / GB:.1f} GB of memory")
+    few = memory() < LITTLE_MEMORY
+    yield Finding("warn" if few else "ok", f"{memory() / GB:.1f} GB of memory")
     shared = Path("/dev/shm")
     if shared.is_dir() and (free := shutil.disk_usage(shared).free) < LITTLE_SHARED:
         said = f"{shared}: {free / GB:.2f} GB free, little for data workers"

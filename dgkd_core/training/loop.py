@@ -232,10 +232,12 @@ def _evaluating(modules: Sequence[nn.Module], device: torch.device) -> Iterator[
     drawn = random_states(device)
     for module in modules:
         module.eval()
-    yield
-    for layer, training in modes:
-        layer.training = training
-    set_random_states(drawn, device)
+    try:
+        yield
+    finally:
+        for layer, training in modes:
+            layer.training = training
+        set_random_states(drawn, device)
 
 
 def train(

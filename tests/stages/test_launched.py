@@ -22,7 +22,9 @@ EVERY_STEP = {"DGKD_SAVE_EVERY": "0"}
 
 
 def _environment(**variables: str) -> dict[str, str]:
-    return environment(**{"DGKD_PROCESSES": "2", "OMP_NUM_THREADS": "1", **variables})
+    return environment(
+        **{"DGKD_PROCESSES": "2", "DGKD_LOG_EVERY": "0", "OMP_NUM_THREADS": "1", **variables}
+    )
 
 
 def _have_ended(processes: list[int]) -> None:
