@@ -362,7 +362,7 @@ def _example(out: Path, graph: Graph, depth: Graph | None, depth_name: str) -> s
     return environment.get_template("example.py.jinja").render(
         onnx=out.suffix == ".onnx",
         file=out.name,
-        script=f"{out.stem}.example.py",
+        script=f"{out.name}.example.py",
         depth_file=depth_name,
         model=graph.about,
         dpt=None if depth is None else depth.about,
@@ -425,7 +425,7 @@ def export(folder: str | Path, out: Path, form: str) -> list[str]:
     for path, content in contents.items():
         with atomic_file(path) as part:
             part.write_bytes(content)
-    script = out.with_name(f"{out.stem}.example.py")
+    script = out.with_name(f"{out.name}.example.py")
     write_text(script, _example(out, graph, depth, depth_out.name))
     sizes = [f"{path}: {len(content) / 1e6:.1f} MB" for path, content in contents.items()]
     return [*sizes, f"{script}: python {script.name} PHOTO OUT.png", f"as PyTorch: {parity}"]

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support import ROOT, one_line
+from support import ROOT, environment, one_line
 from torch import nn
 
 from dgkd_core import cli, load
@@ -89,7 +89,7 @@ def test_the_comparison_sees_another_network(exported: tuple[Path, list[str]], w
 def test_the_example_needs_no_torch_and_gives_the_models_mask(
     exported: tuple[Path, list[str]], lively: Path, tmp_path: Path
 ) -> None:
-    script, photo = exported[0].with_name("night.example.py"), _photo(tmp_path)
+    script, photo = exported[0].with_name("night.onnx.example.py"), _photo(tmp_path)
     assert "torch" not in script.read_text()
     assert "dgkd_core" not in script.read_text()
     said = _example(script, photo, tmp_path / "mask.png")
@@ -120,6 +120,18 @@ def test_the_file_is_checked_and_tells_nothing_of_the_machine(
     assert [output.name for output in proto.graph.output] == ["ids", "masks", "scores"]
 
 
+def test_another_process_writes_the_same_bytes(
+    exported: tuple[Path, list[str]], lively: Path, tmp_path: Path
+) -> None:
+    command = ["-m", "dgkd_core.cli", "export", "-m", lively, "-o", tmp_path / "night.onnx"]
+    again = environment(PYTHONHASHSEED="1", PYTHONPATH=str(ROOT))
+    subprocess.run([sys.executable, *map(str, command)], env=again, check=True)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["night.depth.onnx", "night.onnx", "night.onnx.example.py"]
+    for name in names:
+        assert (tmp_path / name).read_bytes() == exported[0].with_name(name).read_bytes()
+
+
 def test_torch_without_depth(
     with_depth: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -134,7 +146,7 @@ def test_torch_without_depth(
     cli.main(words)
     assert out.read_bytes() == first
     photo = _photo(tmp_path)
-    _example(out.with_name("night.example.py"), photo, tmp_path / "mask.png")
+    _example(out.with_name("night.pt2.example.py"), photo, tmp_path / "mask.png")
     with Image.open(tmp_path / "mask.png") as found, Image.open(photo) as picture:
         same = np.asarray(found) == np.asarray(load(folder, "cpu")(picture))
     assert same.mean() >= 0.999
