@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import shutil
 import signal
 import subprocess
@@ -22,7 +23,23 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's backgro
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # as under nohup
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # before anybody imports torch
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
+
 ROOT = Path(__file__).resolve().parent.parent
+COSTLY = "chain", "unbroken"  # fixtures that take minutes to make: whoever wants one shares it
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Deal the tests out to processes by their costly fixture, the longest first, or their file."""
+
+    def group(item: pytest.Item) -> str:
+        wanted = getattr(item, "fixturenames", ())
+        return next((name for name in COSTLY if name in wanted), str(item.path))
+
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group(item)))
+    items.sort(key=lambda item: group(item) not in COSTLY)
 
 
 @pytest.fixture
