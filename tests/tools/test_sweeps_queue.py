@@ -222,21 +222,74 @@ def test_killed_and_failed_runs_are_not_waited_for(clone: Repository, dvc_says: 
 
 
 def test_waiting_shows_progress_and_ends(
-    clone: Repository, dvc_says: list[str], capsys: pytest.CaptureFixture[str]
+    clone: Repository,
+    dvc_says: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("DGKD_LOG_EVERY", "0")
     first = STATUS.format(second="Queued", workers=1)
     dvc_says += [first, first, STATUS.format(second="Success", workers=1)]
     dvc_says.append(dvc_says[-1].replace("Running", "Success"))
-    clone.wait(NAMES)
+    clone.wait(NAMES, 1)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(",")[0] for line in lines] == ["sweeps: 1/2", "sweeps: 2/2"]
 
 
-def test_waiting_for_dead_workers_is_not_for_ever(clone: Repository, dvc_says: list[str]) -> None:
+@pytest.fixture
+def starts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many workers were asked for, start by start."""
+    asked: list[int] = []
+    monkeypatch.setattr(Repository, "start", lambda self, jobs: asked.append(jobs))
+    return asked
+
+
+def test_a_dead_worker_is_replaced(
+    clone: Repository, dvc_says: list[str], starts: list[int]
+) -> None:
+    two, one = (STATUS.format(second="Queued", workers=w) for w in (2, 1))
+    dvc_says += [two, one, one, two, one, one, one, two]
+    dvc_says.append(STATUS.format(second="Success", workers=2).replace("Running", "Success"))
+    clone.wait(NAMES, 2)
+    assert starts == [2]
+    assert len(dvc_says) == 1
+
+
+def test_busy_workers_are_not_dead_ones(
+    clone: Repository, dvc_says: list[str], starts: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    running, silent = (STATUS.format(second="Running", workers=w) for w in (2, 0))
+    dvc_says += [running, silent, silent, running, running.replace("Running", "Success")]
+    clone.wait(NAMES, 2)
+    assert len(dvc_says) == 1
+    assert starts == []
+
+
+def test_runs_of_workers_that_were_killed_are_given_up(
+    clone: Repository, dvc_says: list[str], starts: list[int]
+) -> None:
+    dvc_says += [STATUS.format(second="Running", workers=w) for w in (2, 0)]
+    clone.wait(NAMES, 2)
+    assert starts == []
+
+
+def test_the_last_run_needs_one_worker(
+    clone: Repository, dvc_says: list[str], starts: list[int]
+) -> None:
+    first, last = (STATUS.format(second=s, workers=1) for s in ("Queued", "Success"))
+    dvc_says += [first, *5 * [last], last.replace("Running", "Success")]
+    clone.wait(NAMES, 2)
+    assert starts == []
+
+
+def test_waiting_for_dead_workers_is_not_for_ever(
+    clone: Repository, dvc_says: list[str], starts: list[int]
+) -> None:
     dvc_says += [STATUS.format(second="Queued", workers=w) for w in (1, 0)]
-    one_line(lambda: clone.wait(NAMES), "workers have stopped")
+    one_line(lambda: clone.wait(NAMES, 2), "workers stop again and again")
+    assert starts == [2, 2, 2]
 
 
 def test_nothing_to_wait_for(clone: Repository, dvc_says: list[str]) -> None:
     dvc_says.append(STATUS.format(second="Success", workers=0))
-    clone.wait(["plan.alone.gain.s0"])
+    clone.wait(["plan.alone.gain.s0"], 1)

@@ -67,7 +67,7 @@ def run(
     queued = set(names).intersection(repository.unfinished()[0])
     if queued:
         repository.start(jobs)
-        repository.wait(queued)
+        repository.wait(queued, jobs)
     table(plans, docs, repository, machine)
     finished = repository.finished()
     return [name for name in names if name in queued and name not in finished]

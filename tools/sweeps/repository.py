@@ -16,6 +16,8 @@ from dgkd_core.parallel import cores
 from dgkd_core.progress import Progress
 from tools.sweeps.plan import Experiment
 
+PATIENCE = 3  # looks at too few workers, before they are believed
+
 
 @dataclass(frozen=True)
 class Repository:
@@ -53,10 +55,18 @@ class Repository:
 
     def unfinished(self) -> tuple[list[str], int]:
         """Names of the experiments that are queued or running, and how many workers DVC has."""
+        tasks, workers = self.tasks()
+        states = ("Queued", "Running") if workers else ("Queued",)  # else they were killed
+        return [name for name, state in tasks.items() if state in states], workers
+
+    def tasks(self) -> tuple[dict[str, str], int]:
+        """What `dvc queue status` says of each experiment by name, and how many workers there are.
+
+        A worker that is busy at the moment may be missing from the count.
+        """
         lines = [line.split() for line in self.run("dvc", "queue", "status").splitlines()]
         workers = sum(int(line[2]) for line in lines if line[:2] == ["Worker", "status:"])
-        states = ("Queued", "Running") if workers else ("Queued",)  # else they were killed
-        return [line[1] for line in lines if len(line) > 3 and line[-1] in states], workers
+        return {line[1]: line[-1] for line in lines[1:] if len(line) > 3}, workers
 
     def metrics(self, reference: str, file: str) -> Any:
         """A metrics file of a finished experiment."""
@@ -76,22 +86,42 @@ class Repository:
         if subprocess.run(words, cwd=self.root, env=shared, check=False).returncode:
             raise InputError(f"{self.root}: {' '.join(words)} failed")
 
-    def wait(self, names: Collection[str]) -> None:
-        """Wait until the workers have run what is queued of ``names``, with progress."""
+    def wait(self, names: Collection[str], jobs: int) -> None:
+        """Wait until ``jobs`` workers have run what is queued of ``names``, with progress.
+
+        A worker of DVC may die between two tasks: two of them read the messages that they get
+        through files, now and then one that is half written. Another takes its place.
+
+        Raises:
+            InputError: no experiment ends between one worker's death and the next, time and again.
+        """
         total = len(set(names).intersection(self.unfinished()[0]))
         if not total:
             return
 
         def endings() -> Iterator[int]:
-            done = 0
+            done = missing = restarts = 0
             while done < total:
                 time.sleep(self.poll)
-                left, workers = self.unfinished()
-                now = total - len(set(names).intersection(left))
+                tasks, workers = self.tasks()
+                queued, running = (
+                    {name for name in names if tasks.get(name) == state}
+                    for state in ("Queued", "Running")
+                )
+                missing = missing + 1 if workers < min(jobs, len(queued | running)) else 0
+                if not workers:  # then what runs is lost, if they do not come back
+                    running = set() if missing >= PATIENCE else running
+                now = total - len(queued | running)
+                restarts = 0 if now > done else restarts
                 yield from range(done, now)
                 done = max(done, now)
-                if not workers and done < total:
-                    raise InputError("DVC's workers have stopped; `dvc queue logs NAME` says more")
+                if missing >= PATIENCE and queued:
+                    if restarts == PATIENCE:
+                        raise InputError(
+                            "DVC's workers stop again and again; `dvc queue logs NAME` says more"
+                        )
+                    self.start(jobs)
+                    missing, restarts = 0, restarts + 1
 
         for _ in Progress(endings(), "sweeps", total, lines=total):
             pass
