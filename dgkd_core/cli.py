@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dgkd_core import __version__
-from dgkd_core.errors import InputError
+from dgkd_core.errors import InputError, out_of_memory
 from dgkd_core.interrupt import Interrupted
 from dgkd_core.presets import apply_preset
 
@@ -307,6 +307,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(128 + number)
     except InputError as error:
         sys.exit("\n".join(f"dgkd: {line}" for line in str(error).splitlines()))
+    except (MemoryError, RuntimeError) as error:
+        if said := out_of_memory(error):
+            sys.exit(f"dgkd: {said}")
+        raise
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
         sys.exit(f"dgkd: {name}{error.strerror or error}")

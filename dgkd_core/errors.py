@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 _LONGEST = 200
+# what torch says on a CPU, on CUDA and on MPS; NumPy's error is a MemoryError
+_TORCH_MEMORY = re.compile(r"can't allocate memory|out of memory", re.IGNORECASE)
+_AMOUNT = re.compile(
+    r"(?:tried to allocate|Unable to allocate) ([\d.]+ ?[KMGTP]?i?B(?:ytes)?)", re.IGNORECASE
+)
 
 
 class InputError(ValueError):
@@ -18,3 +25,15 @@ def reason(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     text = "".join(character if character.isprintable() else "?" for character in text)
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 2]} …"
+
+
+def out_of_memory(error: BaseException) -> str | None:
+    """What to say of an error that tells of too little memory, on a GPU or not; None of others."""
+    text = str(error)
+    if not isinstance(error, MemoryError) and not (
+        isinstance(error, RuntimeError) and _TORCH_MEMORY.search(text)
+    ):
+        return None
+    where = " of the GPU" if "CUDA" in text or "MPS" in text else ""
+    wanted = _AMOUNT.search(text)
+    return f"out of memory{where}" + (f" (another {wanted[1]} were asked for)" if wanted else "")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from dgkd_core import world
-from dgkd_core.errors import InputError
+from dgkd_core.errors import InputError, out_of_memory
 from dgkd_core.files import clear_stand_ins
 from dgkd_core.interrupt import Interrupted, listening
 from dgkd_core.launch import follow_launcher, run_as, run_by, say, that_share, wanted
@@ -20,6 +20,7 @@ from dgkd_core.sections import Params
 from dgkd_core.state import Lock, State, outputs
 
 ARTIFACTS = "artifacts"
+_LESS = "smaller batches, crops or pictures need less, see docs/troubleshooting.md"
 
 
 @contextmanager
@@ -53,8 +54,8 @@ def run(
 ) -> None:
     """Run a stage on params.yaml of the current folder, as one process or several.
 
-    Unusable input and a failing disk end with one line and exit status 1, a signal with 128 and its
-    number. What the stage put into its `State` is kept until it succeeds.
+    Unusable input, a failing disk and too little memory end with one line and exit status 1, a
+    signal with 128 and its number. What the stage put into its `State` is kept until it succeeds.
 
     Args:
         body: called in every process; the first alone writes outputs (`dgkd_core.world`).
@@ -84,7 +85,9 @@ def run(
             sys.exit(128 + error.signal)
         go_on = "; run it again to go on" if any(kept) else ""
         _end(f"{name}: {error}{go_on}", 128 + error.signal)
-    except RuntimeError as error:
+    except (MemoryError, RuntimeError) as error:
+        if said := out_of_memory(error):
+            _end(f"{name}: {said}; {_LESS}")
         if not (world.started_as_several() and world.is_loss(error)):
             raise
         reason = str(error).splitlines()[0]

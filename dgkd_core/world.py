@@ -129,7 +129,7 @@ def _stoppable() -> Iterator[None]:
         raise
 
 
-def is_loss(error: RuntimeError) -> bool:
+def is_loss(error: Exception) -> bool:
     """Whether an error of torch tells that another process is gone."""
     import torch.distributed as dist
 

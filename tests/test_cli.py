@@ -87,10 +87,11 @@ def test_convert_mxnet_prints_what_was_done(
         (PermissionError(13, "Permission denied", "params.yaml"), "params.yaml: Permission denied"),
         (OSError(28, "No space left on device"), "No space left on device"),
         (OSError("odd"), "odd"),
+        (MemoryError(), "out of memory"),
     ],
 )
-def test_a_failing_disk_is_one_line(
-    error: OSError, line: str, monkeypatch: pytest.MonkeyPatch
+def test_a_failing_machine_is_one_line(
+    error: Exception, line: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(name: str, values: list[str]) -> list[str]:
         raise error

@@ -43,6 +43,7 @@ def test_the_body_gets_the_params(capsys: pytest.CaptureFixture[str]) -> None:
         ),
         (OSError(28, "No space left on device"), "cam: No space left on device"),
         (OSError("odd"), "cam: odd"),
+        (MemoryError(), "cam: out of memory; smaller batches, crops or pictures need less, see "),
     ],
 )
 def test_trouble_ends_with_a_line_and_status_1(

@@ -16,7 +16,7 @@ from dgkd_core.data.source import read_bytes
 from dgkd_core.deploy.model import Model, Prediction, enlarged_mask, load
 from dgkd_core.deploy.overlay import overlay
 from dgkd_core.deploy.photographs import TABLE, Photograph, Source, chunks, sources
-from dgkd_core.errors import InputError
+from dgkd_core.errors import InputError, out_of_memory
 from dgkd_core.files import atomic_file, sha256, write_json
 from dgkd_core.interrupt import Interrupted, listening
 from dgkd_core.parallel import ahead
@@ -145,7 +145,7 @@ def predict(
 
     Raises:
         InputError: an argument or the model is unusable, every photograph is, or ``out`` cannot be
-            written.
+            written, or memory does not suffice; what is done is kept.
         Interrupted: as asked; what is done is kept, and the table tells of it.
     """
     found, passed = sources(arguments, out)
@@ -175,6 +175,15 @@ def predict(
         except Interrupted:
             writer.close()
             raise
+        except (MemoryError, RuntimeError) as error:
+            if not (said := out_of_memory(error)):
+                raise
+            writer.close()
+            size, done = model.settings.batch, len(writer.rows)
+            raise InputError(
+                f"{said}, {done} of {len(found)} done; expected a --batch smaller than {size}, or "
+                f"--device cpu"
+            ) from error
     if not writer.rows:
         raise InputError(f"none of {len(writer.skipped)} photographs could be used")
     writer.close()

@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from dgkd_core import cli
 from dgkd_core.data.pictures import encode_depth
 from dgkd_core.data.scenes import render
 from dgkd_core.deploy import predict as command
-from dgkd_core.deploy.model import load
+from dgkd_core.deploy.model import Model, load
 from dgkd_core.deploy.photographs import sources
 from dgkd_core.files import sha256
 
@@ -280,6 +281,25 @@ def test_ctrl_c_keeps_what_is_done(run: Run, monkeypatch: pytest.MonkeyPatch) ->
     assert files() == {
         *("0.png", "1.png", "overlay/0.jpg", "overlay/1.jpg", "predictions.json"),
     }
+
+
+def test_too_little_memory_keeps_what_is_done(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(3):
+        photo(f"in/{i}.png", i)
+    look, left = Model.look, [1]
+
+    def hungry(self: Model, *arguments: Any) -> Any:
+        if not left:
+            torch.empty(2**50)
+        left.pop()
+        return look(self, *arguments)
+
+    monkeypatch.setattr(Model, "look", hungry)
+    status, _, errors = run("in", "--batch", "2")
+    assert status == 1
+    assert errors.startswith("dgkd: out of memory (another ")
+    assert errors.endswith("2 of 3 done; expected a --batch smaller than 2, or --device cpu")
+    assert [row["photograph"] for row in table()["photographs"]] == ["0.png", "1.png"]
 
 
 def test_an_out_that_cannot_be_written_ends_with_a_line(run: Run) -> None:
