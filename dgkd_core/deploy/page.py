@@ -18,7 +18,7 @@ from dgkd_core.data.pictures import encode_mask, open_picture
 from dgkd_core.deploy.folder import STUDENT
 from dgkd_core.deploy.model import Model
 from dgkd_core.deploy.overlay import veiled
-from dgkd_core.errors import InputError
+from dgkd_core.errors import InputError, out_of_memory
 from dgkd_core.evaluation.figures import colour_heat, colour_mask
 from dgkd_core.files import atomic_file
 from dgkd_core.imaging.exposure import expose_8bit
@@ -137,6 +137,10 @@ def _outputs(model: Model, folder: Path, path: str | None, choice: str) -> list[
             seen = look(model, Path(path))
         except InputError as error:
             problem = f"{error}, expected a photograph such as JPEG or PNG"
+        except (MemoryError, RuntimeError) as error:
+            if not (said := out_of_memory(error)):
+                raise
+            problem = f"{said}, expected a smaller photograph"
         else:
             target = Path(tempfile.mkdtemp(dir=folder), f"{Path(path).stem}.mask.png")
             with atomic_file(target) as part:

@@ -188,6 +188,20 @@ def test_a_damaged_picture_and_a_text_file_are_told_and_the_server_lives_on(
     assert running.poll() is None
 
 
+def test_too_little_memory_is_told_on_the_page(
+    model: Path, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dgkd_core.deploy import page  # which needs gradio
+
+    def hungry(*_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(page, "look", hungry)
+    problem, *others = page._outputs(load(model, "cpu"), tmp_path, str(photo), page.STRONGEST)
+    assert "out of memory, expected a smaller photograph" in problem.value
+    assert others[:3] == [None] * 3
+
+
 def test_a_port_in_use_is_one_line(model: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
