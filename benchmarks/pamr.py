@@ -41,7 +41,7 @@ def _stacked(x: Tensor, dilations: Sequence[int], centre: bool) -> Tensor:
 def straightforward(
     image: Tensor, mask: Tensor, iterations: int, dilations: Sequence[int]
 ) -> Tensor:
-    """PAMR as its formula reads (METHOD §4): shifted copies of every channel, all at once."""
+    """PAMR as its formula reads: shifted copies of every channel, all at once."""
     deviation = _stacked(image, dilations, centre=True).std(2, keepdim=True)
     distance = (_stacked(image, dilations, centre=False) - image[:, :, None]).abs()
     weights = (-distance / (1e-8 + 0.1 * deviation)).mean(1, keepdim=True).softmax(2)

@@ -91,7 +91,7 @@ class Data(_Section):
 
 
 class Physical(_Section):
-    """Darkening in linear light with sensor noise (METHOD §8)."""
+    """Darkening in linear light with sensor noise."""
 
     ratio: Span = Field(
         description="the light is divided by r, drawn for each picture, log-uniform in this "

@@ -51,7 +51,7 @@ def score_networks(
     """Every network on normal and on dark val; the teacher also on brightened dark pictures.
 
     Predictions are kept in ``journal``. Dropped classes and the background's power belong to the
-    weakly-supervised networks (METHOD §7).
+    weakly-supervised networks.
     """
     section, where = params.evaluate, start(params, stage)
     plain = Protocol(tuple(section.scales), section.flip, 0, 1, section.batch)

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import _start  # noqa: F401
-import pandas as pd
 from _depth import chosen_dpt
 
 from dgkd_core.deploy.card import card, darkness_of, data_of
@@ -27,6 +26,7 @@ from dgkd_core.deploy.folder import (
 )
 from dgkd_core.files import atomic_folder, read_json, write_text
 from dgkd_core.models.registry import Spec, read_spec
+from dgkd_core.report.curves import read_table
 from dgkd_core.sections import Params
 from dgkd_core.stage import ARTIFACTS, run
 from dgkd_core.state import State
@@ -45,7 +45,7 @@ def depth_kind(spec: Spec) -> DepthKind:
 def scores() -> dict[Light, Score]:
     """The segmenter's, as `evaluate` wrote them."""
     means = read_json("metrics/evaluate.json")["segmenter"]
-    table = pd.read_csv("metrics/per_class.csv", keep_default_na=False, dtype=str)
+    table = read_table(Path("metrics/per_class.csv"), ("network", "pictures", "class", "iou"))
     found = {}
     for kind, miou in means.items():
         rows = table[(table["network"] == "segmenter") & (table["pictures"] == kind)]

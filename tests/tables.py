@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import pandas as pd
 
+from tools.sweeps.plan import HEADINGS
 from tools.sweeps.repository import Repository
-from tools.sweeps.table import COLUMNS, HEADINGS
+from tools.sweeps.table import COLUMNS
 
 Finish = Callable[..., str]
 

@@ -156,7 +156,7 @@ def test_a_base_is_laid_first(project: Path) -> None:
 
 
 def test_the_papers_settings_differ_where_the_data_does(project: Path) -> None:
-    """METHOD §6 and §7: 24 epochs of each training set, mask loss from the fifth on."""
+    """24 epochs of each training set, mask loss from the fifth on."""
     weights = project / "weights.safetensors"
     weights.write_bytes(b"weights")
     for name, pictures, scales in (

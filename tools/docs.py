@@ -223,8 +223,10 @@ def paths(stage: Mapping[str, Any], *kinds: str) -> list[str]:
     return [name for name in names if not name.endswith(".py")]
 
 
-def under(path: str, folder: str) -> bool:
-    return f"{path}/".startswith(f"{folder}/")
+def meet(path: str, other: str) -> bool:
+    """Whether one is the other, or lies in it."""
+    first, second = f"{path}/", f"{other}/"
+    return first.startswith(second) or second.startswith(first)
 
 
 def files_block(stage: str, stages: Stages) -> str:
@@ -233,20 +235,22 @@ def files_block(stage: str, stages: Stages) -> str:
 
     rows = []
     for path in paths(stages[stage], "deps"):
-        makers = [name for name, outs in outputs.items() if any(under(path, out) for out in outs)]
+        makers = [name for name, outs in outputs.items() if any(meet(path, out) for out in outs)]
         key = re.fullmatch(r"\$\{([\w.]+)\}", path)
         shown = f"`{path}`"
         if key is not None:
             repeated = key[1] == "item"
             shown = f"the {'entry of `evaluate.sets`' if repeated else f'folder in `{key[1]}`'}"
-        rows.append(["reads", shown, f"written by {link(makers)}" if makers else "yours"])
+        source = "yours" if key is not None else "part of the project"
+        rows.append(["reads", shown, f"written by {link(makers)}" if makers else source])
     for path in outputs[stage]:
         users = [
             name
             for name, each in stages.items()
-            if any(under(dep, path) for dep in paths(each, "deps"))
+            if any(meet(dep, path) for dep in paths(each, "deps"))
         ]
-        rows.append(["writes", f"`{path}`", f"read by {link(users)}" if users else "yours to read"])
+        shown = f"`{path.replace('${key}', 'NAME')}`"
+        rows.append(["writes", shown, f"read by {link(users)}" if users else "yours to read"])
     return table(["", "file or folder", ""], rows)
 
 

@@ -1,6 +1,6 @@
 """The authors' released student, teacher and denoisers as networks of this project, and back.
 
-Names and shapes are those of METHOD §10. Nothing but tensors and plain containers is ever
+Names and shapes are those of the released files. Nothing but tensors and plain containers is ever
 unpickled, so a checkpoint cannot run code.
 """
 
@@ -23,7 +23,8 @@ from dgkd_core.convert.names import (
     TIME_TABLE,
     authors_name,
 )
-from dgkd_core.data.voc import CLASSES as VOC_CLASSES
+from dgkd_core.data.names import LIS as LIS_CLASSES
+from dgkd_core.data.names import VOC as VOC_CLASSES
 from dgkd_core.distill.denoiser import FeatureDenoiser
 from dgkd_core.errors import InputError
 from dgkd_core.models.network import Network
@@ -31,11 +32,6 @@ from dgkd_core.models.registry import Spec, save_model
 from dgkd_core.models.wide_resnet import WideResNet38
 
 Role = Literal["student", "teacher"]
-
-LIS_CLASSES = (
-    "bicycle", "car", "motorbike", "bus", "bottle", "chair", "diningtable", "tvmonitor",
-)  # fmt: skip
-"""The classes of LIS in the order of their ids (METHOD §1)."""
 
 _WIDTH = 256
 _RATES = (12, 24, 36)
@@ -173,7 +169,7 @@ def load_authors_checkpoint(source: Source, role: Role = "student") -> Network:
     C is read from the last layer. A student fuses depth as published, a teacher does not. Stem and
     norms are frozen, as in the release. Denoisers and PAMR's kernels in the file are passed over.
 
-    METHOD §5: the teacher's checkpoint lacks the two projections (``feat`` and ``feat2``), and the
+    The teacher's checkpoint lacks the two projections (``feat`` and ``feat2``), and the
     release leaves them random. Where a teacher's file has neither, they are random here too: drawn
     from a fixed seed, so the same in every call, with batch norms that are the identity. The
     caller's random generators are not touched. A teacher's file that has them is loaded whole.

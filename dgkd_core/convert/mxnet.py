@@ -1,4 +1,4 @@
-"""ImageNet weights of WideResNet-38 from MXNet's file, read without MXNet (METHOD §2 and §6).
+"""ImageNet weights of WideResNet-38 from MXNet's file, read without MXNet.
 
 The format is what ``NDArray::Save`` and ``NDArray::Load`` in Apache MXNet's src/ndarray/ndarray.cc
 and ``TShape`` in include/mxnet/tuple.h write and read; all numbers are little endian:

@@ -1,4 +1,4 @@
-"""This project's tensor names and those of the authors' release (METHOD §10), as plain tables.
+"""This project's tensor names and those of the authors' release, as plain tables.
 
 The tables pair modules; a tensor's own name (weight, bias, running_mean, …) is the same in both.
 """

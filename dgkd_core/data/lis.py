@@ -185,7 +185,7 @@ def read_voc2lis(
 ) -> DataSet:
     """VOC -> LIS: VOC's pictures that hold one of LIS's classes to train on, LIS's list to test on.
 
-    VOC's ids are mapped by name; its other classes become 255 (METHOD §1). VOC's pictures are
+    VOC's ids are mapped by name; its other classes become 255. VOC's pictures are
     darkened, LIS's are dark.
     """
     voc, lis = VocTree(root, classes, sbd_root, labels), LisTree(lis_root, classes, "data.lis_root")

@@ -191,10 +191,15 @@ def _pinned(key: str, path: Path, pin: str | None, kind: str) -> Finding:
 def _on_hub(hub_id: str, revision: str | None) -> Finding:
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.constants import HF_HUB_OFFLINE
+    from huggingface_hub.errors import HFValidationError
 
     from dgkd_core.models.depth_files import WEIGHTS
 
-    cached = try_to_load_from_cache(hub_id, WEIGHTS, revision=revision)
+    try:
+        cached = try_to_load_from_cache(hub_id, WEIGHTS, revision=revision)
+    except HFValidationError:
+        said = f"depth.model: {hub_id} is neither a folder nor a hub id such as Intel/dpt-large"
+        return Finding("problem", said)
     if isinstance(cached, str):
         return Finding("ok", f"depth.model: {hub_id}, in the hub's cache")
     if HF_HUB_OFFLINE:

@@ -6,6 +6,7 @@ run.json                         where it comes from: `Run`
 README.md                        the model card
 depth/                           the DPT, in Hugging Face format, where depth is estimated
 student/                         the student, for class maps, where package.student says so
+examples/                        not written: photographs of yours, for the page of `dgkd serve`
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from dgkd_core.deploy.model import load
-from dgkd_core.errors import InputError
+from dgkd_core.errors import InputError, reason
 
 LARGEST_UPLOAD = "64mb"
 SESSIONS = 16  # whose class maps are kept
@@ -33,10 +33,11 @@ def check_port(host: str, port: int) -> None:
         with socket.socket(family, socket.SOCK_STREAM) as place:
             place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             place.bind((host, port))
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # a host's name that no name can be
+        said = getattr(error, "strerror", None) or reason(error)
         raise InputError(
-            f"--port {port} on --host {host}: cannot be listened on ({error.strerror}), expected a "
-            f"free port of this machine"
+            f"--port {port} on --host {host}: cannot be listened on ({said}), expected a free port "
+            f"of this machine"
         ) from error
 
 

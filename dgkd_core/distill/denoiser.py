@@ -1,4 +1,4 @@
-"""The small diffusion model that denoises a student's features (METHOD §5).
+"""The small diffusion model that denoises a student's features.
 
 After Huang et al., Knowledge Diffusion for Distillation, NeurIPS 2023: the teacher's features teach
 the model what clean features look like, and the student's are taken as a noisy version of them.
@@ -51,7 +51,7 @@ class NoisePredictor(nn.Module):
 class NoiseAdapter(nn.Module):
     """Finds how noisy a student's features are: a share of them is kept, the rest becomes noise.
 
-    DiffKD's form (METHOD §5): γ, one a picture, from a residual bottleneck, global average pooling
+    DiffKD's form: γ, one a picture, from a residual bottleneck, global average pooling
     and a linear layer; x = γ·F + (1 − γ)·ε.
     """
 

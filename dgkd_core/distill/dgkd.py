@@ -1,4 +1,4 @@
-"""DGKD: the student's denoised masks and features follow the teacher's (METHOD §5)."""
+"""DGKD: the student's denoised masks and features follow the teacher's."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def class_maps(output: Output, labels: Tensor, size: Sequence[int]) -> Tensor:
 class Latent(nn.Module):
     """A linear autoencoder of the teacher's features, and the student's way into its latent.
 
-    After DiffKD (METHOD §5): wide features are compared in a smaller space.
+    After DiffKD: wide features are compared in a smaller space.
 
     Args:
         width: channels of the features.

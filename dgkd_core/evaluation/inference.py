@@ -1,4 +1,4 @@
-"""Multi-scale, flipped inference and the test protocol (METHOD §7)."""
+"""Multi-scale, flipped inference and the test protocol."""
 
 from __future__ import annotations
 

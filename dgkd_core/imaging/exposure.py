@@ -1,4 +1,4 @@
-"""Brightening a dark picture before a network sees it (METHOD §8).
+"""Brightening a dark picture before a network sees it.
 
 A dark 8-bit picture holds some seventeen levels; normalised as if it were daylight it is nearly a
 constant. This is the student's input transform, never the teacher's.

@@ -1,4 +1,4 @@
-"""DGF2, depth-guided feature fusion: a depth map modulates the student's features (METHOD §3)."""
+"""DGF2, depth-guided feature fusion: a depth map modulates the student's features."""
 
 from __future__ import annotations
 

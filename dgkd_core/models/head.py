@@ -1,4 +1,4 @@
-"""The single-stage weakly-supervised segmentation head and its losses (METHOD §4).
+"""The single-stage weakly-supervised segmentation head and its losses.
 
 After Araslanov and Roth, Single-Stage Semantic Segmentation from Image Labels, CVPR 2020.
 """

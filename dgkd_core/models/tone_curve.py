@@ -1,4 +1,4 @@
-"""A learned tone curve in front of a network: `exposure: curve` (METHOD §8)."""
+"""A learned tone curve in front of a network: `exposure: curve`."""
 
 from __future__ import annotations
 

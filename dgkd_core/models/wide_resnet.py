@@ -1,4 +1,4 @@
-"""WideResNet-38, model A1 (Wu et al., Wider or Deeper, 2016), output stride 8 (METHOD §2)."""
+"""WideResNet-38, model A1 (Wu et al., Wider or Deeper, 2016), output stride 8."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,23 +20,32 @@ class Series:
     y: tuple[float, ...]
 
 
-def read_table(path: Path, separator: str = ",") -> pd.DataFrame:
-    """A table of text; an unreadable one is an InputError that names it."""
+def read_table(path: Path, columns: Collection[str] = (), separator: str = ",") -> pd.DataFrame:
+    """A table of text.
+
+    Raises:
+        InputError: it cannot be read, or lacks one of ``columns``.
+    """
     try:
-        return pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False)
+        table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
     except (OSError, ValueError) as error:  # pandas' own are ValueErrors
         raise InputError(f"{path}: not a readable table ({reason(error)})") from error
+    if missing := [column for column in columns if column not in table]:
+        raise InputError(f"{path}: no column {missing[0]}, expected {', '.join(columns)}")
+    return table
 
 
 def numbers(path: Path, table: pd.DataFrame, x: str, y: str, name: str | None = None) -> Series:
-    """Two columns of a table as a `Series`; rows whose y is empty are left out."""
+    """Two columns of a table as a `Series`; rows whose y is empty are left out.
+
+    Raises:
+        InputError: there is something else than a number in them.
+    """
     try:
         known = table[table[y] != ""]
         return Series(name or y, tuple(map(float, known[x])), tuple(map(float, known[y])))
-    except KeyError as error:
-        raise InputError(f"{path}: no column {error}, expected {x} and {y}") from error
     except ValueError as error:
         raise InputError(f"{path}: {reason(error)}, expected numbers") from error
 
@@ -47,7 +57,7 @@ def read_curves(stage: str, metrics: Path) -> list[Series]:
     """
     folder = metrics / "live" / stage / "plots" / "metrics"
     found = (
-        numbers(path, read_table(path, "\t"), "step", path.stem)
+        numbers(path, read_table(path, ("step", path.stem), "\t"), "step", path.stem)
         for path in sorted(folder.rglob("*.tsv"), key=lambda path: path.as_posix())
     )
     return [series for series in found if series.x]

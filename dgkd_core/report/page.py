@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from dgkd_core.data.pictures import voc_palette
 from dgkd_core.errors import InputError, reason
@@ -21,6 +21,7 @@ from dgkd_core.report.charts import Chart, by_prefix, line_chart, number
 from dgkd_core.report.curves import Series
 from dgkd_core.report.run import EXAMPLES, Run, Setting
 
+WEBP_SIDE = 16383  # pixels, at most
 QUALITY = 88  # of WebP: a tenth of PNG's bytes on noise, and class colours keep clean edges
 NETWORKS = ("teacher", "student", "segmenter")
 KINDS = {"normal": "normal", "dark": "dark", "dark_exposed": "dark, brightened"}
@@ -77,7 +78,7 @@ class Compared:
 
 
 def picture(path: Path) -> Picture:
-    """A picture's file as WebP in a data URI.
+    """A picture's file as WebP in a data URI, shrunk where it is larger than WebP allows.
 
     Raises:
         InputError: it is missing or no picture.
@@ -85,12 +86,13 @@ def picture(path: Path) -> Picture:
     buffer = io.BytesIO()
     try:
         with Image.open(path) as opened:
-            opened.convert("RGB").save(buffer, "WEBP", quality=QUALITY, method=6)
-            width, height = opened.size
-    except (OSError, UnidentifiedImageError) as error:
+            image = opened.convert("RGB")
+        image.thumbnail((WEBP_SIDE, WEBP_SIDE))
+        image.save(buffer, "WEBP", quality=QUALITY, method=6)
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"{path}: not a readable picture ({reason(error)})") from error
     return Picture(
-        f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}", width, height
+        f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}", *image.size
     )
 
 

@@ -16,7 +16,7 @@ from dgkd_core.report.curves import Series, numbers, read_curves, read_table
 from dgkd_core.sections import Params
 
 TRAINED = ("depth_model", "depth_adapt", "teacher", "distill", "segment")
-SCORED = ("prepare", "darken", "depth", "depth_model", "cam", "refine", "evaluate")
+SCORED = ("prepare", "darken", "depth_model", "refine", "evaluate")
 EXAMPLES = ("best", "median", "worst")
 
 
@@ -115,10 +115,10 @@ def read_run(
         testsets={
             name: read_json(metrics / f"testset/{name}.json") for name in params.evaluate.sets
         },
-        iou=read_table(metrics / "per_class.csv"),
-        confusion=read_table(metrics / "confusion.csv"),
+        iou=read_table(metrics / "per_class.csv", ("network", "pictures", "class", "iou")),
+        confusion=read_table(metrics / "confusion.csv", ("truth", "predicted", "share")),
         sweeps=tuple(
-            numbers(path, read_table(path), "threshold", "miou", name)
+            numbers(path, read_table(path, ("threshold", "miou")), "threshold", "miou", name)
             for name, stage in sweeps.items()
             for path in [metrics / f"sweep/{stage}.csv"]
         ),

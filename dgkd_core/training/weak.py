@@ -30,7 +30,7 @@ def weak_losses(output: Output, image: Tensor, batch: Batch, pamr: PAMR | None) 
 class AuxiliaryClassifier(nn.Module):
     """Trains a teacher's projections: image-level labels from their average-pooled features.
 
-    The release leaves the teacher's two projections random (METHOD §5).
+    The release leaves the teacher's two projections random.
 
     Args:
         width: channels of the projections.

@@ -53,7 +53,7 @@ def shapes(state: State) -> dict[str, Shape]:
     return {name: tuple(value.shape) for name, value in state.items()}
 
 
-# --- the forward pass, from METHOD §2-§5 and the raw tensors -------------------------------------
+# --- the forward pass, from the formulas and the raw tensors -------------------------------------
 
 
 def norm(s: State, name: str, x: Tensor) -> Tensor:
@@ -154,7 +154,7 @@ def classifier(s: State, shallow: Tensor, deep: Tensor) -> Tensor:
 
 
 def noise(s: State, prefix: str, x: Tensor, t: int) -> Tensor:
-    """A denoiser's prediction ε(x, t), METHOD §5."""
+    """A denoiser's prediction ε(x, t)."""
     x = x + s[f"{prefix}model.time_embedding.weight"][t][:, None, None]
     for k in range(2):
         block = f"{prefix}model.pred.{k}.block"

@@ -90,7 +90,7 @@ def test_voc_to_lis(voc_tree: Any, lis: LisSet, tmp_path: Path) -> None:
     masks = [source.mask for source in found.sources]
     assert masks[0] is not None
     assert masks[1] is not None
-    # VOC's 7 -> 2 and 20 -> 8 (METHOD §1), the person becomes 255
+    # VOC's 7 -> 2 and 20 -> 8, the person becomes 255
     assert (masks[0].read()[0] == np.repeat([0, 2, 255, 255], 3)).all()
     assert (masks[1].read()[0] == np.repeat([0, 8, 255], 4)).all()
 

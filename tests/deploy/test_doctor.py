@@ -89,6 +89,8 @@ def test_a_hub_id_is_told_from_a_folder(project: Path, monkeypatch: pytest.Monke
     assert "will fetch it from the hub" in said(doctor.project, "warn")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert "HF_HUB_OFFLINE is set" in said(doctor.project, "problem")
+    apply_preset("scenes", ["depth.model=../models/dpt"])
+    assert "../models/dpt is neither a folder nor a hub id" in said(doctor.project, "problem")
 
 
 def test_bad_params_are_told_line_by_line(

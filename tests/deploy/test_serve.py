@@ -210,6 +210,10 @@ def test_a_port_in_use_is_one_line(model: Path) -> None:
         one_line(lambda: serve(model, "127.0.0.1", port, "cpu"), f"--port {port}", "in use")
 
 
+def test_a_host_that_no_name_can_be_is_one_line() -> None:
+    one_line(lambda: check_port("a..b", 7860), "--host a..b", "expected a free port")
+
+
 @pytest.mark.parametrize(("host", "port"), [("127.0.0.1", 0), ("127.0.0.1", 65536)])
 def test_no_port_is_one_line(host: str, port: int) -> None:
     one_line(lambda: check_port(host, port), f"--port is {port}", "1 to 65535")

@@ -1,4 +1,4 @@
-"""The denoiser against DDIM written out from the β schedule (METHOD §5)."""
+"""The denoiser against DDIM written out from the β schedule."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""PAMR against the formula of METHOD §4, one pixel at a time."""
+"""PAMR against its formula, one pixel at a time."""
 
 import math
 

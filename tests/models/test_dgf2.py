@@ -1,4 +1,4 @@
-"""DGF2 against METHOD §3, one pixel at a time."""
+"""DGF2 against its formula, one pixel at a time."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The single-stage head and its losses against METHOD §4, written out pixel by pixel."""
+"""The single-stage head and its losses against their formulas, written out pixel by pixel."""
 
 import math
 
@@ -218,7 +218,7 @@ def test_gate_in_evaluation_is_the_weighted_mean() -> None:
 def test_gate_in_training_takes_one_of_two_values_with_the_expectation_of_the_formula() -> None:
     """out = m·(x − ψ·g)/(1 − ψ) + (1 − m)·g, P(m = 0) = ψ: the expectation is x itself.
 
-    It is not the (1 − ψ)·x + ψ·g of evaluation: METHOD §4 has the two as they are here.
+    It is not the (1 − ψ)·x + ψ·g of evaluation: the method has the two as they are here.
     """
     torch.manual_seed(5)
     x, g, rate, n = 1.5, -2.0, 0.3, 200_000

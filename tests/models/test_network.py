@@ -59,7 +59,7 @@ def test_output_of_a_network(dgf2: str) -> None:
     image = IMAGE.clone()
     with torch.no_grad():
         out = network(image, None if dgf2 == "off" else DEPTH)
-    assert torch.equal(image, IMAGE), "METHOD §9: the picture must not be changed in place"
+    assert torch.equal(image, IMAGE), "the picture must not be changed in place"
     assert network.uses_depth == (dgf2 != "off")
     assert out.logits.shape == (2, 4, 10, 12)
     assert bool((out.logits[:, 0] == 1).all())

@@ -1,4 +1,4 @@
-"""WideResNet-38 against METHOD §2; the released names are compared in tests/convert."""
+"""WideResNet-38, tensor by tensor; the released names are compared in tests/convert."""
 
 from collections import Counter
 
@@ -29,7 +29,7 @@ def _norm_shapes(channels: int) -> list[Shape]:
 
 
 def _method_shapes() -> Counter[Shape]:
-    """Every tensor of METHOD §2's table, block by block."""
+    """Every tensor, block by block."""
     out: list[Shape] = [(64, 3, 3, 3)]
     plain = [(64, 128, 128)] + 2 * [(128, 128, 128)]
     plain += [(128, 256, 256)] + 2 * [(256, 256, 256)]

@@ -182,6 +182,8 @@ def test_test_sets_are_shown(page: Page) -> None:
     [
         ("metrics/evaluate.json", "{"),
         ("metrics/per_class.csv", ""),
+        ("metrics/per_class.csv", "<<<<<<< HEAD\nnetwork,pictures,class,iou\n"),
+        ("metrics/confusion.csv", "truth,share\ncat,1\n"),
         ("metrics/sweep/cam.csv", "threshold,mIoU\n1,2\n"),
         ("metrics/sweep/refine.csv", "threshold,miou\n0.1,high\n"),
         ("metrics/live/teacher/plots/metrics/loss/cls.tsv", "step\tcls\none\t2\n"),
@@ -201,8 +203,13 @@ def test_a_file_that_is_not_as_its_stage_writes_it_is_named(
         one_line(page, path)
 
 
+def test_a_sheet_that_is_too_high_for_webp_is_shrunk(page: Page) -> None:
+    Image.new("RGB", (90, 20_000)).save("artifacts/evaluate/sheet.png")
+    assert 'height="16383"' in page()
+
+
 @pytest.mark.parametrize(
-    "path", ["artifacts/evaluate/examples", "artifacts/darken/preview.png", "metrics/cam.json"]
+    "path", ["artifacts/evaluate/examples", "artifacts/darken/preview.png", "metrics/refine.json"]
 )
 def test_what_has_vanished_is_named(page: Page, path: str) -> None:
     shutil.rmtree(path) if Path(path).is_dir() else Path(path).unlink()

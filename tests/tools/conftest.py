@@ -64,7 +64,7 @@ def finish(repository: Repository) -> Finish:
             "evaluate": {
                 "teacher": {"normal": value, "dark": value + 1, "dark_exposed": exposed},
                 "student": {"dark": value + 2},
-                "segmenter": {"dark": value + 5},
+                "segmenter": {"dark": value + 5, "normal": value + 6},
             },
             "cam": {"val": {"miou": value + 3}},
             "refine": {"val": {"best_threshold_miou": value + 4}},

@@ -11,9 +11,9 @@ from support import ROOT, one_line
 
 from dgkd_core.params import validate
 from tools.sweeps.__main__ import main
-from tools.sweeps.plan import commands, read_plan
-from tools.sweeps.table import HEADINGS
+from tools.sweeps.plan import HEADINGS, commands, read_plan
 
+PLOT = "plot: {{x: {x}, label: l, y: [{y}], lines: row}}\nseeds:"
 PLANS = sorted((ROOT / "experiments").glob("*.yaml"))
 
 
@@ -59,6 +59,10 @@ def test_a_plan_that_extends_another(plan_file: Path) -> None:
         ("note:", "notes:", "notes: Extra inputs"),
         ("seeds: [0, 1]", "seeds: [a]", "seeds.0"),
         ("data: what", "data: a: b", "not a readable YAML"),
+        ("rows:", "more_rows: true\nrows:", "must be an iterable"),
+        ("seeds:", PLOT.format(x="luma_dark", y="segmenter"), "plot.y: no column segmenter"),
+        ("seeds:", PLOT.format(x="distill.lambda", y="cam"), "distill.lambda is None in plan.deep"),
+        ("seeds:", PLOT.format(x="model.exposure", y="cam"), "model.exposure is none in plan.al"),
     ],
 )
 def test_a_plan_that_does_not_fit(plan_file: Path, old: str, new: str, said: str) -> None:

@@ -30,12 +30,12 @@ def test_the_table_gathers_what_has_finished(
     write_table(plan, docs, repository, "here")
     table = recorded(csv)
     assert table["row"].tolist() == ["deep", "alone", "deep"], "the plan's order"
-    figures = [9.5, 10, 11, 7.5, 12, 13, 14, 15]
+    figures = [9.5, 10, 11, 7.5, 12, 13, 14, 16, 15]
     assert table.loc[0].tolist() == ["deep", "gain", 0, *figures, commit, "here"]
     assert table["teacher_dark_exposed"].isna().tolist() == [False, True, True]
     text = csv.with_suffix(".md").read_text()
     assert text.startswith("# Two rows\n")
-    alone = "| student alone | 1 | 9.5 | 30.2 | 31.2 | – | 32.2 | 33.2 | 34.2 | 35.2 |"
+    alone = "| student alone | 1 | 9.5 | 30.2 | 31.2 | – | 32.2 | 33.2 | 34.2 | 36.2 | 35.2 |"
     assert alone in text
     assert "| deep pair only | 2 | 9.5 ± 0.0 | 15.0 ± 7.1 | 16.0 ± 7.1 | 7.5 | 17.0 ± 7.1 |" in text
 
@@ -94,6 +94,7 @@ def test_a_commit_of_digits_stays_text(
         ("row,variant\na,b\n", "not a table"),
         ("row,variant,seed\na,b,1\n", "no column commit"),
         ("row,variant,seed,cam,commit\na,b,1,much,x\n", "not a table"),
+        ("row,variant,seed,commit\na,b,1,x\na,b,2,x\na,b,1,y\n", "a b 1 is recorded twice"),
     ],
 )
 def test_what_is_no_table(tmp_path: Path, text: str, said: str) -> None:
@@ -182,6 +183,11 @@ def test_of_experiments_with_one_name_the_latest_counts(
 def test_a_part_that_no_plan_has(plan_file: Path, option: tuple[str, str]) -> None:
     with pytest.raises(SystemExit, match=rf"^sweeps: {option[0]}: no {option[1]} in these plans"):
         main(["queue", str(plan_file), *option])
+
+
+def test_no_worker_is_too_few(plan_file: Path) -> None:
+    with pytest.raises(SystemExit, match=r"^sweeps: --jobs is 0, expected 1 or more$"):
+        main(["run", "--jobs", "0", str(plan_file)])
 
 
 STATUS = """\

@@ -98,6 +98,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _check(plans: Sequence[Plan], args: argparse.Namespace) -> None:
     """What is to be queued only must be there: a slip would queue nothing, and say nothing."""
+    if args.jobs < 1:
+        raise InputError(f"--jobs is {args.jobs}, expected 1 or more")
     runs = [experiment.key for plan in plans for experiment in plan.experiments()]
     for known, option in zip(zip(*runs, strict=True), ("rows", "variants", "seeds"), strict=True):
         if wrong := [value for value in getattr(args, option) if value not in known]:
@@ -132,7 +134,7 @@ def _do(args: argparse.Namespace) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; unusable input ends with one line and exit status 1."""
-    args = _parser().parse_args(arguments)
+    args = _parser().parse_intermixed_args(arguments)
     try:
         _do(args)
     except InputError as error:

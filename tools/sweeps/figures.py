@@ -12,8 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from dgkd_core.files import write_text
-from tools.sweeps.plan import Plan, Plot
-from tools.sweeps.table import HEADINGS
+from tools.sweeps.plan import HEADINGS, Plan, Plot
 
 # all stand out by 3 to 1 or more from white and from GitHub's dark page (#0d1117)
 INK = "#797979"

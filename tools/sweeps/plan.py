@@ -17,6 +17,19 @@ from dgkd_core.errors import InputError, reason
 
 Values = dict[str, Any]  # what is laid over params.yaml: dotted key and value
 KEYS = ["row", "variant", "seed"]
+# what is told of a run: column, its heading, the metrics file and the key in it
+FIGURES = [
+    ("luma_dark", "mean luma, dark", "darken", "mean_luma.dark"),
+    ("teacher_normal", "teacher, normal", "evaluate", "teacher.normal"),
+    ("teacher_dark", "teacher, dark", "evaluate", "teacher.dark"),
+    ("teacher_dark_exposed", "teacher, brightened", "evaluate", "teacher.dark_exposed"),
+    ("student_dark", "student, dark", "evaluate", "student.dark"),
+    ("cam", "CAM", "cam", "val.miou"),
+    ("pseudo", "pseudo labels", "refine", "val.best_threshold_miou"),
+    ("segmenter_normal", "segmenter, normal", "evaluate", "segmenter.normal"),
+    ("segmenter_dark", "segmenter, dark", "evaluate", "segmenter.dark"),
+]
+HEADINGS = {column: heading for column, heading, *_ in FIGURES}
 Key = tuple[str, str, int]
 
 
@@ -92,6 +105,20 @@ class Plan(_Part):
                 raise ValueError(f"{place}: no variant {unknown[0]}, expected {known}")
         return self
 
+    @model_validator(mode="after")
+    def _plotted(self) -> Plan:
+        if self.plot is None:
+            return self
+        x, known = self.plot.x, ", ".join(HEADINGS)
+        if unknown := [column for column in self.plot.y if column not in HEADINGS]:
+            raise ValueError(f"plot.y: no column {unknown[0]}, expected some of {known}")
+        for run in () if x in HEADINGS else self.experiments():
+            value = run.values.get(x)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                said = f"expected a column ({known}) or a parameter that every run sets to a number"
+                raise ValueError(f"plot.x: {x} is {value} in {run.name}, {said}")
+        return self
+
     def variant_title(self, variant: str) -> str:
         return self.variant_titles.get(variant, variant)
 
@@ -156,8 +183,8 @@ def read_plan(path: Path) -> Plan:
     values = _read(path)
     if base := values.pop("extends", None):
         values = {**_read(path.parent / str(base)), **values}
-    values["rows"] = [*(values.get("rows") or []), *(values.pop("more_rows", None) or [])]
     try:
+        values["rows"] = [*(values.get("rows") or []), *(values.pop("more_rows", None) or [])]
         return Plan(name=path.stem, **values)
     except ValidationError as error:
         first = error.errors()[0]

@@ -11,21 +11,9 @@ import pandas as pd
 
 from dgkd_core.errors import InputError, reason
 from dgkd_core.files import write_text
-from tools.sweeps.plan import KEYS, Key, Plan
+from tools.sweeps.plan import FIGURES, HEADINGS, KEYS, Key, Plan
 from tools.sweeps.repository import Repository
 
-# column, its heading, the metrics file and the key in it
-FIGURES = [
-    ("luma_dark", "mean luma, dark", "darken", "mean_luma.dark"),
-    ("teacher_normal", "teacher, normal", "evaluate", "teacher.normal"),
-    ("teacher_dark", "teacher, dark", "evaluate", "teacher.dark"),
-    ("teacher_dark_exposed", "teacher, brightened", "evaluate", "teacher.dark_exposed"),
-    ("student_dark", "student, dark", "evaluate", "student.dark"),
-    ("cam", "CAM", "cam", "val.miou"),
-    ("pseudo", "pseudo labels", "refine", "val.best_threshold_miou"),
-    ("segmenter_dark", "segmenter, dark", "evaluate", "segmenter.dark"),
-]
-HEADINGS = {column: heading for column, heading, *_ in FIGURES}
 TEXTS = ["commit", "machine"]
 COLUMNS = [*KEYS, *HEADINGS, *TEXTS]
 MISSING = "–"
@@ -46,6 +34,9 @@ def recorded(csv: Path) -> pd.DataFrame:
         raise InputError(f"{csv}: not a table of runs ({reason(error)})") from error
     if missing := [key for key in [*KEYS, "commit"] if key not in table]:
         raise InputError(f"{csv}: no column {missing[0]}, expected {', '.join(COLUMNS)}")
+    if len(twice := table[table.duplicated(KEYS)]):
+        run = " ".join(str(twice.iloc[0][key]) for key in KEYS)
+        raise InputError(f"{csv}: {run} is recorded twice, expected each run once")
     return table.reindex(columns=COLUMNS)
 
 
