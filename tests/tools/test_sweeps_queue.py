@@ -265,7 +265,7 @@ def test_busy_workers_are_not_dead_ones(
     clone: Repository, dvc_says: list[str], starts: list[int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     running, silent = (STATUS.format(second="Running", workers=w) for w in (2, 0))
-    dvc_says += [running, silent, silent, running, running.replace("Running", "Success")]
+    dvc_says += [running, *5 * [silent], running, running.replace("Running", "Success")]
     clone.wait(NAMES, 2)
     assert len(dvc_says) == 1
     assert starts == []

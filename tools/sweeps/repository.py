@@ -17,6 +17,7 @@ from dgkd_core.progress import Progress
 from tools.sweeps.plan import Experiment
 
 PATIENCE = 3  # looks at too few workers, before they are believed
+BUSY = 10  # times as many where as many experiments run as should
 
 
 @dataclass(frozen=True)
@@ -108,14 +109,17 @@ class Repository:
                     {name for name in names if tasks.get(name) == state}
                     for state in ("Queued", "Running")
                 )
-                missing = missing + 1 if workers < min(jobs, len(queued | running)) else 0
-                if not workers:  # then what runs is lost, if they do not come back
-                    running = set() if missing >= PATIENCE else running
+                wanted = min(jobs, len(queued | running))
+                missing = missing + 1 if workers < wanted else 0
+                # one that is at work may be too busy to answer
+                patience = PATIENCE if len(running) < wanted else BUSY * PATIENCE
+                if not workers and missing >= patience:
+                    running = set()  # what ran has died with them
                 now = total - len(queued | running)
                 restarts = 0 if now > done else restarts
                 yield from range(done, now)
                 done = max(done, now)
-                if missing >= PATIENCE and queued:
+                if missing >= patience and queued:
                     if restarts == PATIENCE:
                         raise InputError(
                             "DVC's workers stop again and again; `dvc queue logs NAME` says more"
