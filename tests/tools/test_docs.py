@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
 
 import docs  # noqa: E402
+from tools.sweeps.table import recorded, spread  # noqa: E402
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
@@ -142,11 +143,12 @@ def test_the_scores_in_the_readme_are_those_of_the_committed_metrics() -> None:
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         pytest.skip(f"no commit to compare with: {done.stderr.strip()}")
-    scores, rows = json.loads(done.stdout), {}
+    scores, rows, spreads = json.loads(done.stdout), {}, []
     for line in (ROOT / "README.md").read_text().splitlines():
         if re.match(r"\| \**(teacher|student|segmenter) ", line):
-            title, score, *_ = (cell.strip(" *") for cell in line.strip("|").split("|"))
+            title, score, several = (cell.strip(" *") for cell in line.strip("|").split("|"))
             rows[title.split(" (")[0]] = float(score)
+            spreads.append(several)
     assert rows == {
         "teacher in daylight": round(scores["teacher"]["normal"], 1),
         "teacher on the dark pictures as they are": round(scores["teacher"]["dark"], 1),
@@ -155,3 +157,8 @@ def test_the_scores_in_the_readme_are_those_of_the_committed_metrics() -> None:
         "segmenter on the dark pictures": round(scores["segmenter"]["dark"], 1),
         "segmenter on the normal pictures": round(scores["segmenter"]["normal"], 1),
     }
+    runs = recorded(ROOT / "docs/ablation.csv")
+    runs = runs[(runs["row"] == "both") & (runs["variant"] == "gain")]
+    assert len(runs) == 3
+    networks = ["teacher_normal", "teacher_dark", "teacher_dark_exposed", "student_dark"]
+    assert spreads == [spread(runs[c]) for c in [*networks, "segmenter_dark", "segmenter_normal"]]
