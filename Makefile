@@ -1,5 +1,6 @@
 # make repro   set up and run the whole pipeline (dvc repro)
-# make test    set up and run the tests
+# make test    set up and run the tests, one by one: on two cores that is the fastest. On more:
+#              python -m pytest --numprocesses 8 --dist loadgroup --no-loadscope-reorder
 # make check   set up, lint and type check
 # make sweeps [JOBS=2] [PLANS="experiments/lambda.yaml ..."]   set up, run through DVC's queue what these plans
 #              hold and has not run (about 4.5 minutes a run), write docs/RESULTS.md, its tables and figures
@@ -29,7 +30,7 @@ repro: setup
 	dvc repro
 
 test: setup
-	python -m pytest --numprocesses auto --maxprocesses 8 --dist loadgroup --no-loadscope-reorder
+	python -m pytest
 
 check: setup
 	ruff check .

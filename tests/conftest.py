@@ -37,6 +37,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         wanted = getattr(item, "fixturenames", ())
         return next((name for name in COSTLY if name in wanted), str(item.path))
 
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return
     for item in items:
         item.add_marker(pytest.mark.xdist_group(group(item)))
     items.sort(key=lambda item: group(item) not in COSTLY)
