@@ -7,10 +7,11 @@
 # make ablation   the same for experiments/ablation.yaml alone
 # make docs    set up, renew docs/params.md and docs/stages/ from where they are defined
 # make figures set up, draw docs/figures from the finished run in artifacts/
-# make lock    renew requirements.lock from pyproject.toml (needs uv)
+# make lock    renew requirements.lock from pyproject.toml (after `make`, which brings uv)
 
 PYTHON ?= python3
 BIN := .venv/bin
+PIP = $(BIN)/python -m pip install -qq --disable-pip-version-check
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: setup repro test check sweeps ablation docs figures lock
@@ -20,10 +21,13 @@ setup: .venv/.ready
 
 .venv/.ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = "%d.%d" % sys.version_info[:2]; sys.exit(None if sys.version_info >= (3, 11) else "dgkd needs Python 3.11 or newer, found " + v + " (choose one with make PYTHON=...)")'
-	@echo "Installing the pinned packages into .venv (about 5 GB, a few minutes) ..."
+	@echo "Installing the pinned packages into .venv (6 GB, about a minute) ..."
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements.lock
-	$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@sed -n '/^uv==/,/# via/p' requirements.lock | $(PIP) --no-deps --require-hashes -r /dev/stdin \
+	  && $(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock \
+	  || { echo "uv cannot install them here; pip does, in some minutes ..."; \
+	       $(PIP) --require-hashes -r requirements.lock; }
+	@$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
 repro: setup

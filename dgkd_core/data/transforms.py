@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-import torchvision.transforms.v2.functional as VF
 from torch import Tensor
 
 # of ImageNet's pictures in [0, 1], RGB
@@ -81,6 +80,8 @@ def colour_jitter(
     image: Tensor, rng: np.random.Generator, amounts: tuple[float, float, float, float]
 ) -> Tensor:
     """Brightness, contrast, saturation and hue of (3, H, W) in [0, 1], drawn within ``amounts``."""
+    import torchvision.transforms.v2.functional as VF
+
     brightness, contrast, saturation, hue = amounts
     image = VF.adjust_brightness(image, 1 + rng.uniform(-brightness, brightness))
     image = VF.adjust_contrast(image, 1 + rng.uniform(-contrast, contrast))

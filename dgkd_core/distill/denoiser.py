@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
 from dgkd_core import world
@@ -85,6 +84,8 @@ class FeatureDenoiser(nn.Module):
     schedule = 10
 
     def __init__(self, channels: int, steps: int = 5, noise_adapter: bool = False) -> None:
+        from diffusers import DDIMScheduler
+
         super().__init__()
         if not 1 <= steps <= self.schedule:
             raise ValueError(f"steps must be 1 to {self.schedule}, got {steps}")

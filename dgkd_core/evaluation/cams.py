@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -70,5 +69,7 @@ class Sweep:
 
     def table(self) -> str:
         """The sweep as CSV, threshold and mIoU in percent; no row without a picture."""
+        import pandas as pd
+
         rows = pd.DataFrame(self.mious().items(), columns=["threshold", "miou"]).dropna()
         return rows.to_csv(index=False, float_format="%.2f", lineterminator="\n")

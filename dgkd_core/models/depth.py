@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from scipy.stats import rankdata
 from torch import Tensor
-from transformers import BitConfig, DPTConfig, DPTForDepthEstimation, DPTImageProcessor
-from transformers.utils.logging import disable_progress_bar
 
 from dgkd_core.errors import InputError, reason
 from dgkd_core.files import sha256
@@ -27,6 +24,9 @@ from dgkd_core.models.depth_files import (
     read_processor,
     sees_a_square,
 )
+
+if TYPE_CHECKING:
+    from transformers import DPTForDepthEstimation, DPTImageProcessor
 
 MOST_ASPECT = 4  # a DPT's input is at most so many times as long as it is wide
 LONGEST = 2048  # pixels that the long side of a stretched picture keeps
@@ -42,6 +42,8 @@ def small_dpt(size: int, width: int) -> tuple[DPTForDepthEstimation, DPTImagePro
         size: side of the input, pixels, a multiple of 32.
         width: channels of the transformer, a multiple of 4.
     """
+    from transformers import BitConfig, DPTConfig, DPTForDepthEstimation, DPTImageProcessor
+
     stem = [32, 64, 128]
     convolutional: dict[str, Any] = {
         "embedding_size": 16,
@@ -103,7 +105,7 @@ def load_dpt(source: str | Path, local: bool, revision: str | None = None) -> tu
             f"{source}: SHA-256 {found[:12]}…, depth.revision expects {revision[:12]}…; "
             f"`dgkd preset` writes the pin anew"
         )
-    disable_progress_bar()
+    _no_progress_bar()
     try:
         folder = Path(source) if local else fetch(str(source), revision)
         config, model_class = read_config(folder / CONFIG)
@@ -118,6 +120,12 @@ def load_dpt(source: str | Path, local: bool, revision: str | None = None) -> tu
     except InputError as error:
         raise InputError(f"depth.model is {str(source)!r}: {error}") from error
     return model, processor
+
+
+def _no_progress_bar() -> None:
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
 
 
 def _try_out(model: Any, processor: Any) -> None:
@@ -135,7 +143,7 @@ def _try_out(model: Any, processor: Any) -> None:
 
 def save_dpt(model: Any, processor: Any, folder: Path) -> None:
     """Save both in Hugging Face format."""
-    disable_progress_bar()
+    _no_progress_bar()
     model.save_pretrained(folder, safe_serialization=True)
     processor.save_pretrained(folder)
 
@@ -246,6 +254,8 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
 
     It asks for the order of near and far only: no scale, shift or curve of the depth changes it.
     """
+    from scipy.stats import rankdata
+
     ranks = rankdata(a.ravel()), rankdata(b.ravel())
     if min(np.ptp(rank) for rank in ranks) == 0:
         return 0.0

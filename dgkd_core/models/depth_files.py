@@ -17,14 +17,6 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
-from transformers import (
-    DepthAnythingConfig,
-    DepthAnythingForDepthEstimation,
-    DPTConfig,
-    DPTForDepthEstimation,
-    DPTImageProcessor,
-)
-from transformers.utils import cached_file, logging
 
 from dgkd_core.data.checks import shown
 from dgkd_core.errors import InputError, reason
@@ -34,10 +26,7 @@ CONFIG, PROCESSOR, WEIGHTS = "config.json", "preprocessor_config.json", "model.s
 MOST_BYTES = 1 << 20  # of a JSON file
 LARGEST_SIDE = 2048  # pixels of a network's input
 
-_MODELS: dict[str, tuple[Any, Any]] = {
-    "dpt": (DPTConfig, DPTForDepthEstimation),
-    "depth_anything": (DepthAnythingConfig, DepthAnythingForDepthEstimation),
-}
+_MODELS = {"dpt": "DPT", "depth_anything": "DepthAnything"}  # by the start of transformers' names
 _BACKBONES = ("beit", "bit", "dinov2", "dinov2_with_registers", "swin", "swinv2")
 _FETCHES = ("backbone", "use_timm_backbone", "use_pretrained_backbone", "quantization_config")
 _NOT_READ = ("auto_map", "name_or_path", "dtype", "torch_dtype", "backbone_kwargs")
@@ -85,6 +74,8 @@ def fetch(hub_id: str, revision: str | None) -> Path:
     Raises:
         InputError: the hub has no such model, not as safetensors, or cannot be reached.
     """
+    from transformers.utils import cached_file
+
     try:
         config = Path(str(cached_file(hub_id, CONFIG, revision=revision or "main")))
         for name in (PROCESSOR, WEIGHTS):
@@ -164,7 +155,10 @@ def read_config(path: Path) -> tuple[Any, Any]:
             f"{path}: backbone_config has the model_type {shown(named)}, "
             f"expected {', '.join(_BACKBONES)}"
         )
-    config_class, model_class = _MODELS[kind]
+    import transformers
+
+    config_class = getattr(transformers, f"{_MODELS[kind]}Config")
+    model_class = getattr(transformers, f"{_MODELS[kind]}ForDepthEstimation")
     try:
         config = config_class.from_dict(values)
     except Exception as error:  # every config checks its values in its own way
@@ -206,6 +200,8 @@ def read_processor(path: Path) -> Any:
     Raises:
         InputError: it is damaged or a value is out of range.
     """
+    from transformers import DPTImageProcessor
+
     try:
         given = {key: value for key, value in _read_object(path).items() if value is not None}
         values = _Processor.model_validate_json(json.dumps(given))
@@ -234,6 +230,8 @@ def _check_room(path: Path, model_class: Any, config: Any, tensors: Mapping[str,
 @contextmanager
 def _quiet() -> Iterator[None]:
     """No table of the tensors that do not fit: what is wrong is told in one line."""
+    from transformers.utils import logging
+
     before = logging.get_verbosity()
     logging.set_verbosity(logging.CRITICAL)
     try:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import timm
-import torchvision.models as torchvision_models
 from torch import Tensor, nn
 
 Fuse = Callable[[int, Tensor], Tensor]
@@ -64,7 +62,9 @@ class ResNet(Encoder):
     """
 
     def __init__(self, name: str, output_stride: int = 8, pretrained: bool = False) -> None:
-        net = getattr(torchvision_models, name)(weights="DEFAULT" if pretrained else None)
+        import torchvision.models
+
+        net = getattr(torchvision.models, name)(weights="DEFAULT" if pretrained else None)
         expansion = net.layer1[-1].conv3.out_channels if hasattr(net.layer1[-1], "conv3") else 64
         c = expansion
         super().__init__(c, 8 * c, (c, 2 * c, 4 * c))
@@ -110,6 +110,8 @@ class TimmEncoder(Encoder):
     """
 
     def __init__(self, name: str, output_stride: int = 8, pretrained: bool = False) -> None:
+        import timm
+
         kwargs: dict[str, Any] = {} if output_stride == 32 else {"output_stride": output_stride}
         net: Any = timm.create_model(name, pretrained=pretrained, features_only=True, **kwargs)
         levels = net.feature_info.get_dicts()

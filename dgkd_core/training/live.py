@@ -11,28 +11,34 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-from dvclive import Live
+from typing import TYPE_CHECKING
 
 from dgkd_core import world
 from dgkd_core.files import flush, writing
 from dgkd_core.training.loop import Row, Tell
 
+if TYPE_CHECKING:
+    from dvclive import Live
+
 FOLDER = Path("metrics/live")
 
 
-class _Files(Live):
+def _live(folder: Path) -> Live:
     """DVCLive that writes its files, tells the extension for VS Code, and does nothing else."""
+    from dvclive import Live
 
-    def _init_dvc(self) -> None:
-        """No repository: in git's without DVC it would set DVC up, in one without commits end."""
+    class Files(Live):
+        def _init_dvc(self) -> None:
+            """No repository: in one of git alone it would set DVC up."""
 
-    def _init_studio(self) -> None:
-        """No network, whatever token the environment or DVC's settings hold."""
-        self._studio_events_to_skip |= {"start", "data", "done"}
+        def _init_studio(self) -> None:
+            """No network, whatever token the environment or DVC's settings hold."""
+            self._studio_events_to_skip |= {"start", "data", "done"}
 
-    def post_data_to_studio(self) -> None:
-        """Nor a thread that would wait for it."""
+        def post_data_to_studio(self) -> None:
+            """Nor a thread that would wait for it."""
+
+    return Files(str(folder), save_dvc_exp=False, dvcyaml=None)
 
 
 def _metric(name: str) -> str:
@@ -54,13 +60,13 @@ def live_curve(stage: str) -> Iterator[Tell]:
         yield lambda row: None
         return
     folder = FOLDER / stage
-    files: list[_Files] = []
+    files: list[Live] = []
 
-    def begun() -> _Files:
+    def begun() -> Live:
         if not files:
             if folder.is_dir():
                 shutil.rmtree(folder)
-            files.append(_Files(str(folder), save_dvc_exp=False, dvcyaml=None))
+            files.append(_live(folder))
         return files[0]
 
     def tell(row: Row) -> None:

@@ -20,7 +20,6 @@ from dgkd_core.errors import InputError
 from dgkd_core.interrupt import Interrupted
 from dgkd_core.progress import Progress
 from dgkd_core.state import State
-from dgkd_core.training.shared import sharing
 
 SMALLEST_SCALE = 2.0**-16  # of the loss in float16; it begins at 2**16 and halves at an overflow
 
@@ -291,7 +290,11 @@ def train(
         run.take(content, device)
     every = max(1, recipe.iterations // 100)
     watch = _Watch(recipe)
-    shared = sharing(torch.compile(step) if compiled else step, modules, device)
+    shared: Step = torch.compile(step) if compiled else step
+    if world.size() > 1:
+        from dgkd_core.training.shared import sharing
+
+        shared = sharing(shared, modules, device)
 
     def losses_of(compute: Step, batch: Batch, i: int) -> Losses:
         with torch.autocast(device.type, precision.half, enabled=precision.half is not None):

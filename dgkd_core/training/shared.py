@@ -117,8 +117,6 @@ def sharing(
         step: the losses of a part, each a mean over it or the same in all processes.
         modules: what it trains, on the device.
     """
-    if world.size() == 1:
-        return step
     for module in modules:
         on_whole_batches(module, device)
     return DistributedDataParallel(

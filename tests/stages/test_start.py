@@ -1,5 +1,6 @@
 """A Python that lacks the packages gets one line from every stage, not a traceback."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -45,3 +46,35 @@ def test_an_unusable_params_file_is_one_line_of_the_stage(tmp_path: Path) -> Non
     assert done.stderr == (
         "prepare: params.yaml: no such file; run from the project's root folder\n"
     )
+
+
+HEAVY = ("accelerate", "diffusers", "dvclive", "timm", "torchvision", "transformers")
+IMPORT_EACH = """
+import importlib, json, os, sys
+found = {}
+for stage in sys.argv[3:]:
+    reading, writing = os.pipe()
+    if os.fork() == 0:
+        importlib.import_module(stage)
+        with os.fdopen(writing, "w") as out:
+            json.dump(sorted(set(json.loads(sys.argv[2])) & set(sys.modules)), out)
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as out:
+        found[stage] = json.load(out)
+print(json.dumps(found))
+"""
+
+
+def test_a_stage_imports_what_it_uses_when_it_uses_it() -> None:
+    """No stage module brings in more than torch; those that need no torch not even that."""
+    command = [sys.executable, "-c", "import sys; sys.path.insert(0, sys.argv[1])" + IMPORT_EACH]
+    done = subprocess.run(
+        [*command, ROOT / "stages", json.dumps([*HEAVY, "torch"]), *STAGES],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = json.loads(done.stdout)
+    light = {"prepare", "darken", "report"}
+    assert found == {stage: [] if stage in light else ["torch"] for stage in STAGES}

@@ -29,7 +29,7 @@ from dgkd_core.models.registry import build_encoder
 from dgkd_core.models.wide_resnet import Bottleneck
 from dgkd_core.state import State
 from dgkd_core.training.loop import Batch, Recipe, train
-from dgkd_core.training.shared import on_whole_batches, sharing
+from dgkd_core.training.shared import on_whole_batches
 from dgkd_core.training.student import freeze_what_nothing_compares, student_step
 from dgkd_core.training.supervised import segmenter_step
 from dgkd_core.training.weak import AuxiliaryClassifier, freeze, teacher_step
@@ -164,16 +164,6 @@ def test_a_network_keeps_its_parameters_and_the_names_of_its_state() -> None:
     assert [kind for kind in kinds if kind.startswith("WholeBatch")] == kinds[1:]
     assert all(a is b for a, b in zip(module.parameters(), parameters, strict=True))
     assert list(module.state_dict()) == names
-
-
-def test_one_process_takes_the_step_itself_and_the_modules_as_they_are() -> None:
-    module = nn.Sequential(nn.BatchNorm2d(3), nn.Dropout())
-
-    def step(batch: Batch, i: int) -> dict[str, Tensor]:
-        return {}
-
-    assert sharing(step, [module], CPU) is step
-    assert [type(layer) for layer in module] == [nn.BatchNorm2d, nn.Dropout]
 
 
 # --- losses --------------------------------------------------------------------------------------
