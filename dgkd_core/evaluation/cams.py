@@ -61,7 +61,7 @@ class Sweep:
         return dict(zip(self.thresholds, (c.miou() for c in self._confusions), strict=True))
 
     def best(self) -> tuple[float | None, float]:
-        """The best threshold (the lowest of equals) and its mIoU; None, NaN without a picture."""
+        """The best threshold (the lowest of equals) and its mIoU; None, NaN without a class."""
         mious = {t: miou for t, miou in self.mious().items() if miou == miou}
         if not mious:
             return None, float("nan")
@@ -69,6 +69,6 @@ class Sweep:
         return threshold, mious[threshold]
 
     def table(self) -> str:
-        """The sweep as CSV, threshold and mIoU in percent; no row without a picture."""
+        """The sweep as CSV, threshold and mIoU in percent; no row without a class."""
         rows = pd.DataFrame(self.mious().items(), columns=["threshold", "miou"]).dropna()
         return rows.to_csv(index=False, float_format="%.2f", lineterminator="\n")

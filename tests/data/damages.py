@@ -319,6 +319,16 @@ FOLDER = [
         [r"masks/v\.png: class id 3, expected 0 to 2 or 255"],
     ),
     Case(
+        "masks of 0 and 255",
+        lambda s: mask(s.root / "masks" / "v.png", []),
+        [r"none of the 1 val masks shows a class that its labels name \(v is the first\), exp"],
+    ),
+    Case(
+        "masks in another order",
+        lambda s: mask(s.root / "masks" / "v.png", [2]),
+        [r"none of the 1 val masks shows a class that its labels name \(v is the first\), exp"],
+    ),
+    Case(
         "masks without class names",
         lambda s: None,
         [r"masks: there are masks, but data\.classes is \[\]; expected the names .* \[cat, dog\]"],
