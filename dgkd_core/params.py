@@ -44,8 +44,8 @@ def _explain(error: Any) -> str:
     if kind == "missing":
         return f"{key}: missing, every key must be given"
     message = message.removeprefix("Value error, ").replace("Input should be", "expected")
-    if kind == "value_error":
-        return f"{key}.{message}"
+    if kind == "value_error":  # a section's names its key itself
+        return f"{key}.{message}" if _known_keys(location) else f"{key}: {message}"
     shown = json.dumps(error["input"], default=str)
     return f"{key} is {shown[:80]}: {message[0].lower()}{message[1:]}"
 

@@ -113,6 +113,20 @@ def test_the_committed_file_is_valid() -> None:
             1,
             "teacher.lr_min: 1.0 is above lr 0.002, expected at most lr",
         ),
+        *(
+            (
+                "data.classes",
+                ["cat", name],
+                f"data.classes.1: {name!r} is no class: in masks 0 is the background and 255 does "
+                "not count, neither is listed",
+            )
+            for name in ("background", "_Background_", "__ignore__", "bg", "VOID")
+        ),
+        (
+            "data.classes",
+            ["c\nt"],
+            "data.classes.0: 'c\\nt' holds a control character",
+        ),
         ("data.classes", ["a", "a"], "data.classes: a name occurs twice, expected each class once"),
         (
             "data.classes",
