@@ -82,7 +82,8 @@ class MaskFile:
     ids: Ids
 
     def read(self) -> np.ndarray:
-        return self.ids.map(decode_mask(read_bytes(self.path), str(self.path)), self.path)
+        mask = decode_mask(read_bytes(self.path), str(self.path), self.ids.highest)
+        return self.ids.map(mask, self.path)
 
 
 @dataclass(frozen=True)

@@ -144,6 +144,11 @@ VOC = [
         [r"v1\.png: a 1 picture, expected class ids"],
     ),
     Case(
+        "mask as JPEG",
+        lambda t: Image.fromarray(t.mask([12])).save(t.mask_path("v1"), "JPEG"),
+        [r"v1\.png: a JPEG file, which blurs class ids, expected a PNG file"],
+    ),
+    Case(
         "mask id",
         lambda t: Image.fromarray(t.mask([99])).save(t.mask_path("t1")),
         [r"t1\.png: class id 99, expected 0 to 20 or 255"],
