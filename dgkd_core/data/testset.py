@@ -9,7 +9,6 @@ from dgkd_core.data.checks import PICTURE_SUFFIXES, name_problem, normal_id, sho
 from dgkd_core.data.folder import LABELS, FolderTree
 from dgkd_core.data.labels import read_labels_csv
 from dgkd_core.data.source import DataSet, Ids, MaskFile, Source, read_lines
-from dgkd_core.data.voc import CLASSES as VOC_CLASSES
 from dgkd_core.data.voc import VocTree
 from dgkd_core.errors import InputError
 
@@ -22,14 +21,10 @@ def _voc_root(path: Path) -> Path | None:
 
 def _voc_list(root: Path, path: Path, classes: Sequence[str]) -> DataSet:
     """A list of VOC's own: pictures of the day, to be darkened as val is."""
-    kept = [name for name in classes if name in VOC_CLASSES]
-    if len(kept) < len(classes):
-        other = next(name for name in classes if name not in VOC_CLASSES)
-        raise InputError(f"{path}: a list of VOC, which has no class {other!r} as the networks do")
     tree, problems = VocTree(root, classes), list[str]()
     listed = [(id_, "val") for id_ in dict.fromkeys(tree.ids(path.stem, problems))]
     sources = tree.sources(listed, problems)
-    return DataSet(tuple(classes), sources, problems)
+    return DataSet(tuple(classes), sources, problems, tree.notes)
 
 
 def _picture_list(path: Path, classes: Sequence[str]) -> DataSet:

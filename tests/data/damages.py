@@ -227,6 +227,22 @@ VOC = [
         [r"train\.txt:2: '\.\./\.\./\.\./etc/passwd' holds a path separator, expected a picture's"],
     ),
     Case(
+        "path of another folder, another picture's mask, a mask from elsewhere",
+        lambda t: t.write_list(
+            "train",
+            [
+                "/Pictures/t1.jpg",
+                "/JPEGImages/t1.jpg /SegmentationClass/t2.png",
+                "JPEGImages/t2.jpg Masks/t2.png",
+            ],
+        ),
+        [
+            r"train\.txt:1: '/Pictures/t1\.jpg' holds a path separator, .* path in JPEGImages",
+            r"train\.txt:2: '.*' names another mask than SegmentationClassAug/t1\.png or ",
+            r"train\.txt:3: '.*' names another mask than SegmentationClassAug/t2\.png or ",
+        ],
+    ),
+    Case(
         "control character in a list",
         lambda t: t.write_list("train", ["t1", "t\x002"]),
         [r"train\.txt:2: 't\\x002' holds a control character, expected a picture's id"],
@@ -244,7 +260,10 @@ VOC = [
     Case(
         "class that VOC lacks",
         lambda t: None,
-        [r"data\.classes: 'unicorn' is not a VOC class, expected among aeroplane, bicycle"],
+        [
+            rf"{name}\.xml: class '\w+', expected among cat, unicorn .* 'unicorn' is none of VOC's"
+            for name in ("t1", "t2", "t3", "v1")
+        ],
         {"classes": ["cat", "unicorn"]},
     ),
     Case(
