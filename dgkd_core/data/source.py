@@ -19,7 +19,7 @@ from dgkd_core.errors import InputError
 
 IGNORE = 255
 _FLAGGED = re.compile(r"(\S.*?)\s+(-1|0|1)")
-_PATHS = re.compile(
+PATHS = re.compile(
     rf"(.+?(?:{'|'.join(map(re.escape, PICTURE_SUFFIXES))}))(?:\s+(.+\.(?:png|mat)))?",
     re.IGNORECASE,
 )
@@ -182,7 +182,7 @@ class Listed:
 
     def _of_paths(self, line: str) -> str:
         """The id in ``…/JPEGImages/ID.jpg …/SegmentationClass/ID.png`` or ``ID.jpg``."""
-        paths = _PATHS.fullmatch(line.replace("\\", "/"))
+        paths = PATHS.fullmatch(line.replace("\\", "/"))
         if not paths:
             return line
         picture, mask = (PurePosixPath(path) if path else None for path in paths.groups())

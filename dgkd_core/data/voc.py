@@ -115,19 +115,28 @@ class VocTree:
         self._by_id = cache(self._pictures)
 
     def _list(self, name: str) -> Path:
-        return self.root / "ImageSets" / "Segmentation" / f"{name}.txt"
+        folders = [self.root / "ImageSets" / kind for kind in ("Segmentation", "Main")]
+        paths = [folder / f"{name}.txt" for folder in folders]
+        return paths[1] if paths[1].is_file() and not paths[0].exists() else paths[0]
 
     def ids(self, name: str, problems: list[str]) -> list[str]:
-        """The picture ids of ImageSets/Segmentation/NAME.txt.
+        """The picture ids of NAME.txt in ImageSets/Segmentation, else in ImageSets/Main.
 
         ``train_aug`` without a list is VOC's train and all of SBD, less VOC's val.
         """
+        path = self._list(name)
+        if name != "train_aug" or self.sbd is None or path.exists():
+            return self.listed(path, problems)
         try:
-            if name == "train_aug" and self.sbd is not None and not self._list(name).exists():
-                return sbd.train_aug(
-                    self.ids("train", problems), self.ids("val", problems), self.sbd
-                )
-            ids, odd, notes = read_ids(self._list(name), self._listed)
+            return sbd.train_aug(self.ids("train", problems), self.ids("val", problems), self.sbd)
+        except InputError as error:
+            problems.extend(str(error).splitlines())
+            return []
+
+    def listed(self, path: Path, problems: list[str]) -> list[str]:
+        """The picture ids of a list."""
+        try:
+            ids, odd, notes = read_ids(path, self._listed)
         except InputError as error:
             problems.extend(str(error).splitlines())
             return []

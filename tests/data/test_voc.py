@@ -8,6 +8,7 @@ import pytest
 from trees import make_sbd, png, write_mat
 
 from dgkd_core.data.source import Ids, Listed, Source, keep_classes, read_ids
+from dgkd_core.data.testset import read_testset
 from dgkd_core.data.voc import CLASSES, read_labels, read_voc
 from dgkd_core.errors import InputError
 
@@ -208,10 +209,15 @@ def test_lines_as_the_field_writes_them(line: str, id_: str | None) -> None:
 
 
 def test_a_list_of_one_class_leaves_the_others_out(voc_tree: Any) -> None:
-    voc_tree.write_list("train", ["t1  1", "t2 -1", "t3  0"])
-    found = read_voc(voc_tree.root, CLASSES, "train", "val")
+    path = voc_tree.root / "ImageSets/Main/cat_train.txt"
+    path.parent.mkdir()
+    path.write_text("t1  1\nt2 -1\nt3  0\n")
+    found = read_voc(voc_tree.root, CLASSES, "cat_train", "val")
     assert [s.id for s in found.sources] == ["t1", "v1"]
-    assert found.notes == ["train.txt: 2 lines end in -1 or 0, these pictures are left out"]
+    notes = ["cat_train.txt: 2 lines end in -1 or 0, these pictures are left out"]
+    assert found.notes == notes
+    found = read_testset(path, CLASSES, "evaluate.sets.cats")
+    assert ([s.id for s in found.sources], found.notes) == (["t1"], notes)
 
 
 def test_pictures_and_masks_with_other_suffixes(voc_tree: Any) -> None:
