@@ -186,7 +186,7 @@ def _renumbered(picture: Image.Image, highest: int) -> tuple[int, int] | None:
     """
     palette, voc = picture.getpalette() or [], voc_palette()
     ids = {tuple(voc[3 * i : 3 * i + 3]): i for i in (*range(highest + 1), 255)}
-    used = np.unique(np.asarray(picture)).tolist()
+    used = [index for index, count in enumerate(picture.histogram()) if count]
     meant = [ids.get(tuple(palette[3 * i : 3 * i + 3])) for i in used]
     if None in meant or len(set(meant)) < len(used):
         return None
