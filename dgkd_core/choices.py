@@ -6,7 +6,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, Field
 
-from dgkd_core.data.checks import holds_control_characters
+from dgkd_core.data.checks import class_problem
 
 Exposure = Literal["none", "gain", "gamma", "curve"]
 Fusion = Literal["off", "paper", "gated"]
@@ -24,8 +24,8 @@ MOST_CLASSES = 254
 
 
 def _plain(name: str) -> str:
-    if holds_control_characters(name):
-        raise ValueError("holds a control character, expected a class's name")
+    if problem := class_problem(name):
+        raise ValueError(f"{name!r} {problem}")
     return name
 
 

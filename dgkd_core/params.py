@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
@@ -18,18 +20,60 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from dgkd_core.errors import InputError
 from dgkd_core.sections import Params
 
+_IN_QUOTES = "expected text, put it in quotes (YAML reads a number, a date or a truth value)"
 
-def _known_keys(location: tuple[Any, ...]) -> list[str]:
-    section: Any = Params
+
+def _annotation(location: Sequence[Any]) -> Any:
+    """The type of what stands at a place in params.yaml; None where nothing may."""
+    found: Any = Params
     for part in location:
-        field = next(
-            (f for n, f in section.model_fields.items() if part in (n, f.alias)),
-            None,
-        )
-        section = field.annotation if field else None
-        if not (isinstance(section, type) and issubclass(section, BaseModel)):
-            return []
-    return [field.alias or name for name, field in section.model_fields.items()]
+        if get_origin(found) in (dict, list, tuple):
+            found = get_args(found)[-1]
+            continue
+        fields = found.model_fields if _is_section(found) else {}
+        field = next((f for name, f in fields.items() if part in (name, f.alias)), None)
+        found = field.annotation if field else None
+    return found
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _known_keys(location: Sequence[Any]) -> list[str]:
+    section = _annotation(location)
+    fields = section.model_fields if _is_section(section) else {}
+    return [field.alias or name for name, field in fields.items()]
+
+
+def _scalars(annotation: Any) -> set[type]:
+    """The plain types that a type is made of."""
+    if args := get_args(annotation):
+        return set().union(*map(_scalars, args))
+    return {annotation} if isinstance(annotation, type) else set()
+
+
+def wants_text(location: Sequence[Any]) -> bool:
+    """Whether text, and no number, belongs at a place in params.yaml, such as data, root."""
+    kinds = _scalars(_annotation(location))
+    return str in kinds and not kinds & {int, float, bool}
+
+
+def _misread(values: Any, location: tuple[Any, ...] = ()) -> Iterator[str]:
+    """A line for each name and date in which YAML read something else than its text."""
+    items: Iterable[tuple[Any, Any]] = ()
+    if isinstance(values, dict):
+        items = values.items()
+    elif isinstance(values, list):
+        items = enumerate(values)
+    for part, value in items:
+        key = ".".join(map(str, (*location, part)))
+        if isinstance(values, dict) and not isinstance(part, str):
+            yield f"{key} is a name: {_IN_QUOTES}"
+        elif isinstance(value, date) and wants_text((*location, part)):
+            yield f"{key} is {value}: {_IN_QUOTES}"
+        else:
+            yield from _misread(value, (*location, part))
 
 
 def _explain(error: Any) -> str:
@@ -44,9 +88,11 @@ def _explain(error: Any) -> str:
     if kind == "missing":
         return f"{key}: missing, every key must be given"
     message = message.removeprefix("Value error, ").replace("Input should be", "expected")
-    if kind == "value_error":
-        return f"{key}.{message}"
+    if kind == "value_error":  # a section's names its key itself
+        return f"{key}.{message}" if _known_keys(location) else f"{key}: {message}"
     shown = json.dumps(error["input"], default=str)
+    if kind == "string_type" and isinstance(error["input"], bool | int | float):
+        message = _IN_QUOTES
     return f"{key} is {shown[:80]}: {message[0].lower()}{message[1:]}"
 
 
@@ -58,6 +104,8 @@ def validate(values: Any, name: str = "params.yaml") -> Params:
     """
     if not isinstance(values, dict):
         raise InputError(f"{name}: expected sections such as data: and teacher:")
+    if lines := [f"{name}: {line}" for line in _misread(values)]:
+        raise InputError("\n".join(lines))
     try:
         return Params.model_validate_json(json.dumps(values, default=str))  # str: YAML's dates
     except ValidationError as error:

@@ -14,7 +14,7 @@ from ruamel.yaml.tokens import CommentToken
 
 from dgkd_core.errors import InputError
 from dgkd_core.files import sha256, write_text
-from dgkd_core.params import validate, yaml_problem
+from dgkd_core.params import validate, wants_text, yaml_problem
 from dgkd_core.paths import link_for_experiments, resolve
 from dgkd_core.sections import NOT_USED, Params
 
@@ -104,12 +104,24 @@ def _lay_over(
             comments[key].column = column
 
 
+def _as_written(parsed: Any, text: Any) -> Any:
+    """A YAML value with the text of what YAML took for a number or a date: 10e5, 2024, [1, 2]."""
+    if isinstance(parsed, dict):
+        pairs = zip(text.items(), parsed.values(), strict=True)
+        return {key: _as_written(value, written) for (key, written), value in pairs}
+    if isinstance(parsed, list):
+        return [_as_written(value, written) for value, written in zip(parsed, text, strict=True)]
+    return None if parsed is None else text
+
+
 def _assignment(text: str) -> dict[str, Any]:
     key, sign, value = text.partition("=")
     if not sign or not key:
         raise InputError(f"{text!r}: expected key=value, such as distill.lambda=0.5")
     try:
         parsed = YAML(typ="safe", pure=True).load(value) if value else None
+        if wants_text(key.split(".")):
+            parsed = _as_written(parsed, YAML(typ="base", pure=True).load(value))
     except YAMLError as error:
         raise InputError(f"{text!r}: {value!r} is not a YAML value") from error
     nested: Any = parsed
@@ -120,7 +132,7 @@ def _assignment(text: str) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_plain(item) for item in value]
     if isinstance(value, float) and not isinstance(value, bool):

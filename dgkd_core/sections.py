@@ -61,12 +61,13 @@ class Data(_Section):
     )
     classes: list[ClassName] = Field(
         max_length=MOST_CLASSES,
-        description="class names to keep, in the order of their ids; [] keeps all",
+        description="class names to keep, in the order of their ids; [] keeps all; voc: with a "
+        "name that VOC lacks, these are all and number the masks",
     )
     train_list: str = Field(
         min_length=1,
-        description="voc: the training list in ImageSets/Segmentation, without .txt (train_aug in "
-        "the paper); lis: a split of the annotations or a list of dark ids",
+        description="voc: the training list in ImageSets/Segmentation or Main, without .txt "
+        "(train_aug in the paper); lis: a split of the annotations or a list of dark ids",
     )
     val_list: str = Field(min_length=1, description="the same for the pictures to score on")
     long_side: int | None = Field(

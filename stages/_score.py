@@ -74,6 +74,16 @@ def score_networks(
     return results
 
 
+def say_scores(label: str, results: Mapping[str, Result], pictures: str = "") -> None:
+    """Print the mIoU of every network that has one, or that none has."""
+    mious = {key: result.confusion.miou() for key, result in results.items()}
+    for key, miou in mious.items():
+        if miou == miou:
+            print(f"{label}: mIoU {miou:6.2f}  {key.replace('.', ' on ')}{pictures}")
+    if not any(miou == miou for miou in mious.values()):
+        print(f"{label}: no val picture has a mask that shows a class, nothing is scored")
+
+
 def tabulate(
     manifest: Manifest, results: dict[str, Result]
 ) -> tuple[dict[str, dict[str, Any]], str]:
@@ -114,7 +124,7 @@ def picture_mious(
 ) -> dict[str, float]:
     """mIoU of each val picture by itself, from the best to the worst, equals by id.
 
-    A picture without a mask, or with nothing known in it, has none.
+    A picture without a mask, or whose mask shows no class, has none.
 
     Args:
         truth: the pack of the masks.

@@ -86,6 +86,7 @@ def train_and_score(
     print(
         f"{stage}: the {folder}'s mIoU is {miou:.2f} on {light} val"
         if miou == miou
-        else f"{stage}: no {light} val picture has a mask, the {folder} is not scored"
+        else f"{stage}: no {light} val picture has a mask that shows a class, the {folder} is not "
+        "scored"
     )
     return curve

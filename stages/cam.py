@@ -75,7 +75,7 @@ def cam(params: Params, state: State) -> None:
     write_text("metrics/sweep/cam.csv", sweep.table())
     write_metrics("metrics/cam.json", {"val": {"miou": best, "threshold": threshold}})
     if threshold is None:
-        print("cam: no val picture has a mask, the class maps are not scored")
+        print("cam: no val picture has a mask that shows a class, the class maps are not scored")
     else:
         print(f"cam: mIoU {best:.2f} on val at threshold {threshold:.2f} ({section.source})")
 

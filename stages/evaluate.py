@@ -10,6 +10,7 @@ from _score import (
     Places,
     confusion_table,
     picture_mious,
+    say_scores,
     score_networks,
     tabulate,
     write_examples,
@@ -81,11 +82,7 @@ def evaluate(params: Params, state: State) -> None:
     write_text("metrics/per_class.csv", table)
     write_text("metrics/confusion.csv", confusion_table(manifest, final.confusion))
     write_metrics("metrics/evaluate.json", metrics)
-    if not len(Pack(VAL.truth)):
-        print("evaluate: no val picture has a mask, nothing is scored")
-        return
-    for key, result in results.items():
-        print(f"evaluate: mIoU {result.confusion.miou():6.2f}  {key.replace('.', ' on ')} val")
+    say_scores("evaluate", results, " val")
 
 
 if __name__ == "__main__":

@@ -138,7 +138,8 @@ def refine(params: Params, state: State) -> None:
     }
     write_text("metrics/sweep/refine.csv", sweep.table())
     write_metrics("metrics/refine.json", metrics)
-    scored = f"mIoU {confusion.miou():.2f} on val where decided, " if truth else ""
+    miou = confusion.miou()
+    scored = f"mIoU {miou:.2f} on val where decided, " if miou == miou else ""
     print(f"refine: {scored}threshold {threshold}, coverage {metrics['coverage']:.1f} %")
 
 

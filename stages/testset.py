@@ -15,6 +15,7 @@ from _score import (
     ROOT,
     Places,
     picture_mious,
+    say_scores,
     score_networks,
     tabulate,
     write_predictions,
@@ -82,8 +83,7 @@ def testset(name: str, params: Params, state: State) -> None:
     pictures = {"count": len(manifest.entries), "scored": scored}
     write_metrics(f"metrics/testset/{name}.json", {**metrics, "pictures": pictures})
     print(f"{label}: {pictures['count']} pictures, {scored} of them with a mask")
-    for kind, result in results.items() if scored else ():
-        print(f"{label}: mIoU {result.confusion.miou():6.2f}  {kind.replace('.', ' on ')}")
+    say_scores(label, results)
 
 
 if __name__ == "__main__":

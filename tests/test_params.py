@@ -1,6 +1,7 @@
 """params.yaml is refused in one line that names the key, what was given and what is allowed."""
 
 import copy
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,25 @@ def test_the_committed_file_is_valid() -> None:
             {"a b": "x"},
             "evaluate.sets: 'a b' is no name, expected letters, digits, _ and -",
         ),
+        *(
+            (
+                key,
+                value,
+                f"{what}: expected text, put it in quotes (YAML reads a number, a date or "
+                "a truth value)",
+            )
+            for key, value, what in (
+                ("depth.revision", 10e5, "depth.revision is 1000000.0"),
+                ("data.train_list", 2007_000175, "data.train_list is 2007000175"),
+                ("data.root", True, "data.root is true"),
+                ("data.root", date(2024, 1, 5), "data.root is 2024-01-05"),
+                ("data.classes", ["cat", 1], "data.classes.1 is 1"),
+                ("data.classes", [date(2024, 1, 5)], "data.classes.0 is 2024-01-05"),
+                ("evaluate.sets", {"x": 2024}, "evaluate.sets.x is 2024"),
+                ("evaluate.sets", {2024: "x"}, "evaluate.sets.2024 is a name"),
+                ("evaluate.sets", {date(2024, 1, 5): "x"}, "evaluate.sets.2024-01-05 is a name"),
+            )
+        ),
         ("model.output_stride", 4, "model.output_stride is 4: expected 8, 16 or 32"),
         (
             "distill.pairs",
@@ -112,6 +132,20 @@ def test_the_committed_file_is_valid() -> None:
             "teacher.lr_min",
             1,
             "teacher.lr_min: 1.0 is above lr 0.002, expected at most lr",
+        ),
+        *(
+            (
+                "data.classes",
+                ["cat", name],
+                f"data.classes.1: {name!r} is no class: in masks 0 is the background and 255 does "
+                "not count, neither is listed",
+            )
+            for name in ("background", "_Background_", "__ignore__", "bg", "VOID")
+        ),
+        (
+            "data.classes",
+            ["c\nt"],
+            "data.classes.0: 'c\\nt' holds a control character",
         ),
         ("data.classes", ["a", "a"], "data.classes: a name occurs twice, expected each class once"),
         (

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from dvc.utils.serialize import modify_yaml
+from dvc.utils.serialize import modify_yaml, parse_yaml
 from ruamel.yaml import YAML
 
 from dgkd_core.cli import main
@@ -282,6 +282,30 @@ def test_test_sets_are_named_by_the_user_and_replaced_as_a_whole(project: Path) 
     assert load_params().evaluate.sets == {"dusk": "../photos"}
     apply_preset("scenes", [])
     assert load_params().evaluate.sets == {}
+
+
+@pytest.mark.parametrize(
+    ("key", "given", "kept"),
+    [
+        ("depth.revision", "10e5", "10e5"),
+        ("data.train_list", "2007_000175", "2007_000175"),
+        ("data.root", "2024-01-05", "2024-01-05"),
+        ("data.root", "0123", "0123"),
+        ("data.labels", "null", None),
+        ("data.classes", "[1, 2.50, no, true]", ["1", "2.50", "no", "true"]),
+        ("evaluate.sets", "{2024-01-05: 1e3, 7: x}", {"2024-01-05": "1e3", "7": "x"}),
+        ("evaluate.sets.night", "2024", {"night": "2024"}),
+    ],
+)
+def test_text_that_yaml_takes_for_a_number_stays_text(
+    key: str, given: str, kept: object, project: Path
+) -> None:
+    apply_preset("scenes", ["depth.model=hub/id", "data.kind=folder", f"{key}={given}"])
+    section, name, *_ = key.split(".")
+    assert load_params().model_dump()[section][name] == kept
+    assert (
+        parse_yaml(Path("params.yaml").read_text(), "params.yaml")[section][name] == kept
+    )  # DVC's
 
 
 def test_the_shared_weights_are_pinned(project: Path) -> None:

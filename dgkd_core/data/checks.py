@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 
@@ -10,6 +11,8 @@ from dgkd_core.errors import InputError
 SHOWN = 50
 LONGEST_NAME = 200
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+# what lists of classes by other tools begin with: "_background_", "__ignore__"
+_NO_CLASSES = ("background", "bg", "ignore", "void", "unlabeled", "unlabelled")
 _ODD = ("Cc", "Cs", "Zl", "Zp")  # control characters, lone surrogates, line separators
 
 
@@ -44,6 +47,15 @@ def name_problem(text: str) -> str | None:
         return "holds a control character"
     if len(text.encode()) > LONGEST_NAME:
         return f"is longer than {LONGEST_NAME} bytes"
+    return None
+
+
+def class_problem(name: str) -> str | None:
+    """Why ``name`` cannot be a class's; None where it can."""
+    if holds_control_characters(name):
+        return "holds a control character"
+    if re.sub(r"[\W_]", "", name).casefold() in _NO_CLASSES:
+        return "is no class: in masks 0 is the background and 255 does not count, neither is listed"
     return None
 
 

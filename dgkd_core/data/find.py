@@ -21,8 +21,7 @@ def find(data: Data) -> DataSet:
     if data.kind == "folder":
         return folder.read_folder(root, data.classes, labels)
     if data.kind == "voc":
-        classes = keep_classes(data.classes, voc.CLASSES, "VOC")
-        return voc.read_voc(root, classes, *lists, sbd_root, labels)
+        return voc.read_voc(root, data.classes or voc.CLASSES, *lists, sbd_root, labels)
     classes = keep_classes(data.classes, lis.CLASSES, "LIS")
     if data.kind == "lis":
         return lis.read_lis(root, classes, *lists, labels)

@@ -20,6 +20,8 @@ from dgkd_core.data.source import Source, read_bytes
 from dgkd_core.errors import InputError
 from dgkd_core.parallel import ordered_map
 
+_NONE_SHOWN = "its mask shows none of the classes that its labels name"
+
 
 @dataclass(frozen=True)
 class Item:
@@ -110,9 +112,12 @@ def _file_item(source: Source, classes: Sequence[str], long_side: int | None) ->
     )
     notes = [note for photo in photos.values() for note in photo.notes]
     if mask is not None and source.split == "val" and source.labels:
-        known = {0, 255, *(classes.index(name) + 1 for name in source.labels)}
-        if set(np.unique(mask).tolist()) - known:
+        own = {classes.index(name) + 1 for name in source.labels}
+        there = set(np.unique(mask).tolist()) - {0, 255}
+        if there - own:
             notes.append("its mask holds a class that its labels lack")
+        if not there & own:
+            notes.append(_NONE_SHOWN)
     contents = {kind: photo.content for kind, photo in photos.items()}
     unique = tuple(dict.fromkeys(notes))
     return Item(entry, contents.get("normal"), contents.get("dark"), mask, unique)
@@ -167,6 +172,7 @@ def write_data_set(
     entries: list[Entry] = []
     problems: list[str] = []
     notes: list[tuple[str, str]] = []
+    val_masks = 0
     with ExitStack() as stack:
         packs = {
             name: stack.enter_context(write_pack(folder / f"{name}.zip"))
@@ -185,10 +191,19 @@ def write_data_set(
             if item.dark is not None:
                 packs["dark"].add(entry.dark, item.dark)
             if item.mask is not None:
+                val_masks += entry.split == "val"
                 packs[f"masks_{entry.split}"].add(f"{entry.id}.png", encode_mask(item.mask))
         for split in splits:
             if not problems and not any(entry.split == split for entry in entries):
                 problems.append(f"no {split} picture is left, expected at least one")
+        # one such mask may be right; where all are, their ids mean something else
+        odd = [id_ for id_, note in notes if note == _NONE_SHOWN]
+        if not problems and odd and len(odd) == val_masks:
+            problems.append(
+                f"none of the {val_masks} val masks shows a class that its labels name ({odd[0]} "
+                "is the first), expected 1, 2, … in the order of the data set's classes, 0 for the "
+                "background and 255 for what does not count"
+            )
         if problems:
             raise together(problems)
     manifest = Manifest(classes, tuple(entries))

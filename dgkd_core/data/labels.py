@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 
-from dgkd_core.data.checks import PICTURE_SUFFIXES, name_problem, normal_id, shown
+from dgkd_core.data.checks import PICTURE_SUFFIXES, class_problem, name_problem, normal_id, shown
 from dgkd_core.errors import InputError
 
 _REQUIRED = ("id", "labels")
@@ -130,7 +130,11 @@ class _Table:
             self.say(line, f"id {shown(id_)} again, it is on line {self.rows[id_].line} already")
         labels = tuple(self._class(line, name) for name in row["labels"].split(";") if name.strip())
         if not labels:
-            self.say(line, f"no labels for {shown(row['id'])}, expected class names joined by ';'")
+            self.say(
+                line,
+                f"no labels for {shown(row['id'])}, expected class names joined by ';' (a picture "
+                "that shows none of the classes is left out)",
+            )
         split = row.get("split", "").strip()
         if split and split not in _SPLITS:
             self.say(line, f"split {shown(split)}, expected train, val or nothing")
@@ -142,11 +146,10 @@ class _Table:
     def _class(self, line: int, text: str) -> str:
         """The class that a label names; a close one is suggested where there is none."""
         name = normal_id(text.strip())
-        if self.classes is None:
-            if not name.isprintable():
-                self.say(line, f"class {shown(name)} holds a control character")
+        if name not in self._known and (problem := class_problem(name)):
+            self.say(line, f"class {shown(name)} {problem}")
             return name
-        if name not in self._known:
+        if self.classes is not None and name not in self._known:
             if "," in name:
                 self.say(line, f"unknown class {shown(name)}, several classes are joined by ';'")
                 return name

@@ -21,6 +21,7 @@ from dgkd_core.data.names import LIS as CLASSES
 from dgkd_core.data.source import (
     DataSet,
     Ids,
+    Listed,
     Mask,
     MaskFile,
     Source,
@@ -33,6 +34,8 @@ from dgkd_core.data.voc import VocTree, left_out
 from dgkd_core.errors import InputError
 
 _ANNOTATIONS = ("lis_coco_JPG_{}+1.json", "lis_coco_png_{}+1.json")
+
+_MASKS = ("masks", "SegmentationClass")
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class LisTree:
         self, root: Path, classes: Sequence[str], key: str, labels: Path | None = None
     ) -> None:
         self.root, self.classes = root, tuple(classes)
-        self.problems: list[str] = []
+        self.problems, self.notes = list[str](), list[str]()
         self.pictures = {}
         for kind in ("normal", "dark"):
             folders = (root / f"RGB-{kind}" / "JPEGImages", root / f"RGB-{kind}")
@@ -72,6 +75,8 @@ class LisTree:
         self.table = read_labels_csv(labels, CLASSES) if labels is not None else None
         self.problems.extend(self.table.problems if self.table else [])
         self.ids_of_masks = Ids.of(CLASSES, classes)
+        dark = "RGB-dark/JPEGImages", "RGB-dark"
+        self._listed = Listed(dark, _MASKS, self.pictures["dark"].__contains__)
         self.objects: dict[str, Picture] = {}
         self.annotated: dict[str, Path] = {}
 
@@ -92,9 +97,10 @@ class LisTree:
                         f"{self.root}: no list {name!r}, expected annotations/{expected[0]} or "
                         f"{expected[1]}"
                     )
-                ids, odd = read_ids(path)
+                ids, odd, notes = read_ids(path, self._listed)
                 self.problems.extend(odd)
-                return path.name, [Path(id_).stem for id_ in ids]
+                self.notes.extend(notes)
+                return path.name, ids
             coco = read_coco(path)
         except InputError as error:
             self.problems.extend(str(error).splitlines())
@@ -105,7 +111,7 @@ class LisTree:
         return path.name, [Path(picture.file_name).stem for picture in coco.pictures]
 
     def _mask(self, id_: str) -> Mask | None:
-        for folder in ("masks", "SegmentationClass"):
+        for folder in _MASKS:
             path = self.root / folder / f"{id_}.png"
             if path.is_file():
                 return MaskFile(path, self.ids_of_masks)
@@ -171,7 +177,7 @@ def read_lis(
     before = len(tree.problems)
     sources = tree.sources(listed)
     notes = left_out(len(listed), len(sources), len(tree.problems) - before, len(classes))
-    return DataSet(tuple(classes), sources, tree.problems, notes)
+    return DataSet(tuple(classes), sources, tree.problems, [*tree.notes, *notes])
 
 
 def read_voc2lis(
@@ -196,4 +202,5 @@ def read_voc2lis(
     sources = [*voc.sources(train, problems), *lis.sources(test)]
     found = len(problems) + len(lis.problems) - before
     notes = left_out(len(train) + len(test), len(sources), found, len(classes))
+    notes = [*voc.notes, *lis.notes, *notes]
     return DataSet(tuple(classes), sources, problems + lis.problems, notes)

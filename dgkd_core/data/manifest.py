@@ -24,8 +24,8 @@ from dgkd_core.files import read_json, write_json, write_text
 COLUMNS = ("id", "split", "labels", "width", "height", "image", "dark")
 SPLITS = ("train", "val")
 NO_THRESHOLD = (
-    "refine.threshold is auto, but no val picture has a mask to choose it by; expected a number "
-    "between 0 and 1, such as 0.3"
+    "refine.threshold is auto, but no val picture has a mask that shows a class to choose it by; "
+    "expected a number between 0 and 1, such as 0.3"
 )
 
 

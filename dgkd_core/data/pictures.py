@@ -178,16 +178,44 @@ def decode_rgb(content: bytes, name: str) -> np.ndarray:
     return np.asarray(_to_rgb(open_picture(content, name), name)[0])
 
 
-def decode_mask(content: bytes, name: str) -> np.ndarray:
+def _renumbered(picture: Image.Image, highest: int) -> tuple[int, int] | None:
+    """An index of a palette picture with the colour that VOC gives another id, and that id.
+
+    Editors write the colours in an order of their own. That can be known only where all colours
+    used are VOC's: other palettes are their maker's, whose indices are taken as they are.
+    """
+    palette, voc = picture.getpalette() or [], voc_palette()
+    ids = {tuple(voc[3 * i : 3 * i + 3]): i for i in (*range(highest + 1), 255)}
+    used = [index for index, count in enumerate(picture.histogram()) if count]
+    meant = [ids.get(tuple(palette[3 * i : 3 * i + 3])) for i in used]
+    if None in meant or len(set(meant)) < len(used):
+        return None
+    return next(
+        ((i, id_) for i, id_ in zip(used, meant, strict=True) if id_ not in (i, None)), None
+    )
+
+
+def decode_mask(content: bytes, name: str, highest: int | None = None) -> np.ndarray:
     """A mask file as (H, W) uint8 class ids: palette or 8-bit grey PNG.
 
+    Args:
+        highest: the highest class id, for a user's file: its palette is compared with VOC's.
+
     Raises:
-        InputError: another mode, since colours are not class ids.
+        InputError: another mode, since colours are not class ids; a JPEG, which blurs them; a
+            palette that has VOC's colours in another order.
     """
     picture = open_picture(content, name)
     if picture.mode not in ("P", "L"):
         raise InputError(
             f"{name}: a {picture.mode} picture, expected class ids (palette or 8-bit grey)"
+        )
+    if picture.format in ("JPEG", "MPO"):
+        raise InputError(f"{name}: a JPEG file, which blurs class ids, expected a PNG file")
+    if highest is not None and picture.mode == "P" and (odd := _renumbered(picture, highest)):
+        raise InputError(
+            f"{name}: index {odd[0]} has the colour that VOC gives the id {odd[1]} (did an editor "
+            "renumber the palette?), expected VOC's colours in VOC's order, or 8-bit grey ids"
         )
     return np.asarray(picture)
 

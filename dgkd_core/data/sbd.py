@@ -15,7 +15,7 @@ import numpy as np
 from dgkd_core.data.checks import together
 from dgkd_core.data.mat import read_mat_field
 from dgkd_core.data.names import VOC as CLASSES
-from dgkd_core.data.source import read_ids
+from dgkd_core.data.source import Listed, read_ids
 from dgkd_core.errors import InputError
 
 _WITHIN = ("", "dataset", "benchmark_RELEASE/dataset")
@@ -70,10 +70,11 @@ def train_aug(voc_train: Sequence[str], voc_val: Sequence[str], sbd: Path) -> li
         InputError: the dataset or a list of it is missing or damaged.
     """
     folder = find_dataset(sbd)
-    lists = [read_ids(folder / name) for name in ("train.txt", "val.txt")]
-    if problems := [problem for _, found in lists for problem in found]:
+    listed = Listed(("img",), ("cls",), lambda id_: (folder / "cls" / f"{id_}.mat").is_file())
+    lists = [read_ids(folder / name, listed) for name in ("train.txt", "val.txt")]
+    if problems := [problem for _, found, _ in lists for problem in found]:
         raise together(problems)
-    others = {id_ for ids, _ in lists for id_ in ids}
+    others = {id_ for ids, _, _ in lists for id_ in ids}
     ids = [*voc_train, *sorted(others)]
     held_out = set(voc_val)
     return [id_ for id_ in dict.fromkeys(ids) if id_ not in held_out]

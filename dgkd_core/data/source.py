@@ -5,9 +5,10 @@ Readers (`voc`, `lis`, `folder`) give a `DataSet`; `ingest` opens, checks and pa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 import numpy as np
@@ -17,6 +18,11 @@ from dgkd_core.data.pictures import decode_mask
 from dgkd_core.errors import InputError
 
 IGNORE = 255
+_FLAGGED = re.compile(r"(\S.*?)\s+(-1|0|1)")
+PATHS = re.compile(
+    rf"(.+?(?:{'|'.join(map(re.escape, PICTURE_SUFFIXES))}))(?:\s+(.+\.(?:png|mat)))?",
+    re.IGNORECASE,
+)
 
 
 class Mask(Protocol):
@@ -82,7 +88,8 @@ class MaskFile:
     ids: Ids
 
     def read(self) -> np.ndarray:
-        return self.ids.map(decode_mask(read_bytes(self.path), str(self.path)), self.path)
+        mask = decode_mask(read_bytes(self.path), str(self.path), self.ids.highest)
+        return self.ids.map(mask, self.path)
 
 
 @dataclass(frozen=True)
@@ -138,19 +145,78 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
     return lines
 
 
-def read_ids(path: Path) -> tuple[list[str], list[str]]:
-    """The picture ids of a list file, one a line, and the problems of single lines.
+@dataclass(frozen=True)
+class Listed:
+    """What the lines of a list may be beside plain ids, as the field writes them.
+
+    ``folders`` are those that a picture's path may end in, ``masks`` those of a mask behind it;
+    ``there`` says whether the data set has a picture of an id.
+    """
+
+    folders: tuple[str, ...]
+    masks: tuple[str, ...]
+    there: Callable[[str], bool]
+
+    def read(self, line: str) -> tuple[str, bool]:
+        """A line's id, and whether its picture counts: not with a -1 or 0 behind the id.
+
+        An id that the data set has is taken as it is, whatever it looks like.
+
+        Raises:
+            InputError: not an id; the message goes behind the line.
+        """
+        flagged = _FLAGGED.fullmatch(line)
+        if self._is_there(line):
+            id_, counts = line, True
+        elif flagged and self._is_there(flagged[1]):
+            id_, counts = flagged[1], flagged[2] == "1"
+        else:
+            id_, counts = self._of_paths(line), True
+        if problem := name_problem(id_):
+            expected = f"a picture's id, or its path in {self.folders[0]}"
+            raise InputError(f"{problem}, expected {expected}")
+        return normal_id(id_), counts
+
+    def _is_there(self, id_: str) -> bool:
+        return name_problem(id_) is None and self.there(normal_id(id_))
+
+    def _of_paths(self, line: str) -> str:
+        """The id in ``…/JPEGImages/ID.jpg …/SegmentationClass/ID.png`` or ``ID.jpg``."""
+        paths = PATHS.fullmatch(line.replace("\\", "/"))
+        if not paths:
+            return line
+        picture, mask = (PurePosixPath(path) if path else None for path in paths.groups())
+        if picture is None or not _within(picture, self.folders):
+            return line
+        if mask and (mask.stem != picture.stem or not _within(mask, self.masks)):
+            masks = " or ".join(f"{folder}/{picture.stem}{mask.suffix}" for folder in self.masks)
+            raise InputError(f"names another mask than {masks}, expected the picture's own")
+        return picture.stem
+
+
+def _within(path: PurePosixPath, folders: Sequence[str]) -> bool:
+    """Whether a path is a plain name or lies in a folder of such a name, wherever that is."""
+    return path.name == str(path) or any(f"/{path.parent}".endswith(f"/{f}") for f in folders)
+
+
+def read_ids(path: Path, listed: Listed) -> tuple[list[str], list[str], list[str]]:
+    """The picture ids of a list file, one a line, the problems of single lines, and notes.
 
     Raises:
         InputError: the list is missing, not UTF-8 or empty.
     """
-    ids, problems = [], []
+    ids, problems, left_out = [], [], 0
     for number, line in read_lines(path):
-        if problem := name_problem(line):
-            problems.append(f"{path}:{number}: {shown(line)} {problem}, expected a picture's id")
-        else:
-            ids.append(normal_id(line))
-    return ids, problems
+        try:
+            id_, counts = listed.read(line)
+        except InputError as error:
+            problems.append(f"{path}:{number}: {shown(line)} {error}")
+            continue
+        if counts:
+            ids.append(id_)
+        left_out += not counts
+    note = f"{path.name}: {left_out} lines end in -1 or 0, these pictures are left out"
+    return ids, problems, [note] if left_out else []
 
 
 def pictures_by_id(folder: Path, problems: list[str]) -> dict[str, Path]:

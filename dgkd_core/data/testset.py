@@ -8,37 +8,38 @@ from pathlib import Path
 from dgkd_core.data.checks import PICTURE_SUFFIXES, name_problem, normal_id, shown
 from dgkd_core.data.folder import LABELS, FolderTree
 from dgkd_core.data.labels import read_labels_csv
-from dgkd_core.data.source import DataSet, Ids, MaskFile, Source, read_lines
-from dgkd_core.data.voc import CLASSES as VOC_CLASSES
+from dgkd_core.data.source import PATHS, DataSet, Ids, MaskFile, Source, read_lines
 from dgkd_core.data.voc import VocTree
 from dgkd_core.errors import InputError
 
 
 def _voc_root(path: Path) -> Path | None:
     root = path.parent.parent.parent
-    inside = path.parent.name == "Segmentation" and path.parent.parent.name == "ImageSets"
+    kinds = ("Segmentation", "Main")
+    inside = path.parent.name in kinds and path.parent.parent.name == "ImageSets"
     return root if inside and (root / "JPEGImages").is_dir() else None
 
 
 def _voc_list(root: Path, path: Path, classes: Sequence[str]) -> DataSet:
     """A list of VOC's own: pictures of the day, to be darkened as val is."""
-    kept = [name for name in classes if name in VOC_CLASSES]
-    if len(kept) < len(classes):
-        other = next(name for name in classes if name not in VOC_CLASSES)
-        raise InputError(f"{path}: a list of VOC, which has no class {other!r} as the networks do")
     tree, problems = VocTree(root, classes), list[str]()
-    listed = [(id_, "val") for id_ in dict.fromkeys(tree.ids(path.stem, problems))]
+    listed = [(id_, "val") for id_ in dict.fromkeys(tree.listed(path, problems))]
     sources = tree.sources(listed, problems)
-    return DataSet(tuple(classes), sources, problems)
+    return DataSet(tuple(classes), sources, problems, tree.notes)
 
 
 def _picture_list(path: Path, classes: Sequence[str]) -> DataSet:
-    """A list of files, one a line, relative to its folder; masks/NAME.png beside it score."""
+    """A list of files, one a line, relative to its folder; masks/NAME.png beside it score.
+
+    A line may name a mask of its own behind the picture.
+    """
     problems: list[str] = []
     sources: dict[str, Source] = {}
     ids = Ids.of(classes, classes)
     for number, line in read_lines(path):
-        picture = path.parent / line
+        picture, mask = path.parent / line, None
+        if not picture.is_file() and (pair := PATHS.fullmatch(line)) and pair[2]:
+            picture, mask = path.parent / pair[1], path.parent / pair[2]
         id_ = normal_id(picture.stem)
         if problem := name_problem(id_):
             problems.append(f"{path}:{number}: {shown(line)} {problem}, expected a picture's name")
@@ -50,12 +51,14 @@ def _picture_list(path: Path, classes: Sequence[str]) -> DataSet:
             problems.append(
                 f"{path}:{number}: {line!r} is no picture, expected {', '.join(PICTURE_SUFFIXES)}"
             )
+        elif mask and not mask.is_file():
+            problems.append(f"{path}:{number}: no mask at {mask}, expected one as the line says")
         elif id_ in sources:
             problems.append(
                 f"{path}:{number}: a second picture is named {id_}, expected different names"
             )
         else:
-            mask = path.parent / "masks" / f"{picture.stem}.png"
+            mask = mask or path.parent / "masks" / f"{picture.stem}.png"
             of = MaskFile(mask, ids) if mask.is_file() else None
             sources[id_] = Source(id_, "val", (), None, picture, of)
     return DataSet(tuple(classes), list(sources.values()), problems)

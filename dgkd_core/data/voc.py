@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import defusedxml.ElementTree as ElementTree
@@ -20,11 +21,13 @@ from dgkd_core.data.names import VOC as CLASSES
 from dgkd_core.data.source import (
     DataSet,
     Ids,
+    Listed,
     Mask,
     MaskFile,
     Source,
     once,
     own,
+    pictures_by_id,
     read_bytes,
     read_ids,
 )
@@ -32,6 +35,7 @@ from dgkd_core.errors import InputError
 
 # LookupError: an encoding that Python does not know
 _UNREADABLE = (ElementTree.ParseError, DefusedXmlException, OSError, ValueError, LookupError)
+_MASKS = ("SegmentationClassAug", "SegmentationClass")
 
 
 @dataclass(frozen=True)
@@ -46,8 +50,12 @@ class SbdMask:
         return self.ids.map(mask, self.path)
 
 
-def read_labels(path: Path) -> tuple[str, ...]:
-    """The class names that an Annotations file lists, each once, in VOC's order.
+def _other(names: Sequence[str]) -> str:
+    return next(name for name in names if name not in CLASSES)
+
+
+def read_labels(path: Path, known: Sequence[str] = CLASSES) -> tuple[str, ...]:
+    """The class names that an Annotations file lists, each once, in the order of ``known``.
 
     Entities and external references in the XML are refused, not expanded.
     """
@@ -58,17 +66,24 @@ def read_labels(path: Path) -> tuple[str, ...]:
     except _UNREADABLE as error:
         raise InputError(f"{path}: not readable as XML ({str(error) or 'forbidden'})") from error
     names = [(node.findtext("name") or "").strip() for node in objects]
-    unknown = sorted(set(names) - set(CLASSES))
+    unknown = sorted(set(names) - set(known))
     if unknown:
-        raise InputError(f"{path}: class {unknown[0]!r} is not one of VOC's 20 classes")
-    return tuple(name for name in CLASSES if name in names)
+        raise InputError(
+            f"{path}: class {unknown[0]!r} is not one of VOC's 20 classes, expected names of your "
+            "own in data.classes, in the order of their ids"
+            if known == CLASSES
+            else f"{path}: class {unknown[0]!r}, expected among {', '.join(known)} (these stand in "
+            f"data.classes, and {_other(known)!r} is none of VOC's)"
+        )
+    return own(names, known)
 
 
 class VocTree:
     """The files of …/VOCdevkit/VOC2012, and of SBD where ``sbd_root`` holds it.
 
     Args:
-        classes: the names to keep; others become 255 in masks and leave the labels.
+        classes: the names to keep; others become 255 in masks and leave the labels. Where one is
+            none of VOC's, they are all that the data set has, and their order is that of its ids.
         labels: a CSV of image-level labels in place of the Annotations.
 
     Raises:
@@ -87,35 +102,64 @@ class VocTree:
                 f"data.root: {root} holds no JPEGImages folder, expected VOC's layout (…/VOC2012)"
             )
         self.root, self.classes = root, tuple(classes)
+        self.notes: list[str] = []
+        self.known = CLASSES if set(classes) <= set(CLASSES) else self.classes
+        if sbd_root is not None and self.known != CLASSES:
+            raise InputError(
+                f"data.sbd_root: SBD has VOC's classes, but {_other(classes)!r} is none of VOC's"
+            )
         self.sbd = sbd.find_dataset(sbd_root) if sbd_root is not None else None
-        self.table = read_labels_csv(labels, CLASSES) if labels is not None else None
-        self.ids_of_masks = Ids.of(CLASSES, classes)
+        self.table = read_labels_csv(labels, self.known) if labels is not None else None
+        self.ids_of_masks = Ids.of(self.known, classes)
+        self._listed = Listed(("JPEGImages",), _MASKS, lambda id_: bool(self._image(id_)))
+        self._by_id = cache(self._pictures)
 
     def _list(self, name: str) -> Path:
-        return self.root / "ImageSets" / "Segmentation" / f"{name}.txt"
+        folders = [self.root / "ImageSets" / kind for kind in ("Segmentation", "Main")]
+        paths = [folder / f"{name}.txt" for folder in folders]
+        return paths[1] if paths[1].is_file() and not paths[0].exists() else paths[0]
 
     def ids(self, name: str, problems: list[str]) -> list[str]:
-        """The picture ids of ImageSets/Segmentation/NAME.txt.
+        """The picture ids of NAME.txt in ImageSets/Segmentation, else in ImageSets/Main.
 
         ``train_aug`` without a list is VOC's train and all of SBD, less VOC's val.
         """
+        path = self._list(name)
+        if name != "train_aug" or self.sbd is None or path.exists():
+            return self.listed(path, problems)
         try:
-            if name == "train_aug" and self.sbd is not None and not self._list(name).exists():
-                return sbd.train_aug(
-                    self.ids("train", problems), self.ids("val", problems), self.sbd
-                )
-            ids, odd = read_ids(self._list(name))
+            return sbd.train_aug(self.ids("train", problems), self.ids("val", problems), self.sbd)
+        except InputError as error:
+            problems.extend(str(error).splitlines())
+            return []
+
+    def listed(self, path: Path, problems: list[str]) -> list[str]:
+        """The picture ids of a list."""
+        try:
+            ids, odd, notes = read_ids(path, self._listed)
         except InputError as error:
             problems.extend(str(error).splitlines())
             return []
         problems.extend(odd)
+        self.notes.extend(notes)
         return ids
 
+    def _pictures(self, folder: str) -> dict[str, Path]:
+        place = self.root / folder
+        return pictures_by_id(place, []) if place.is_dir() else {}
+
+    def _file(self, folder: str, id_: str, suffix: str) -> Path | None:
+        """A picture's file; one with another suffix, .JPG say, where there is none with VOC's."""
+        path = self.root / folder / f"{id_}{suffix}"
+        return path if path.is_file() else self._by_id(folder).get(id_)
+
+    def _image(self, id_: str) -> Path | None:
+        return self._file("JPEGImages", id_, ".jpg")
+
     def _mask(self, id_: str) -> Mask | None:
-        for folder in ("SegmentationClassAug", "SegmentationClass"):
-            path = self.root / folder / f"{id_}.png"
-            if path.is_file():
-                return MaskFile(path, self.ids_of_masks)
+        for folder in _MASKS:
+            if found := self._file(folder, id_, ".png"):
+                return MaskFile(found, self.ids_of_masks)
         if self.sbd is not None and (path := self.sbd / "cls" / f"{id_}.mat").is_file():
             return SbdMask(path, self.ids_of_masks)
         return None
@@ -123,7 +167,7 @@ class VocTree:
     def _labels(self, id_: str) -> tuple[str, ...]:
         if self.table is None:
             path = self.root / "Annotations" / f"{id_}.xml"
-            if not (labels := read_labels(path)):
+            if not (labels := read_labels(path, self.known)):
                 raise InputError(f"{path}: no object, expected at least one: the image's labels")
             return labels
         return self.table.of(id_)
@@ -132,9 +176,10 @@ class VocTree:
         """The files of listed pictures, (id, split) each, that hold one of the classes."""
         found = []
         for id_, split in listed:
-            image = self.root / "JPEGImages" / f"{id_}.jpg"
-            if not image.is_file():
-                problems.append(f"{image}: no such file, but the {split} list names it")
+            image = self._image(id_)
+            if image is None:
+                path = self.root / "JPEGImages" / f"{id_}.jpg"
+                problems.append(f"{path}: no such file, but the {split} list names it")
                 continue
             try:
                 labels = own(self._labels(id_), self.classes)
@@ -181,4 +226,4 @@ def read_voc(
     before = len(problems)
     sources = tree.sources(listed, problems)
     notes = left_out(len(listed), len(sources), len(problems) - before, len(classes))
-    return DataSet(tuple(classes), sources, problems, notes)
+    return DataSet(tuple(classes), sources, problems, [*tree.notes, *notes])

@@ -60,7 +60,7 @@ class Sweep:
         return dict(zip(self.thresholds, (c.miou() for c in self._confusions), strict=True))
 
     def best(self) -> tuple[float | None, float]:
-        """The best threshold (the lowest of equals) and its mIoU; None, NaN without a picture."""
+        """The best threshold (the lowest of equals) and its mIoU; None, NaN without a class."""
         mious = {t: miou for t, miou in self.mious().items() if miou == miou}
         if not mious:
             return None, float("nan")
@@ -68,7 +68,7 @@ class Sweep:
         return threshold, mious[threshold]
 
     def table(self) -> str:
-        """The sweep as CSV, threshold and mIoU in percent; no row without a picture."""
+        """The sweep as CSV, threshold and mIoU in percent; no row without a class."""
         import pandas as pd
 
         rows = pd.DataFrame(self.mious().items(), columns=["threshold", "miou"]).dropna()

@@ -58,9 +58,13 @@ class Confusion:
             return 100 * self.matrix / pixels[:, None]
 
     def miou(self) -> float:
-        """Mean IoU over the classes that occur, percent; NaN when nothing was counted."""
-        iou = self.iou()
-        return float(np.nanmean(iou)) if np.isfinite(iou).any() else float("nan")
+        """Mean IoU over the classes that occur, percent.
+
+        NaN when no pixel of a class was counted: a score over the background alone is no score.
+        """
+        if not self.matrix[1:].any() and not self.missed[1:].any():
+            return float("nan")
+        return float(np.nanmean(self.iou()))
 
 
 def average_precision(scores: np.ndarray, labels: np.ndarray) -> float:

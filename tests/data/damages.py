@@ -144,6 +144,11 @@ VOC = [
         [r"v1\.png: a 1 picture, expected class ids"],
     ),
     Case(
+        "mask as JPEG",
+        lambda t: Image.fromarray(t.mask([12])).save(t.mask_path("v1"), "JPEG"),
+        [r"v1\.png: a JPEG file, which blurs class ids, expected a PNG file"],
+    ),
+    Case(
         "mask id",
         lambda t: Image.fromarray(t.mask([99])).save(t.mask_path("t1")),
         [r"t1\.png: class id 99, expected 0 to 20 or 255"],
@@ -222,6 +227,22 @@ VOC = [
         [r"train\.txt:2: '\.\./\.\./\.\./etc/passwd' holds a path separator, expected a picture's"],
     ),
     Case(
+        "path of another folder, another picture's mask, a mask from elsewhere",
+        lambda t: t.write_list(
+            "train",
+            [
+                "/Pictures/t1.jpg",
+                "/JPEGImages/t1.jpg /SegmentationClass/t2.png",
+                "JPEGImages/t2.jpg Masks/t2.png",
+            ],
+        ),
+        [
+            r"train\.txt:1: '/Pictures/t1\.jpg' holds a path separator, .* path in JPEGImages",
+            r"train\.txt:2: '.*' names another mask than SegmentationClassAug/t1\.png or ",
+            r"train\.txt:3: '.*' names another mask than SegmentationClassAug/t2\.png or ",
+        ],
+    ),
+    Case(
         "control character in a list",
         lambda t: t.write_list("train", ["t1", "t\x002"]),
         [r"train\.txt:2: 't\\x002' holds a control character, expected a picture's id"],
@@ -239,7 +260,10 @@ VOC = [
     Case(
         "class that VOC lacks",
         lambda t: None,
-        [r"data\.classes: 'unicorn' is not a VOC class, expected among aeroplane, bicycle"],
+        [
+            rf"{name}\.xml: class '\w+', expected among cat, unicorn .* 'unicorn' is none of VOC's"
+            for name in ("t1", "t2", "t3", "v1")
+        ],
         {"classes": ["cat", "unicorn"]},
     ),
     Case(
@@ -317,6 +341,16 @@ FOLDER = [
         "mask id beyond the classes",
         lambda s: mask(s.root / "masks" / "v.png", [3]),
         [r"masks/v\.png: class id 3, expected 0 to 2 or 255"],
+    ),
+    Case(
+        "masks of 0 and 255",
+        lambda s: mask(s.root / "masks" / "v.png", []),
+        [r"none of the 1 val masks shows a class that its labels name \(v is the first\), exp"],
+    ),
+    Case(
+        "masks in another order",
+        lambda s: mask(s.root / "masks" / "v.png", [2]),
+        [r"none of the 1 val masks shows a class that its labels name \(v is the first\), exp"],
     ),
     Case(
         "masks without class names",

@@ -119,6 +119,12 @@ def test_a_list_of_photographs(tmp_path: Path) -> None:
         ("x", tmp_path / "album 1" / "x.jpg", True),
         ("y ü", tmp_path / "y ü.png", False),
     ]
+    mask(tmp_path / "truth" / "y.png", [1])
+    path.write_text("y ü.png truth/y.png\nalbum 1/x.jpg truth/x.png\n", encoding="utf-8")
+    found = read_testset(path, ("cat", "dog"), "evaluate.sets.night")
+    assert [s.mask and s.mask.path for s in found.sources] == [tmp_path / "truth" / "y.png"]
+    gone = tmp_path / "truth" / "x.png"
+    assert found.problems == [f"{path}:2: no mask at {gone}, expected one as the line says"]
     path.write_text("gone.jpg\nnight.txt\ny ü.png\nalbum 1/y ü.png\n", encoding="utf-8")
     photo(tmp_path / "album 1" / "y ü.png")
     problems = read_testset(path, ("cat", "dog"), "evaluate.sets.night").problems

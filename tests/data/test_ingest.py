@@ -165,6 +165,15 @@ def test_a_split_without_pictures_is_refused(voc_tree: Any, tmp_path: Path) -> N
             write_data_set(tmp_path / "out", CLASSES, others)
 
 
+def test_a_mask_that_shows_nothing_is_named_where_others_are_good(
+    voc_tree: Any, tmp_path: Path
+) -> None:
+    voc_tree.add("v2", ["cat"])
+    voc_tree.write_list("val", ["v1", "v2"])
+    _, notes = write_data_set(tmp_path, CLASSES, _items(voc_tree))
+    assert notes == ["1 picture: its mask shows none of the classes that its labels name (v2)"]
+
+
 def test_a_turned_photo_is_stored_upright(voc_tree: Any, tmp_path: Path) -> None:
     wide = np.zeros((12, 8, 3), np.uint8)
     wide[:6] = 200  # the camera lay on its side: 12 high and 8 wide in the file

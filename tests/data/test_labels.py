@@ -107,6 +107,7 @@ def test_a_name_is_the_same_however_its_accents_are_written(tmp_path: Path) -> N
         (GOOD + "c,kat,\n", "4: unknown class 'kat', did you mean 'cat'?"),
         (GOOD + "c,DOG,\n", "4: unknown class 'DOG', did you mean 'dog'?"),
         (GOOD + "c,unicorn,\n", "4: unknown class 'unicorn', expected among dog, cat, sofa"),
+        (GOOD + "c,Background,\n", "4: class 'Background' is no class: in masks 0 is"),
         (GOOD + "c,cat,test\n", "4: split 'test', expected train, val or nothing"),
         (GOOD + " ,cat,val\n", "4: id ' ' is no name, expected a name without a folder"),
         (GOOD + "..,cat,val\n", "4: id '..' is no name, expected"),
@@ -131,10 +132,13 @@ def test_each_problem_names_its_line(text: str | bytes, said: str, tmp_path: Pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["labels.csv"]
 
 
-def test_a_class_of_control_characters(tmp_path: Path) -> None:
+def test_what_is_no_class(tmp_path: Path) -> None:
     assert problems(tmp_path, 'id,labels\na,"c\nt"\n', None) == [
         "2: class 'c\\nt' holds a control character"
     ]
+    assert problems(tmp_path, "id,labels\na,_background_\n", None)[0].startswith(
+        "2: class '_background_' is no class"
+    )
 
 
 def test_all_problems_come_at_once_and_good_rows_stay(tmp_path: Path) -> None:

@@ -204,6 +204,38 @@ def test_a_mask_of_colours_is_refused(content: bytes, mode: str) -> None:
         decode_mask(content, "m")
 
 
+def _palette_file(colours: list[int]) -> bytes:
+    """A mask of one row, index k in column k, in VOC's colours of these ids; 256: in white."""
+    every = np.array([*voc_palette(), 255, 255, 255]).reshape(257, 3)
+    picture = Image.fromarray(np.arange(len(colours), dtype=np.uint8)[None])
+    picture.putpalette(every[colours].ravel().tolist())
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("colours", "said"),
+    [
+        ([0, 1, 2, 3], None),
+        ([0, 2, 1], "index 1 has the colour that VOC gives the id 2"),
+        ([0, 12, 255], "index 1 has the colour that VOC gives the id 12"),
+        ([0, 1, 255], "index 2 has the colour that VOC gives the id 255"),
+        ([1], "index 0 has the colour that VOC gives the id 1"),
+        ([0, 256, 1], None),  # a palette of the user's own
+        ([0, 21, 1], None),  # no id of the data set, so one of the user's own, too
+        ([0, 0, 0], None),  # no palette worth the name
+    ],
+)
+def test_a_palette_in_another_order_is_noticed(colours: list[int], said: str | None) -> None:
+    content = _palette_file(colours)
+    assert decode_mask(content, "m").tolist() == [list(range(len(colours)))]
+    if said is None:
+        decode_mask(content, "m", 20)
+    else:
+        assert one_line(lambda: decode_mask(content, "m", 20), "m: ").startswith(f"m: {said}")
+
+
 def test_the_palette_is_vocs() -> None:
     colours = np.array(voc_palette()).reshape(256, 3).tolist()
     known = {0: [0, 0, 0], 1: [128, 0, 0], 2: [0, 128, 0], 3: [128, 128, 0], 8: [64, 0, 0]}

@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from trees import make_sbd, write_mat
+from trees import make_sbd, png, write_mat
 
-from dgkd_core.data.source import Ids, Source, keep_classes, read_ids
+from dgkd_core.data.source import Ids, Listed, Source, keep_classes, read_ids
+from dgkd_core.data.testset import read_testset
 from dgkd_core.data.voc import CLASSES, read_labels, read_voc
 from dgkd_core.errors import InputError
 
@@ -166,16 +167,85 @@ def test_labels_come_once_each_in_vocs_order(voc_tree: Any) -> None:
 
 def test_lists(voc_tree: Any) -> None:
     folder = voc_tree.root / "ImageSets" / "Segmentation"
+    plain = Listed(("JPEGImages",), ("masks",), lambda _: False)
     (folder / "val.txt").write_text("\n  a \r\nb\n\n")
-    assert read_ids(folder / "val.txt") == (["a", "b"], [])
+    assert read_ids(folder / "val.txt", plain) == (["a", "b"], [], [])
     with pytest.raises(InputError, match=r"nope\.txt: no such list; found here: train, val"):
-        read_ids(folder / "nope.txt")
+        read_ids(folder / "nope.txt", plain)
     (folder / "val.txt").write_text(" \n")
     with pytest.raises(InputError, match=r"val\.txt: empty, expected one picture id a line"):
-        read_ids(folder / "val.txt")
+        read_ids(folder / "val.txt", plain)
     (folder / "val.txt").write_bytes(b"\xff\xfea")
     with pytest.raises(InputError, match=r"val\.txt: not a readable UTF-8 list"):
-        read_ids(folder / "val.txt")
+        read_ids(folder / "val.txt", plain)
+
+
+@pytest.mark.parametrize(
+    ("line", "id_"),
+    [
+        ("t1.jpg", "t1"),
+        ("t1.PNG", "t1"),
+        ("t1  1", "t1"),
+        ("t1\t1", "t1"),
+        ("t1 -1", None),
+        ("t1  0", None),
+        ("gone 1", "gone 1"),
+        ("a cat 1", "a cat 1"),  # there is a picture of that name
+        ("a cat 1 1", "a cat 1"),
+        ("a.jpg", "a.jpg"),
+        ("JPEGImages/t1.jpg", "t1"),
+        ("../../JPEGImages/a cat 1.jpg", "a cat 1"),
+        ("VOC2012\\JPEGImages\\t1.jpg", "t1"),
+        ("/JPEGImages/t1.jpg /SegmentationClassAug/t1.png", "t1"),
+        ("JPEGImages/a cat 1.jpg\tSegmentationClass/a cat 1.png", "a cat 1"),
+        ("t1.jpg t1.png", "t1"),
+    ],
+)
+def test_lines_as_the_field_writes_them(line: str, id_: str | None) -> None:
+    masks = "SegmentationClassAug", "SegmentationClass"
+    listed = Listed(("JPEGImages",), masks, {"t1", "a cat 1", "a.jpg"}.__contains__)
+    found, counts = listed.read(line)
+    assert (found if counts else None) == id_
+
+
+def test_a_list_of_one_class_leaves_the_others_out(voc_tree: Any) -> None:
+    path = voc_tree.root / "ImageSets/Main/cat_train.txt"
+    path.parent.mkdir()
+    path.write_text("t1  1\nt2 -1\nt3  0\n")
+    found = read_voc(voc_tree.root, CLASSES, "cat_train", "val")
+    assert [s.id for s in found.sources] == ["t1", "v1"]
+    notes = ["cat_train.txt: 2 lines end in -1 or 0, these pictures are left out"]
+    assert found.notes == notes
+    found = read_testset(path, CLASSES, "evaluate.sets.cats")
+    assert ([s.id for s in found.sources], found.notes) == (["t1"], notes)
+
+
+def test_pictures_and_masks_with_other_suffixes(voc_tree: Any) -> None:
+    for path, suffix in ((voc_tree.image_path("t1"), ".JPG"), (voc_tree.mask_path("v1"), ".PNG")):
+        path.rename(path.with_suffix(suffix))
+    found = read_voc(voc_tree.root, CLASSES, "train", "val")
+    assert found.problems == []
+    assert found.sources[0].normal == voc_tree.root / "JPEGImages/t1.JPG"
+    assert found.sources[3].mask is not None
+    assert found.sources[3].mask.path == voc_tree.root / "SegmentationClass/v1.PNG"
+
+
+def test_classes_of_ones_own_number_the_masks_themselves(voc_tree: Any) -> None:
+    objects = "<a><object><name>cat</name></object><object><name>hedgehog</name></object></a>"
+    for id_ in ("t1", "t2", "t3", "v1"):
+        voc_tree.annotation(id_, objects)
+        voc_tree.mask_path(id_).write_bytes(png(voc_tree.mask([1, 2])))
+    found = read_voc(voc_tree.root, ("hedgehog", "cat"), "train", "val")
+    assert found.problems == []
+    assert found.sources[0].labels == ("hedgehog", "cat")
+    assert found.sources[0].mask is not None
+    assert (found.sources[0].mask.read() == voc_tree.mask([1, 2])).all()
+    assert (
+        "expected names of your own in data.classes"
+        in read_voc(voc_tree.root, CLASSES, "train", "val").problems[0]
+    )
+    with pytest.raises(InputError, match=r"data\.sbd_root: .*'hedgehog' is none of VOC's"):
+        read_voc(voc_tree.root, ("hedgehog", "cat"), "train", "val", sbd_root=voc_tree.root)
 
 
 def test_another_layout(tmp_path: Path) -> None:
