@@ -137,7 +137,9 @@ def _outputs(model: Model, folder: Path, path: str | None, choice: str) -> list[
         try:
             seen = look(model, Path(path))
         except InputError as error:
-            problem = f"{error}, expected a photograph such as JPEG or PNG"
+            problem = str(error)
+            if "expected" not in problem:
+                problem += ", expected a photograph such as JPEG or PNG"
         except (MemoryError, RuntimeError) as error:
             if not (said := out_of_memory(error)):
                 raise
