@@ -259,7 +259,8 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "serve",
         help="a page on this machine: a dark photograph in, its segmentation out",
         description="Show a model on a page in the browser, for this machine alone unless --host "
-        "says otherwise. Nothing is sent or fetched elsewhere. "
+        "says otherwise. Nothing is sent or fetched elsewhere. Behind a web server that shows it "
+        "under a path of its own: GRADIO_ROOT_PATH=/PATH dgkd serve. "
         "Example: dgkd serve -m artifacts/model",
     )
     _add_model(command, "-m", "--model")

@@ -13,6 +13,14 @@ LONGEST_NAME = 200
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 # what lists of classes by other tools begin with: "_background_", "__ignore__"
 _NO_CLASSES = ("background", "bg", "ignore", "void", "unlabeled", "unlabelled")
+_RAW = (
+    ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .fff .gpr .iiq .kdc .mef .mos .mrw .nef .nrw .orf "
+    ".pef .raf .raw .rw2 .rwl .sr2 .srf .srw .x3f"
+)
+RAW_SUFFIXES = tuple(_RAW.split())  # of cameras
+# of photographs; those that PICTURE_SUFFIXES lack need an extra
+PHOTO_SUFFIXES = (*PICTURE_SUFFIXES, ".heic", ".heif", ".hif", *RAW_SUFFIXES)
+PHOTO_KINDS = f"{', '.join(PICTURE_SUFFIXES)}, HEIC or camera raw"
 _ODD = ("Cc", "Cs", "Zl", "Zp")  # control characters, lone surrogates, line separators
 
 

@@ -11,20 +11,18 @@ are val and all others train.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from pathlib import Path
 
 from dgkd_core.choices import MOST_CLASSES
-from dgkd_core.data.checks import normal_id
+from dgkd_core.data.checks import PHOTO_SUFFIXES, normal_id
 from dgkd_core.data.labels import Labels, read_labels_csv
 from dgkd_core.data.source import DataSet, Ids, MaskFile, Source, pictures_by_id
 from dgkd_core.errors import InputError
 
 LABELS = "labels.csv"
 _NAMES = ("normal", "dark", "masks", "depth", LABELS)
-# pictures and films of other kinds, which a user may take for pictures of this data set
-_ALIKE = (".heic", ".heif", ".avif", ".gif", ".jp2", ".raw", ".dng", ".cr2", ".nef", ".mp4", ".mov")
 
 
 class FolderTree:
@@ -34,7 +32,7 @@ class FolderTree:
         InputError: there are none.
     """
 
-    def __init__(self, root: Path, key: str = "data.root") -> None:
+    def __init__(self, root: Path, key: str = "data.root", labels: Path | None = None) -> None:
         if not root.is_dir():
             raise InputError(f"{key}: {root} is not a folder, expected one with pictures")
         self.root, self.problems, self.notes = root, list[str](), list[str]()
@@ -42,8 +40,8 @@ class FolderTree:
         if not any(folder.is_dir() for folder in folders.values()):
             folders = {"dark": root}
         self.pictures = {
-            kind: pictures_by_id(folder, self.problems) if folder.is_dir() else {}
-            for kind, folder in folders.items()
+            kind: pictures_by_id(path, self.problems, PHOTO_SUFFIXES) if path.is_dir() else {}
+            for kind, path in folders.items()
         }
         self.normal, self.dark = self.pictures.get("normal", {}), self.pictures["dark"]
         self.ids = sorted({*self.normal, *self.dark})
@@ -55,23 +53,24 @@ class FolderTree:
         for path in sorted(root.iterdir()):
             if path.name not in _NAMES and path.name.casefold() in _NAMES:
                 self.problems.append(f"{path}: expected the name {path.name.casefold()}")
-        for folder in (*folders.values(), masks):
-            if folder.is_dir():
-                self._note_unread(folder)
         self.masks = pictures_by_id(masks, self.problems) if masks.is_dir() else {}
+        used = {*self.normal.values(), *self.dark.values(), *self.masks.values(), labels}
+        for folder in dict.fromkeys((root, *folders.values(), masks)):
+            if folder.is_dir():
+                self._note_unread(folder, used)
 
-    def _note_unread(self, folder: Path) -> None:
-        """Say what lies beside the pictures and is not read, but may be meant to be."""
-        inside = [path for path in sorted(folder.iterdir()) if path.name.casefold() not in _NAMES]
-        kinds = {
-            "folder": [path for path in inside if path.is_dir()],
-            "file": [p for p in inside if p.suffix.casefold() in _ALIKE and not p.is_dir()],
-        }
+    def _note_unread(self, folder: Path, used: Collection[Path | None]) -> None:
+        """Say what lies in a folder and is not read, but may be meant to be."""
+        kinds: dict[str, list[Path]] = {}
+        for path in sorted(folder.iterdir()):
+            if path.name[0] != "." and path.name.casefold() not in _NAMES and path not in used:
+                suffix = path.suffix.casefold()
+                kind = "folder" if path.is_dir() else f"{suffix} file" if suffix else "file"
+                kinds.setdefault(kind, []).append(path)
         for kind, paths in kinds.items():
-            if paths:
-                names = ", ".join(path.name for path in paths[:3]) + (" …" if paths[3:] else "")
-                many = "s" if paths[1:] else ""
-                self.notes.append(f"{folder}: {len(paths)} {kind}{many} not read ({names})")
+            names = ", ".join(path.name for path in paths[:3]) + (" …" if paths[3:] else "")
+            many = "s" if paths[1:] else ""
+            self.notes.append(f"{folder}: {len(paths)} {kind}{many} not read ({names})")
 
     @cached_property
     def _files(self) -> dict[str, Path]:
@@ -118,7 +117,7 @@ def read_folder(root: Path, classes: Sequence[str], labels: Path | None = None) 
     Raises:
         InputError: no picture, or no table of labels.
     """
-    tree = FolderTree(root)
+    tree = FolderTree(root, labels=labels)
     table = read_labels_csv(labels or root / LABELS, classes or None)
     problems = [*table.problems, *tree.problems]
     names = tuple(classes or table.classes)

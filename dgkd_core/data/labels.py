@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 
-from dgkd_core.data.checks import PICTURE_SUFFIXES, class_problem, name_problem, normal_id, shown
+from dgkd_core.data.checks import PHOTO_SUFFIXES, class_problem, name_problem, normal_id, shown
 from dgkd_core.errors import InputError
 
 _REQUIRED = ("id", "labels")
@@ -59,7 +59,7 @@ class Labels:
 def strip_suffix(text: str) -> str:
     """``text`` without a picture file's suffix, in capitals or not."""
     lower = text.lower()
-    for suffix in PICTURE_SUFFIXES:
+    for suffix in PHOTO_SUFFIXES:
         if lower.endswith(suffix) and len(text) > len(suffix):
             return text[: -len(suffix)]
     return text

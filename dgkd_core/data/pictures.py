@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import importlib
 import io
-import struct
 import warnings
-import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from functools import lru_cache
+from pathlib import Path, PurePath
 from tokenize import TokenError
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
+from dgkd_core.data.checks import RAW_SUFFIXES
 from dgkd_core.errors import InputError, reason
 
-MOST_PIXELS = 100_000_000  # a larger one is taken for a decompression bomb
+MOST_PIXELS = 256_000_000  # phones reach 200 million; a larger one is taken for a bomb
+_TURNS: dict[Any, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # by EXIF orientation; any other value is upright
+_SAME = 2  # levels of 255 that a colour profile may be from sRGB and count as it
+_HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _KINDS = {
     "1": "black and white",
     "L": "grey",
@@ -32,38 +46,93 @@ _KINDS = {
 }
 
 
-def open_picture(content: bytes, name: str) -> Image.Image:
-    """A picture file, decoded, in its own mode.
-
-    Raises:
-        InputError: not a picture, damaged, empty, over 100 megapixels.
-    """
-    if not content:
-        raise InputError(f"{name}: an empty file (0 bytes), expected a picture")
+@contextmanager
+def _own_limit() -> Iterator[None]:
+    """Pillow without its warnings and with this project's limit on pixels."""
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, MOST_PIXELS
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            picture = Image.open(io.BytesIO(content))
-            width, height = picture.size
-            # Pillow keeps the high bytes of 16-bit colours, and says so before it decodes only
-            picture.info["deep"] = any(";16" in str(tile[3]) for tile in picture.tile)
-            if width * height <= MOST_PIXELS:
-                picture.load()
-    except UnidentifiedImageError as error:
-        looks = " (it looks like HEIC or a video)" if content[4:8] == b"ftyp" else ""
-        raise InputError(f"{name}: not a picture file{looks}") from error
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+@contextmanager
+def _decoding(name: str) -> Iterator[None]:
+    """Whatever a decoder raises becomes a line with the file's name; too little memory passes."""
+    try:
+        with _own_limit():
+            yield
+    except (InputError, MemoryError):
+        raise
     except Image.DecompressionBombError as error:
-        raise InputError(f"{name}: too large, expected at most 100 megapixels ({error})") from error
-    except (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error) as error:
-        raise InputError(f"{name}: cannot be decoded ({error})") from error
-    if width * height > MOST_PIXELS:
-        raise _too_large(picture, name)
+        raise InputError(f"{name}: too large, expected at most 256 megapixels ({error})") from error
+    except Exception as error:  # of dozens of formats, each with its own
+        raise InputError(f"{name}: cannot be decoded ({reason(error)})") from error
+
+
+def _extra(package: str, extra: str, what: str) -> Any:
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise InputError(f"{what}, which needs more: pip install 'dgkd[{extra}]'") from error
+
+
+def _developed(content: bytes, name: str) -> Image.Image:
+    """A camera raw file as 8-bit sRGB, upright: the camera's white balance, not brightened."""
+    rawpy = _extra("rawpy", "raw", f"{name}: camera raw")
+    with rawpy.imread(io.BytesIO(content)) as raw:
+        width, height = raw.sizes.width, raw.sizes.height
+        if width * height > MOST_PIXELS:
+            raise _too_large((width, height), name)
+        values = raw.postprocess(
+            use_camera_wb=True,
+            no_auto_bright=True,
+            gamma=(2.4, 12.92),  # sRGB's
+            output_color=rawpy.ColorSpace.sRGB,
+            output_bps=8,
+        )
+    picture = Image.fromarray(values)
+    picture.info["raw"] = True
     return picture
 
 
-def _too_large(picture: Image.Image, name: str) -> InputError:
+def _opened(content: bytes, name: str) -> Any:
+    try:
+        return Image.open(io.BytesIO(content))
+    except UnidentifiedImageError as error:
+        if content[4:8] == b"ftyp" and content[8:12] in _HEIC:
+            heif = _extra("pillow_heif", "heic", f"{name}: a HEIC picture")
+            return heif.HeifImageFile(io.BytesIO(content))
+        looks = " (it looks like a video)" if content[4:8] == b"ftyp" else ""
+        raise InputError(f"{name}: not a picture file{looks}") from error
+
+
+def open_picture(content: bytes, name: str) -> Image.Image:
+    """A picture file, decoded, in its own mode; camera raw, told by ``name``, as `_developed`.
+
+    Raises:
+        InputError: not a picture, damaged, empty, over 256 megapixels, or of a kind for which an
+            extra is not installed.
+    """
+    if not content:
+        raise InputError(f"{name}: an empty file (0 bytes), expected a picture")
+    with _decoding(name):
+        if PurePath(name).suffix.lower() in RAW_SUFFIXES:
+            return _developed(content, name)
+        picture = _opened(content, name)
+        if picture.width * picture.height > MOST_PIXELS:
+            raise _too_large(picture.size, name)
+        # Pillow keeps the high bytes of 16-bit colours, and says so before it decodes only
+        picture.info["deep"] = any(";16" in str(tile[3]) for tile in picture.tile)
+        picture.info["frames"] = getattr(picture, "n_frames", 1)
+        picture.load()
+    return picture
+
+
+def _too_large(size: tuple[int, int], name: str) -> InputError:
     return InputError(
-        f"{name}: {picture.width}x{picture.height} pixels, expected at most 100 megapixels "
+        f"{name}: {size[0]}x{size[1]} pixels, expected at most 256 megapixels "
         f"(larger ones are taken for decompression bombs)"
     )
 
@@ -71,14 +140,14 @@ def _too_large(picture: Image.Image, name: str) -> InputError:
 def glance(path: Path) -> str | None:
     """What is wrong with a picture file at first sight, its header; None where nothing is."""
     try:
-        with Image.open(path):
+        with _own_limit(), Image.open(path):
             return None
     except FileNotFoundError:
         return f"{path}: no such file"
     except UnidentifiedImageError:
         return f"{path}: not a picture file"
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        return f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})"
+    except Exception as error:  # as in `_decoding`
+        return f"{path}: cannot be read ({getattr(error, 'strerror', None) or reason(error)})"
 
 
 def _to_rgb(picture: Image.Image, name: str) -> tuple[Image.Image, str | None]:
@@ -94,7 +163,7 @@ def _to_rgb(picture: Image.Image, name: str) -> tuple[Image.Image, str | None]:
             f"{name}: a picture of mode {picture.mode} (floating point or 32 bits), expected 8 or "
             f"16 bits a channel"
         )
-    grey = Image.fromarray(((values.astype(np.int64) + 128) // 257).astype(np.uint8))
+    grey = Image.fromarray(((values.astype(np.int32) + 128) // 257).astype(np.uint8))
     return grey.convert("RGB"), "16-bit grey"
 
 
@@ -123,44 +192,120 @@ def fit(size: tuple[int, int], long_side: int | None) -> tuple[int, int]:
     return width, height
 
 
+def _upright(picture: Image.Image) -> tuple[Image.Image, str | None]:
+    """A picture turned as its EXIF says, and a note on that."""
+    try:
+        if exif := picture.info.get("exif"):
+            Image.Exif().load(exif)  # what opening a JPEG has found wrong already, Pillow hides
+        turn = _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation))
+    except Exception:  # struct.error, SyntaxError, …
+        return picture, "unreadable EXIF, counts as none"
+    return (picture, None) if turn is None else (picture.transpose(turn), "turned upright (EXIF)")
+
+
+@lru_cache(maxsize=8)
+def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """From a picture of that mode and ICC profile to sRGB; None where it is sRGB already."""
+    transform = ImageCms.buildTransform(
+        ImageCms.getOpenProfile(io.BytesIO(profile)),
+        ImageCms.createProfile("sRGB"),
+        mode,
+        "RGB",
+        ImageCms.Intent.RELATIVE_COLORIMETRIC,
+        ImageCms.Flags.BLACKPOINTCOMPENSATION,
+    )
+    if mode == "CMYK":
+        return transform
+    values = np.arange(256, dtype=np.uint8)[None]
+    if mode == "RGB":
+        some = values[0, ::15]
+        values = np.stack(np.meshgrid(some, some, some), -1).reshape(1, -1, 3)
+    probe = Image.fromarray(values)
+    as_it_is, found = (
+        np.asarray(p, np.int16)
+        for p in (probe.convert("RGB"), ImageCms.applyTransform(probe, transform))
+    )
+    return transform if np.abs(found - as_it_is).max() > _SAME else None
+
+
+def _managed(picture: Image.Image, rgb: Image.Image) -> tuple[Image.Image, str | None]:
+    """The RGB of a picture, maybe shrunk, as sRGB by the picture's ICC profile; a note on that."""
+    if not (profile := picture.info.get("icc_profile")):
+        return rgb, None
+    try:
+        space = ImageCms.getOpenProfile(io.BytesIO(profile)).profile.xcolor_space.strip()
+        own = rgb  # a profile of yet another space has no transform from it
+        if space == picture.mode == "CMYK":
+            own = picture.resize(rgb.size, Image.Resampling.LANCZOS)
+        elif space == "GRAY" and picture.mode in ("L", "LA", "I;16"):
+            own = rgb.convert("L")
+        transform = _to_srgb(profile, own.mode)
+        if transform is None:
+            return rgb, None
+        found: Any = ImageCms.applyTransform(own, transform)
+        return found, "other colours, converted to sRGB"
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return rgb, "unreadable colour profile, counts as none"
+
+
+def _is_preview(picture: Image.Image, name: str) -> bool:
+    """Whether a picture that Pillow has decoded is the small one in a camera raw file."""
+    tags = getattr(picture, "tag_v2", {})
+    if tags.get(254) in (1, 3, 5, 7) or tags.get(255) == 2:  # NewSubfileType, SubfileType
+        return True
+    return bool(picture.format) and PurePath(name).suffix.lower() in RAW_SUFFIXES
+
+
 def to_photo(
     picture: Image.Image, name: str, long_side: int | None = None
 ) -> tuple[Image.Image, tuple[int, int], tuple[str, ...]]:
-    """A decoded picture as the chain takes it: 8-bit RGB, upright, at most ``long_side`` pixels.
+    """A picture as the chain takes it: 8-bit sRGB, upright, at most ``long_side`` pixels.
 
-    Grey, palette, transparent, CMYK and 16-bit pictures are converted, rotated ones (EXIF) turned
-    and large ones shrunk.
+    Grey, palette, transparent, CMYK and 16-bit pictures and those of other colour profiles are
+    converted, rotated ones (EXIF) turned and large ones shrunk. EXIF and profiles that cannot be
+    read count as none.
 
     Returns:
         it, its (width, height) upright before it was shrunk, and notes that say what was done.
 
     Raises:
-        InputError: floating point, over 100 megapixels.
+        InputError: damaged, floating point, over 256 megapixels, the preview in a camera raw file.
     """
-    notes = []
     if picture.width * picture.height > MOST_PIXELS:
-        raise _too_large(picture, name)
-    if picture.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-        picture = ImageOps.exif_transpose(picture)
-        notes.append("turned upright (EXIF)")
-    rgb, kind = _to_rgb(picture, name)
-    if picture.mode == "RGB" and picture.info.get("deep"):
-        kind = "16 bits a channel"
-    if kind:
-        notes.append(f"{kind}, converted to 8-bit RGB")
-    full = rgb.size
-    size = fit(full, long_side)
-    if size != full:
-        rgb = rgb.resize(size, Image.Resampling.LANCZOS)
-        notes.append(f"shrunk to a long side of {long_side}")
-    return rgb, full, tuple(notes)
+        raise _too_large(picture.size, name)
+    with _decoding(name):
+        if _is_preview(picture, name):
+            raise InputError(
+                f"{name}: {picture.width}x{picture.height} pixels are a preview (a reduced image, "
+                f"as in camera raw), expected the picture itself"
+            )
+        picture.load()
+        upright, turned = _upright(picture)
+        rgb, kind = _to_rgb(upright, name)
+        if picture.mode == "RGB" and picture.info.get("deep"):
+            kind = "16 bits a channel"
+        full = rgb.size
+        size = fit(full, long_side)
+        if size != full:
+            rgb = rgb.resize(size, Image.Resampling.LANCZOS)
+        rgb, managed = _managed(upright, rgb)
+    frames = picture.info.get("frames", 1)
+    notes = (
+        f"the first of {frames} pictures in its file" if frames > 1 else None,
+        "camera raw, developed" if picture.info.get("raw") else None,
+        turned,
+        f"{kind}, converted to 8-bit RGB" if kind else None,
+        managed,
+        f"shrunk to a long side of {long_side}" if size != full else None,
+    )
+    return rgb, full, tuple(note for note in notes if note)
 
 
 def read_photo(content: bytes, name: str, long_side: int | None = None) -> Photo:
     """Check a user's picture file and make of it what `to_photo` says, as the packs hold it.
 
     Raises:
-        InputError: not a picture, damaged, empty, over 100 megapixels, floating point.
+        InputError: not a picture, damaged, empty, over 256 megapixels, floating point.
     """
     picture = open_picture(content, name)
     rgb, full, notes = to_photo(picture, name, long_side)
@@ -173,7 +318,7 @@ def decode_rgb(content: bytes, name: str) -> np.ndarray:
     """A picture file as (H, W, 3) uint8 sRGB; grey, palette and transparent ones are converted.
 
     Raises:
-        InputError: not a picture, damaged, over 100 megapixels, floating point.
+        InputError: not a picture, damaged, over 256 megapixels, floating point.
     """
     return np.asarray(_to_rgb(open_picture(content, name), name)[0])
 

@@ -73,7 +73,7 @@ class Ids:
         Raises:
             InputError: names ``path`` and an id that the data set does not have.
         """
-        new = np.array(self.table)[mask]
+        new = np.array(self.table, np.int16)[mask]
         if new.size and new.min() < 0:
             odd = int(mask[new < 0].min())
             raise InputError(f"{path}: class id {odd}, expected 0 to {self.highest} or 255")
@@ -219,17 +219,22 @@ def read_ids(path: Path, listed: Listed) -> tuple[list[str], list[str], list[str
     return ids, problems, [note] if left_out else []
 
 
-def pictures_by_id(folder: Path, problems: list[str]) -> dict[str, Path]:
+def pictures_by_id(
+    folder: Path, problems: list[str], suffixes: Sequence[str] = PICTURE_SUFFIXES
+) -> dict[str, Path]:
     """The picture files of a folder by their id: the name without suffix, in Unicode's NFC form.
 
     Two files of one id and a name that cannot be an id (it goes into packs and tables) are
-    problems; files that are no pictures by their suffix are left out.
+    problems; files that are no pictures by their suffix are left out. So is one that needs an extra
+    to be read where there is another of its name: cameras write raw and JPEG.
     """
     found: dict[str, Path] = {}
-    for path in _files(folder):
-        if path.suffix.lower() not in PICTURE_SUFFIXES or path.name.startswith("."):
-            continue
+    files = [p for p in _files(folder) if p.suffix.lower() in suffixes and p.name[0] != "."]
+    plain = {normal_id(p.stem) for p in files if p.suffix.lower() in PICTURE_SUFFIXES}
+    for path in files:
         id_ = normal_id(path.stem)
+        if id_ in plain and path.suffix.lower() not in PICTURE_SUFFIXES:
+            continue
         if problem := name_problem(id_):
             problems.append(
                 f"{folder}: the name {shown(path.name)} {problem}, expected a plain file name"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from dgkd_core.data.checks import PICTURE_SUFFIXES, name_problem, normal_id, shown
+from dgkd_core.data.checks import PHOTO_KINDS, PHOTO_SUFFIXES, name_problem, normal_id, shown
 from dgkd_core.data.folder import LABELS, FolderTree
 from dgkd_core.data.labels import read_labels_csv
 from dgkd_core.data.source import PATHS, DataSet, Ids, MaskFile, Source, read_lines
@@ -47,10 +47,8 @@ def _picture_list(path: Path, classes: Sequence[str]) -> DataSet:
             problems.append(
                 f"{path}:{number}: {line!r} is not there, expected a picture at {picture}"
             )
-        elif picture.suffix.lower() not in PICTURE_SUFFIXES:
-            problems.append(
-                f"{path}:{number}: {line!r} is no picture, expected {', '.join(PICTURE_SUFFIXES)}"
-            )
+        elif picture.suffix.lower() not in PHOTO_SUFFIXES:
+            problems.append(f"{path}:{number}: {line!r} is no picture, expected {PHOTO_KINDS}")
         elif mask and not mask.is_file():
             problems.append(f"{path}:{number}: no mask at {mask}, expected one as the line says")
         elif id_ in sources:

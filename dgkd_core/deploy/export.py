@@ -25,7 +25,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from dgkd_core.data.pictures import voc_palette
+from dgkd_core.data.checks import RAW_SUFFIXES
+from dgkd_core.data.pictures import MOST_PIXELS, voc_palette
 from dgkd_core.data.samples import depth_batch, picture_batch
 from dgkd_core.data.scenes import render
 from dgkd_core.deploy.folder import DEPTH, Settings
@@ -152,7 +153,8 @@ def segmenter_graph(segmenter: nn.Module, spec: Spec, settings: Settings) -> Gra
     height, width = 96, 80
     raw = settings.depth == "dpt"
     count = Dim("batch", min=1, max=MOST_PICTURES)
-    sides = [Dim(name, min=LEAST_SIDE, max=LARGEST_SIDE) for name in ("height", "width")]
+    most = max(LARGEST_SIDE, settings.long_side or LARGEST)
+    sides = [Dim(name, min=LEAST_SIDE, max=most) for name in ("height", "width")]
     inputs, shapes = [torch.rand(2, 3, height, width)], [{0: count, 2: sides[0], 3: sides[1]}]
     if settings.depth != "off":
         own = [Dim(f"depth_{side.__name__}", min=2, max=LARGEST_SIDE) for side in sides]
@@ -359,13 +361,18 @@ def _example(out: Path, graph: Graph, depth: Graph | None, depth_name: str) -> s
     environment = jinja2.Environment(
         loader=loader, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    return environment.get_template("example.py.jinja").render(
+    return environment.get_template(
+        "example.py.jinja"
+    ).render(
         onnx=out.suffix == ".onnx",
         file=out.name,
         script=f"{out.name}.example.py",
         depth_file=depth_name,
         model=graph.about,
         dpt=None if depth is None else depth.about,
+        least_side=LEAST_SIDE,
+        raw=RAW_SUFFIXES,
+        most_pixels=MOST_PIXELS // 2,  # Pillow refuses twice that
         palette=voc_palette()[: 3 * len(graph.about["classes"])],
     )
 

@@ -54,7 +54,8 @@ def _as_it_came(upload: Any) -> str | None:
 
 def areas(mask: np.ndarray, classes: Sequence[str]) -> str:
     """The legend as an HTML table: colour, class and share of the picture, the largest first."""
-    shares = np.bincount(mask.reshape(-1), minlength=len(classes) + 1) / mask.size
+    counts = Image.fromarray(mask).histogram()  # np.bincount would make eight bytes of each
+    shares = np.array(counts[: len(classes) + 1]) / mask.size
     rows = []
     for i in np.argsort(-shares, kind="stable").tolist():
         if shares[i] == 0:
@@ -136,7 +137,9 @@ def _outputs(model: Model, folder: Path, path: str | None, choice: str) -> list[
         try:
             seen = look(model, Path(path))
         except InputError as error:
-            problem = f"{error}, expected a photograph such as JPEG or PNG"
+            problem = str(error)
+            if "expected" not in problem:
+                problem += ", expected a photograph such as JPEG or PNG"
         except (MemoryError, RuntimeError) as error:
             if not (said := out_of_memory(error)):
                 raise

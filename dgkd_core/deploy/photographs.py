@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import itertools
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -12,9 +13,16 @@ from pathlib import Path, PurePath
 import numpy as np
 from PIL import Image
 
-from dgkd_core.data.checks import PICTURE_SUFFIXES, name_problem, normal_id, shown
+from dgkd_core.data.checks import (
+    PHOTO_KINDS,
+    PHOTO_SUFFIXES,
+    PICTURE_SUFFIXES,
+    name_problem,
+    normal_id,
+    shown,
+)
 from dgkd_core.data.pictures import to_photo
-from dgkd_core.errors import InputError, reason
+from dgkd_core.errors import InputError
 
 TABLE = "predictions.json"  # of what was done, in the folder for it
 
@@ -36,12 +44,9 @@ def photograph(picture: Image.Image, name: str, long_side: int) -> Photograph:
     """``picture``, treated as ``prepare`` treats a data set's.
 
     Raises:
-        InputError: it is damaged, floating point or over 100 megapixels.
+        InputError: it is damaged, floating point or over 256 megapixels.
     """
-    try:
-        rgb, size, notes = to_photo(picture, name, long_side)
-    except (OSError, SyntaxError) as error:  # Pillow decodes at the first use
-        raise InputError(f"{name}: cannot be decoded ({reason(error)})") from error
+    rgb, size, notes = to_photo(picture, name, long_side)
     return Photograph(name, np.asarray(rgb), size, notes)
 
 
@@ -61,9 +66,11 @@ class Source:
 def _walk(folder: Path, out: Path) -> Iterator[Path]:
     """Picture files of a folder and its subfolders, in order; hidden ones are passed.
 
-    So are ``out`` and folders that an earlier run has written, which would be read as photographs.
+    So are ``out`` and folders that an earlier run has written, which would be read as photographs,
+    and, which is said, files that are no photographs, and camera raw beside a picture of its name.
     Links to folders are not followed: they can lead round in circles.
     """
+    passed: Counter[str] = Counter()
 
     def read(path: Path) -> bool:
         if path.resolve() == out or path.name[0] == ".":
@@ -78,9 +85,17 @@ def _walk(folder: Path, out: Path) -> Iterator[Path]:
     for place, folders, files in os.walk(folder, onerror=refuse):
         here = Path(place)
         folders[:] = sorted(name for name in folders if read(here / name))
-        for name in sorted(files):
-            if name[0] != "." and PurePath(name).suffix.lower() in PICTURE_SUFFIXES:
-                yield here / name
+        paths = [PurePath(name) for name in sorted(files) if name[0] != "."]
+        plain = {path.stem for path in paths if path.suffix.lower() in PICTURE_SUFFIXES}
+        for path in paths:
+            kind = path.suffix.lower()
+            if kind in PICTURE_SUFFIXES or (kind in PHOTO_SUFFIXES and path.stem not in plain):
+                yield here / path
+            else:
+                passed[kind or "no suffix"] += 1
+    if passed:
+        told = ", ".join(f"{count} of {kind}" for kind, count in sorted(passed.items()))
+        print(f"predict: {shown(str(folder))[1:-1]}: files that are not read: {told}")
 
 
 def _pattern(text: str, out: Path) -> Iterator[tuple[Path, PurePath]]:
@@ -90,7 +105,7 @@ def _pattern(text: str, out: Path) -> Iterator[tuple[Path, PurePath]]:
     base = Path(*fixed)
     for path in map(Path, sorted(glob.glob(text, recursive=True))):
         inside = out in path.resolve().parents
-        if path.is_file() and not inside and path.suffix.lower() in PICTURE_SUFFIXES:
+        if path.is_file() and not inside and path.suffix.lower() in PHOTO_SUFFIXES:
             yield path, path.relative_to(base)
 
 
@@ -150,8 +165,7 @@ def sources(arguments: Iterable[str], out: Path) -> tuple[list[Source], list[tup
             else:
                 found.append(Source(path, name.as_posix(), _free(name, taken)))
         if not listed:
-            kinds = ", ".join(PICTURE_SUFFIXES)
-            raise InputError(f"{argument}: no photograph there, expected files {kinds}")
+            raise InputError(f"{argument}: no photograph there, expected files {PHOTO_KINDS}")
     return found, passed
 
 

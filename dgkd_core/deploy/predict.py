@@ -52,6 +52,8 @@ def _read(
             found.append((source, photo, measured))
         except InputError as error:
             unusable.append((source, str(error).removeprefix(f"{source.path}: ")))
+        except MemoryError as error:
+            unusable.append((source, out_of_memory(error) or "out of memory"))
     return found, unusable
 
 

@@ -14,10 +14,16 @@ from types import FrameType
 from dgkd_core.deploy.model import load
 from dgkd_core.errors import InputError, reason
 
-LARGEST_UPLOAD = "64mb"
+LARGEST_UPLOAD = "256mb"
 SESSIONS = 16  # whose class maps are kept
 # read by gradio and what it is made of when they are imported: no telemetry, no look-ups
-OFFLINE = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
+OFFLINE = {
+    **{"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"},
+    # gradio asks its own page whether it is there: that must not go through a proxy
+    **{"NO_PROXY": "*", "no_proxy": "*"},
+}
+# of others, for connections that are never made; a file that is missing would end the import
+CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
 def check_port(host: str, port: int) -> None:
@@ -69,6 +75,8 @@ def serve(folder: str | Path, host: str, port: int, device: str | None) -> None:
             f"that estimates depth or fuses none"
         )
     os.environ.update(OFFLINE)
+    for name in CERTIFICATES:
+        os.environ.pop(name, None)
     with tempfile.TemporaryDirectory(prefix="dgkd-serve.") as kept:
         os.environ["GRADIO_TEMP_DIR"] = kept  # uploads are gone when the server is
         from dgkd_core.deploy.page import CSS, EXAMPLES, THEME, page

@@ -89,6 +89,29 @@ def test_a_normal_picture_may_do_without_a_dark_one(mine: FolderSet) -> None:
     assert [s.id for s in found.sources if s.dark is None] == ["a"]
 
 
+def test_camera_raw_counts_unless_a_picture_of_its_name_does(mine: FolderSet) -> None:
+    mine.dark("a").rename(mine.root / "dark/a.ARW")
+    (mine.root / "dark/b.nef").write_bytes(b"beside b.png")
+    found = read_folder(mine.root, mine.classes)
+    assert [s.dark and s.dark.name for s in found.sources[:2]] == ["a.ARW", "b.png"]
+    assert found.notes == [f"{mine.root / 'dark'}: 1 .nef file not read (b.nef)"]
+
+
+def test_every_file_that_is_not_used_is_named(mine: FolderSet) -> None:
+    for name in ("dark/a.jxl", "masks/v.gif", "normal/1/x.jpg", "notes", ".hidden", "b.ARW"):
+        (mine.root / name).parent.mkdir(exist_ok=True)
+        (mine.root / name).write_text("")
+    (mine.root / "labels.csv").rename(mine.root / "mine.csv")
+    found = read_folder(mine.root, mine.classes, mine.root / "mine.csv")
+    assert [note.removeprefix(f"{mine.root}") for note in found.notes] == [
+        ": 1 .arw file not read (b.ARW)",
+        ": 1 file not read (notes)",
+        "/normal: 1 folder not read (1)",
+        "/dark: 1 .jxl file not read (a.jxl)",
+        "/masks: 1 .gif file not read (v.gif)",
+    ]
+
+
 def test_val_pictures_need_no_daylight(mine: FolderSet) -> None:
     mine.normal("v").unlink()
     found = read_folder(mine.root, mine.classes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import shutil
 import subprocess
 import sys
@@ -13,11 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from cameras import display_p3
+from PIL import ExifTags, Image
 from support import ROOT, environment, one_line
 from torch import nn
 
 from dgkd_core import cli, load
+from dgkd_core.data.pictures import open_picture, to_photo
 from dgkd_core.deploy import export as module
 from dgkd_core.deploy.export import compare, dark_pictures, export, run_onnx, run_torch
 from dgkd_core.models.registry import load_model, save_model
@@ -101,6 +104,45 @@ def test_the_example_needs_no_torch_and_gives_the_models_mask(
         assert (np.asarray(found) == np.asarray(mask)).mean() >= 0.999
         assert found.getpalette()[:9] == mask.getpalette()[:9]
     assert "dog | cow: " in said
+
+
+def test_the_example_reads_photographs_as_predict_does(
+    exported: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    example = runpy.run_path(str(exported[0].with_name("night.onnx.example.py")))
+    colours = Image.fromarray(dark_pictures(1, 80, 112, seed=2)[0])
+    deep = Image.fromarray(np.asarray(colours.convert("L")).astype(np.uint16) * 257)
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    kinds: list[tuple[str, Image.Image, dict[str, Any]]] = [
+        *((f"{mode}.tif", colours.convert(mode), {}) for mode in ("1", "L", "LA", "P", "CMYK")),
+        *((f"deep.{kind}", deep, {}) for kind in ("png", "tif")),
+        ("clear.png", colours.convert("RGBA"), {}),
+        ("turned.jpg", colours, {"exif": turned}),
+        ("odd.jpg", colours, {"exif": b"Exif\0\0MM\0\x2a\0\0", "dpi": (72, 72)}),
+        ("p3.jpg", colours, {"icc_profile": display_p3()}),
+        ("broken.png", colours, {"icc_profile": b"?"}),
+        ("small.png", colours.resize((16, 40)), {}),
+    ]
+    for name, picture, options in kinds:
+        path = tmp_path / name
+        picture.save(path, **options)
+        rgb, size, _ = to_photo(open_picture(path.read_bytes(), name), name, 64)
+        found, found_size = example["read"](str(path))
+        assert found_size == size, name
+        np.testing.assert_array_equal(np.asarray(found), np.asarray(rgb), name)
+    Image.new("F", (40, 40)).save(tmp_path / "float.tif")
+    colours.resize((15, 40)).save(tmp_path / "thin.png")
+    colours.save(tmp_path / "raw.NEF", "TIFF")
+    colours.save(tmp_path / "preview.tif", tiffinfo={254: 1})
+    for name, said in {
+        "float.tif": "floating point",
+        "thin.png": "15x40 pixels, expected sides of at least 16",
+        **{"raw.NEF": "camera raw", "preview.tif": "camera raw"},
+        "none.png": "No such file",
+    }.items():
+        with pytest.raises(SystemExit, match=rf"{name}: cannot be used \(.*{said}"):
+            example["main"](str(tmp_path / name), str(tmp_path / "mask.png"))
 
 
 def test_the_file_is_checked_and_tells_nothing_of_the_machine(

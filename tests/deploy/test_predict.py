@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,33 @@ def test_a_damaged_photograph_is_named_and_the_others_are_done(run: Run) -> None
     assert not Path("out/1.png").exists()
 
 
+def test_odd_photographs_end_no_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "rawpy", None)
+    photo("in/a.png").save("in/b.jpg", dpi=(72, 72), exif=b"Exif\0\0MM\0\x2a\0\0")
+    for name in ("c.NEF", "a.NEF", "d.jxl"):  # a.NEF beside a.png
+        Path("in", name).write_bytes(b"?")
+    photo("in/huge.png")
+    open_picture = command.open_picture
+
+    def read(content: bytes, name: str) -> Image.Image:
+        if name == "in/huge.png":
+            raise MemoryError
+        return open_picture(content, name)
+
+    monkeypatch.setattr(command, "open_picture", read)
+    status, said, errors = run("in", "in/*.NEF")
+    assert status == cli.SKIPPED
+    assert "in: files that are not read: 1 of .jxl, 1 of .nef\n" in said
+    raw = "camera raw, which needs more: pip install 'dgkd[raw]'; skipped"
+    assert errors.splitlines() == [
+        *(f"dgkd: in/c.NEF: {raw}", "dgkd: in/huge.png: out of memory; skipped"),
+        f"dgkd: in/a.NEF: {raw}",
+    ]
+    assert [row["notes"] for row in table()["photographs"]] == [
+        *([], ["unreadable EXIF, counts as none"])
+    ]
+
+
 def test_an_unreadable_file_is_skipped(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever tests as root may read any file, so the reader refuses."""
     photo("in/a.png")
@@ -172,7 +200,7 @@ def test_nothing_usable_is_status_1(run: Run) -> None:
     [
         (["nothing"], "nothing: no such file or folder"),
         (["*.jpg"], "*.jpg: no photograph there"),
-        (["empty"], "empty: no photograph there"),
+        (["empty"], "empty: no photograph there, expected files .jpg, "),
         (["a.png", "--depth", "maps"], "--depth maps: the model's depth is dpt"),
         (["a.png", "--device", "tpu"], "the device is 'tpu'"),
     ],

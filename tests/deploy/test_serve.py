@@ -56,7 +56,13 @@ def server(model: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     port = str(_free_port())
     running = subprocess.Popen(
         [sys.executable, "-m", "dgkd_core", "serve", "-m", str(model), "--port", port],
-        env=environment(DGKD_DEVICE="cpu", PYTHONPATH=str(ROOT)),
+        env=environment(
+            DGKD_DEVICE="cpu",
+            PYTHONPATH=str(ROOT),
+            http_proxy="http://127.0.0.1:9",  # where nobody answers
+            all_proxy="socks5://127.0.0.1:9",
+            SSL_CERT_FILE=str(model / "none.pem"),
+        ),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
