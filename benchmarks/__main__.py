@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from benchmarks.names import CASES, DRAW, NO_PICTURES, cases
-from dgkd_core.errors import InputError
-from dgkd_core.files import write_json
+from dgkd_core.runtime.errors import InputError
+from dgkd_core.runtime.files import write_json
 
 DESCRIPTION = """\
 Measure on the machine at hand: seconds (median and quartiles) and peak memory. Sizes that are not
@@ -86,8 +86,8 @@ def _options(args: argparse.Namespace) -> Any:
         default_size,
         laid_over,
     )
-    from dgkd_core.device import device
-    from dgkd_core.params import load_params
+    from dgkd_core.config.params import load_params
+    from dgkd_core.runtime.device import get_device
 
     params = laid_over(load_params(), vars(args))
     if args.dtype is not None and args.dtype not in DTYPES:
@@ -97,7 +97,7 @@ def _options(args: argparse.Namespace) -> Any:
     usual = {} if args.classes is None else {"classes": args.classes}
     options = Options(
         params,
-        args.device or str(device()),
+        args.device or str(get_device()),
         args.dtype,
         torch.get_num_threads() if args.threads is None else args.threads,
         args.warmup,

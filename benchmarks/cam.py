@@ -13,8 +13,8 @@ from benchmarks.pictures import load
 from dgkd_core.data.pack import write_pack
 from dgkd_core.data.pictures import encode_array
 from dgkd_core.data.samples import Store, whole_depths, whole_pictures
-from dgkd_core.evaluation.cams import class_maps
 from dgkd_core.evaluation.inference import infer
+from dgkd_core.pseudo_labels.class_maps import class_maps
 
 
 def run(options: Options, folder: Path, case: str = "") -> list[Record]:

@@ -20,11 +20,11 @@ from benchmarks.measure import Record
 from benchmarks.names import DRAW
 from benchmarks.options import Options, check_dtype
 from benchmarks.pictures import draw
-from dgkd_core.errors import InputError
+from dgkd_core.runtime.errors import InputError
 
 
 def prepare(options: Options) -> None:
-    """Torch as the stages have it (`dgkd_core.device.start`), with the options' threads."""
+    """Torch as the stages have it (`dgkd_core.runtime.device.start`), with the options' threads."""
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.params.seed)
     torch.use_deterministic_algorithms(options.deterministic, warn_only=True)

@@ -13,9 +13,9 @@ import torch
 from benchmarks.measure import Record, Timeline
 from benchmarks.options import Options
 from benchmarks.pictures import FEW, load
-from dgkd_core.data.darkening import Job, dark_picture
 from dgkd_core.data.pack import Pack
-from dgkd_core.parallel import ordered_map
+from dgkd_core.lowlight.darkening import Job, dark_picture
+from dgkd_core.runtime.parallel import ordered_map
 
 MANY = 64
 

@@ -10,10 +10,10 @@ import torch
 from benchmarks.measure import Record, Timeline
 from benchmarks.options import Options, name_of
 from benchmarks.pictures import load
+from dgkd_core.data.exposure import expose_8bit
 from dgkd_core.data.pack import Pack, write_pack
 from dgkd_core.data.pictures import decode_rgb, encode_depth
-from dgkd_core.imaging.exposure import expose_8bit
-from dgkd_core.models.depth import estimate, half_precision, small_dpt, to_unit
+from dgkd_core.depth.dpt import estimate, half_precision, small_dpt, to_unit
 
 
 def run(options: Options, folder: Path, case: str = "") -> list[Record]:

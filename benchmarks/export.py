@@ -18,9 +18,9 @@ from dgkd_core.deploy.export import (
     segmenter_graph,
 )
 from dgkd_core.deploy.folder import Settings
+from dgkd_core.depth.maps import gradient
 from dgkd_core.evaluation.inference import infer
-from dgkd_core.imaging.depth_maps import gradient
-from dgkd_core.models.registry import Spec, build
+from dgkd_core.models.registry import ModelConfig, build
 
 
 def run(options: Options, folder: Path, case: str = "") -> list[Record]:
@@ -28,7 +28,7 @@ def run(options: Options, folder: Path, case: str = "") -> list[Record]:
     if options.where.type != "cpu" or options.autocast() != torch.float32:
         return []
     model, size = options.params.model, options.size
-    spec = Spec.of(
+    spec = ModelConfig.of(
         model, "segmenter", options.class_names(), dgf2=model.dgf2, exposure=model.exposure
     )
     segmenter = place(build(spec), options).eval()

@@ -10,8 +10,8 @@ import torch
 
 from benchmarks.options import Options
 from dgkd_core.data.samples import workers
-from dgkd_core.machine import processor
-from dgkd_core.parallel import cores
+from dgkd_core.runtime.machine import processor
+from dgkd_core.runtime.parallel import cores
 
 
 def load() -> float | None:

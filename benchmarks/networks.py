@@ -10,7 +10,7 @@ from torch import nn
 from benchmarks.options import Options, training_dtype
 from dgkd_core.distill.dgkd import DGKD
 from dgkd_core.models.network import Network
-from dgkd_core.models.registry import Spec, build, inherit
+from dgkd_core.models.registry import ModelConfig, build, inherit
 from dgkd_core.training.student import freeze_what_nothing_compares, ready_to_guide
 
 
@@ -20,10 +20,10 @@ def place(module: nn.Module, options: Options) -> nn.Module:
     return module.to(options.where, memory_format=layout)  # type: ignore[call-overload]
 
 
-def student_spec(options: Options) -> Spec:
+def student_spec(options: Options) -> ModelConfig:
     """The spec that distill gives the student."""
     model = options.params.model
-    return Spec.of(
+    return ModelConfig.of(
         model, "network", options.class_names(), dgf2=model.dgf2, exposure=model.exposure
     )
 
@@ -56,7 +56,7 @@ class Guided:
 def make_guided(options: Options) -> Guided:
     """Teacher, student and DGKD on the device, ready to be trained."""
     model, section = options.params.model, options.params.distill
-    spec = Spec.of(model, "network", options.class_names(), dgf2="off", exposure="none")
+    spec = ModelConfig.of(model, "network", options.class_names(), dgf2="off", exposure="none")
     teacher, student = build(spec), make_student(options)
     assert isinstance(teacher, Network)
     pretrained = list(student.encoder.parameters()) if model.weights is not None else []

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from dgkd_core.data.scenes import CLASSES, MAX_SIZE, MIN_SIZE
-from dgkd_core.errors import InputError
-from dgkd_core.params import validate
-from dgkd_core.sections import Params
+from dgkd_core.config.params import validate
+from dgkd_core.config.schema import Params
+from dgkd_core.runtime.errors import InputError
+from dgkd_core.scenes.drawing import CLASSES, MAX_SIZE, MIN_SIZE
 from dgkd_core.training.loop import Precision
 
 DTYPES = ("float32", "bfloat16", "float16")

@@ -16,8 +16,8 @@ from dgkd_core.data.manifest import Entry, Manifest, read_manifest, write_manife
 from dgkd_core.data.pack import write_pack
 from dgkd_core.data.pictures import encode_depth, encode_rgb
 from dgkd_core.data.samples import Crops, Inputs, training_batches
-from dgkd_core.data.scenes import CLASSES, render
-from dgkd_core.imaging.lowlight import darken, picture_rng
+from dgkd_core.lowlight.synthesis import darken, picture_rng
+from dgkd_core.scenes.drawing import CLASSES, render
 
 FEW = 8  # pictures of a call of darken
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dgkd_core.errors import InputError
-from dgkd_core.files import read_json
+from dgkd_core.runtime.errors import InputError
+from dgkd_core.runtime.files import read_json
 
 Report = Mapping[str, Any]
 NOTES = """\

@@ -25,8 +25,8 @@ from benchmarks.measure import Record, Timed, Timeline
 from benchmarks.networks import Guided, make_guided
 from benchmarks.options import Options, autocast, name_of, training_dtype
 from benchmarks.pictures import batches, crops, load, visited
-from dgkd_core.errors import InputError
 from dgkd_core.imaging.pamr import PAMR
+from dgkd_core.runtime.errors import InputError
 from dgkd_core.training.loop import Batch, Losses, Recipe, Step, make_optimizer, parameter_groups
 from dgkd_core.training.student import student_step
 

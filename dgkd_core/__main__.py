@@ -1,5 +1,5 @@
 """``python -m dgkd_core`` is the ``dgkd`` command."""
 
-from dgkd_core.cli import main
+from dgkd_core.cli.main import main
 
 main()

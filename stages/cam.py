@@ -14,20 +14,21 @@ from typing import Any
 import _start  # noqa: F401
 import torch
 
-from dgkd_core import world
+from dgkd_core.config.schema import Params
 from dgkd_core.data.manifest import Entry, by_size, read_manifest
 from dgkd_core.data.pack import write_pack
 from dgkd_core.data.pictures import decode_array, encode_array
 from dgkd_core.data.samples import Store
-from dgkd_core.device import start
-from dgkd_core.evaluation.cams import Sweep, class_maps
 from dgkd_core.evaluation.inference import Loaded, Protocol, View, dark_view, load_group, run_loaded
-from dgkd_core.files import write_json, write_metrics, write_text
-from dgkd_core.journal import loaded
 from dgkd_core.models.registry import load_model
-from dgkd_core.sections import Params
-from dgkd_core.stage import ARTIFACTS, run
-from dgkd_core.state import State
+from dgkd_core.pipeline.stage import run
+from dgkd_core.pseudo_labels.class_maps import Sweep, class_maps
+from dgkd_core.runtime import distributed
+from dgkd_core.runtime.device import start
+from dgkd_core.runtime.files import write_json, write_metrics, write_text
+from dgkd_core.runtime.paths import ARTIFACTS
+from dgkd_core.runtime.result_cache import loaded
+from dgkd_core.runtime.state import State
 
 
 def cam(params: Params, state: State) -> None:
@@ -39,8 +40,8 @@ def cam(params: Params, state: State) -> None:
     store, truth = Store(), source / "masks_val.zip"
     networks: list[tuple[Any, View]] = []
     if section.source != "teacher":
-        student, spec = load_model(Path(ARTIFACTS, "student"), where)
-        networks.append((student, dark_view(store, dark, depth, spec)))
+        student, config = load_model(Path(ARTIFACTS, "student"), where)
+        networks.append((student, dark_view(store, dark, depth, config)))
     if section.source != "student":
         teacher, _ = load_model(Path(ARTIFACTS, "teacher"), where)
         day = View(store, source / "images.zip", None, dark=False, exposure="none")
@@ -50,25 +51,25 @@ def cam(params: Params, state: State) -> None:
         return [(net, load_group(group, view, net.uses_depth)) for net, view in networks]
 
     protocol = Protocol(tuple(section.scales), section.flip, batch=section.batch)
-    sweep, journal = Sweep(len(manifest.classes)), state.journal("maps")
+    sweep, cache = Sweep(len(manifest.classes)), state.cache("maps")
     for split in ("train", "val"):
         label, groups = f"cam, {split}", by_size(manifest.split(split), protocol.batch)
-        for group, inputs in loaded(groups, journal, label, load, where.type == "cuda"):
+        for group, inputs in loaded(groups, cache, label, load, where.type == "cuda"):
             runs = [run_loaded(network, x, protocol, where)[0] for network, x in inputs]
             masks = torch.stack(runs).mean(0)
             for entry, mask in zip(group, masks, strict=True):
                 maps = class_maps(mask, manifest.label_vector(entry))
-                journal.put([(f"{label}/{entry.id}", encode_array(maps), None)])
-        if not world.first():
+                cache.put([(f"{label}/{entry.id}", encode_array(maps), None)])
+        if not distributed.is_main_process():
             continue
         with write_pack(Path(ARTIFACTS, "cam", f"{split}.zip")) as pack:
             for entry in chain.from_iterable(groups):
-                content, _ = journal[f"{label}/{entry.id}"]
+                content, _ = cache[f"{label}/{entry.id}"]
                 pack.add(f"{entry.id}.npy", content, compress=True)
                 if split == "val" and store.has(truth, name := f"{entry.id}.png"):
                     maps = decode_array(content, entry.id)
                     sweep.add(store.mask(truth, name), maps, manifest.label_vector(entry))
-    if not world.first():
+    if not distributed.is_main_process():
         return
     threshold, best = sweep.best()
     write_json(Path(ARTIFACTS, "cam", "threshold.json"), {"threshold": threshold})

@@ -8,26 +8,27 @@ from pathlib import Path
 
 import _start  # noqa: F401
 
-from dgkd_core import world
-from dgkd_core.data.darkening import make_dark, write_dark
+from dgkd_core.config.schema import Params
 from dgkd_core.data.manifest import read_manifest
 from dgkd_core.data.pack import Pack
-from dgkd_core.files import write_metrics
-from dgkd_core.imaging.preview import write_preview
-from dgkd_core.sections import Params
-from dgkd_core.stage import ARTIFACTS, run
-from dgkd_core.state import State
+from dgkd_core.lowlight.darkening import make_dark, write_dark
+from dgkd_core.lowlight.preview import write_preview
+from dgkd_core.pipeline.stage import run
+from dgkd_core.runtime import distributed
+from dgkd_core.runtime.files import write_metrics
+from dgkd_core.runtime.paths import ARTIFACTS
+from dgkd_core.runtime.state import State
 
 
 def darken(params: Params, state: State) -> None:
     source, out = Path(ARTIFACTS, "prepare"), Path(ARTIFACTS, "darken", "dark.zip")
     manifest = read_manifest(source)
     settings = params.lowlight.model_dump()
-    journal = state.journal("dark")
-    make_dark(manifest, source, params.seed, settings, "darken", journal)
-    if not world.first():
+    cache = state.cache("dark")
+    make_dark(manifest, source, params.seed, settings, "darken", cache)
+    if not distributed.is_main_process():
         return
-    metrics = write_dark(manifest, out, journal)
+    metrics = write_dark(manifest, out, cache)
     preview = out.with_name("preview.png")
     images, real = Pack(source / "images.zip"), Pack(source / "dark.zip")
     write_preview(preview, manifest.entries, images, settings, params.seed, real)

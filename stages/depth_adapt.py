@@ -11,24 +11,25 @@ from typing import Any
 import _start  # noqa: F401
 import numpy as np
 import torch
-from _depth import dark_pictures, in_groups
 
-from dgkd_core import world
+from dgkd_core.config.schema import Params
 from dgkd_core.data.manifest import Entry, read_manifest
 from dgkd_core.data.pack import Pack
 from dgkd_core.data.pictures import decode_rgb
 from dgkd_core.data.samples import Twins, training_batches, twins_by_shape
-from dgkd_core.device import start
-from dgkd_core.errors import InputError
-from dgkd_core.files import atomic_folder, write_json, write_metrics
-from dgkd_core.models.depth import load_dpt, network_inputs, predict, rank_correlation, save_dpt
-from dgkd_core.progress import Progress
-from dgkd_core.sections import Params
-from dgkd_core.stage import ARTIFACTS, run
-from dgkd_core.state import State
+from dgkd_core.depth.dpt import load_dpt, network_inputs, predict, rank_correlation, save_dpt
+from dgkd_core.depth.mapping import dark_pictures, in_groups
+from dgkd_core.pipeline.stage import run
+from dgkd_core.runtime import distributed
+from dgkd_core.runtime.device import start
+from dgkd_core.runtime.errors import InputError
+from dgkd_core.runtime.files import atomic_folder, write_json, write_metrics
+from dgkd_core.runtime.paths import ARTIFACTS
+from dgkd_core.runtime.progress import Progress
+from dgkd_core.runtime.state import State
 from dgkd_core.training.adapt import adaptation_step, freeze_what_nothing_reads
 from dgkd_core.training.live import live_curve
-from dgkd_core.training.loop import Recipe, Tell, train
+from dgkd_core.training.loop import Log, Recipe, train
 
 PREPARED, DARK = Path(ARTIFACTS, "prepare"), Path(ARTIFACTS, "darken", "dark.zip")
 
@@ -39,7 +40,7 @@ def with_twin(entries: Sequence[Entry]) -> tuple[Entry, ...]:
 
 
 def agreement(
-    model: Any, original: Any, processor: Any, params: Params, where: torch.device
+    model: Any, original: Any, processor: Any, params: Params, device: torch.device
 ) -> dict[str, float]:
     """Mean rank correlation, in percent, of maps from dark val pictures with the original's by day.
 
@@ -52,9 +53,9 @@ def agreement(
     for group in Progress(groups, "depth_adapt, val", lines=4):
         normal = [np.array(decode_rgb(images.read(e.image), e.image)) for e in group]
         night = dark_pictures(group, dark, params.depth.exposure)
-        by_day = predict(original, processor, normal, where)
+        by_day = predict(original, processor, normal, device)
         for name, network in (("before", original), ("after", model)):
-            for a, b in zip(by_day, predict(network, processor, night, where), strict=True):
+            for a, b in zip(by_day, predict(network, processor, night, device), strict=True):
                 found[name].append(rank_correlation(a.cpu().numpy(), b.cpu().numpy()))
     return {
         name: 100 * float(np.mean(values)) if values else float("nan")
@@ -62,7 +63,7 @@ def agreement(
     }
 
 
-def adapt(params: Params, state: State, where: torch.device, tell: Tell) -> tuple[Any, Any, Any]:
+def adapt(params: Params, state: State, device: torch.device, log: Log) -> tuple[Any, Any, Any]:
     """The adapted DPT, the original and their processor."""
     section = params.depth.adapt
     entries = with_twin(read_manifest(PREPARED).split("train"))
@@ -72,7 +73,7 @@ def adapt(params: Params, state: State, where: torch.device, tell: Tell) -> tupl
             f"least; depth.adapt.iterations: 0 leaves the DPT as it is"
         )
     model, processor = load_dpt(Path(ARTIFACTS, "depth_model"), local=True)
-    original = deepcopy(model).to(where).requires_grad_(False)
+    original = deepcopy(model).to(device).requires_grad_(False)
 
     def to_input(pictures: list[np.ndarray]) -> list[torch.Tensor]:
         return network_inputs(processor, pictures)
@@ -83,27 +84,27 @@ def adapt(params: Params, state: State, where: torch.device, tell: Tell) -> tupl
     freeze_what_nothing_reads(model, twins[0, 0][1][None])
     count = section.iterations
     recipe = Recipe(count, "adamw", section.lr, 0.0, 0.9, min(20, count // 10), 1.0, 0.0)
-    batches = training_batches(twins, section.batch, count, where, twins_by_shape)
+    batches = training_batches(twins, section.batch, count, device, twins_by_shape)
     step = adaptation_step(model, original)
-    train("depth_adapt", step, batches, [model], recipe, where, state=state, tell=tell)
+    train("depth_adapt", step, batches, [model], recipe, device, state=state, log=log)
     return model, original, processor
 
 
 def depth_adapt(params: Params, state: State) -> None:
     wanted = params.depth.adapt.iterations > 0
     metrics: dict[str, Any] = {}
-    with live_curve("depth_adapt") as tell:
+    with live_curve("depth_adapt") as log:
         if wanted:
-            where = start(params, "depth_adapt")
-            model, original, processor = adapt(params, state, where, tell)
-    if not world.first():
+            device = start(params, "depth_adapt")
+            model, original, processor = adapt(params, state, device, log)
+    if not distributed.is_main_process():
         return
     with atomic_folder(Path(ARTIFACTS, "depth_adapted")) as folder:
         if wanted:
             save_dpt(model, processor, folder)
         write_json(folder / "source.json", {"adapted": wanted})
     if wanted:
-        correlation = agreement(model, original, processor, params, where)
+        correlation = agreement(model, original, processor, params, device)
         told = " and ".join(f"{value:.2f} {name}" for name, value in correlation.items())
         print(f"depth_adapt: rank correlation of dark val maps with those by day: {told}")
         pictures = len(with_twin(read_manifest(PREPARED).split("train")))

@@ -10,12 +10,9 @@ import _start  # noqa: F401
 import numpy as np
 import torch
 
-from dgkd_core.data import scenes
-from dgkd_core.device import start
-from dgkd_core.files import atomic_folder, write_json, write_metrics
-from dgkd_core.imaging.exposure import expose_8bit
-from dgkd_core.imaging.lowlight import darken, picture_rng
-from dgkd_core.models.depth import (
+from dgkd_core.config.schema import Params
+from dgkd_core.data.exposure import expose_8bit
+from dgkd_core.depth.dpt import (
     depth_errors,
     estimate,
     gradient_loss,
@@ -23,20 +20,23 @@ from dgkd_core.models.depth import (
     save_dpt,
     small_dpt,
 )
-from dgkd_core.paths import resolve
-from dgkd_core.progress import Progress
-from dgkd_core.sections import Params
-from dgkd_core.stage import ARTIFACTS, run
-from dgkd_core.state import State
+from dgkd_core.lowlight.synthesis import darken, picture_rng
+from dgkd_core.pipeline.stage import run
+from dgkd_core.runtime.device import start
+from dgkd_core.runtime.files import atomic_folder, write_json, write_metrics
+from dgkd_core.runtime.paths import ARTIFACTS, resolve
+from dgkd_core.runtime.progress import Progress
+from dgkd_core.runtime.state import State
+from dgkd_core.scenes import drawing
 from dgkd_core.training.live import live_curve
-from dgkd_core.training.loop import Recipe, Tell, train
+from dgkd_core.training.loop import Log, Recipe, train
 
 
 def draw(params: Params, split: str, count: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Dark, exposed scenes (H, W, 3) uint8 and their exact depth (H, W)."""
     pictures, depths = [], []
     for index in Progress(range(count), f"depth_model, {split} scenes", lines=2):
-        scene = scenes.render(params.seed, f"depth-{split}", index, params.depth_model.size)
+        scene = drawing.render(params.seed, f"depth-{split}", index, params.depth_model.size)
         rng = picture_rng(params.seed, f"depth-{split}-{index}")
         night = darken(scene.image, rng, **params.lowlight.model_dump())
         pictures.append(expose_8bit(night.image, params.depth.exposure))
@@ -44,7 +44,7 @@ def draw(params: Params, split: str, count: int) -> tuple[list[np.ndarray], list
     return pictures, depths
 
 
-def train_on_scenes(params: Params, folder: Path, state: State, tell: Tell) -> dict[str, float]:
+def train_on_scenes(params: Params, folder: Path, state: State, log: Log) -> dict[str, float]:
     section, where = params.depth_model, start(params, "depth_model")
     model, processor = small_dpt(section.size, section.width)
     pictures, depths = draw(params, "train", section.pictures)
@@ -68,7 +68,7 @@ def train_on_scenes(params: Params, folder: Path, state: State, tell: Tell) -> d
         return {"depth": gradient_loss(predicted[:, 0], batch["y"])}
 
     recipe = Recipe(section.iterations, "adamw", section.lr, 0.0, 0.9, 20, 1.0, 0.01)
-    train("depth_model", step, batches, [model], recipe, where, state=state, tell=tell)
+    train("depth_model", step, batches, [model], recipe, where, state=state, log=log)
     save_dpt(model, processor, folder)
     pictures, depths = draw(params, "held-out", section.held_out)
     guesses = [estimate(model, processor, [picture], where)[0] for picture in pictures]
@@ -78,10 +78,10 @@ def train_on_scenes(params: Params, folder: Path, state: State, tell: Tell) -> d
 def depth_model(params: Params, state: State) -> None:
     source = params.depth.model
     local = resolve(source)
-    with live_curve("depth_model") as tell, atomic_folder(Path(ARTIFACTS, "depth_model")) as folder:
+    with live_curve("depth_model") as log, atomic_folder(Path(ARTIFACTS, "depth_model")) as folder:
         metrics: dict[str, float] = {}
         if source == "scenes":
-            metrics = train_on_scenes(params, folder, state, tell)
+            metrics = train_on_scenes(params, folder, state, log)
         elif source not in ("given", "gradient"):
             is_local = local.is_dir()
             pin = params.depth.revision

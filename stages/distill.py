@@ -7,19 +7,20 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import _start  # noqa: F401
-from _train import train_and_score
 
+from dgkd_core.config.schema import Params
 from dgkd_core.data.manifest import read_manifest
 from dgkd_core.data.samples import Crops, Inputs, Store
-from dgkd_core.device import start
 from dgkd_core.distill.dgkd import DGKD
 from dgkd_core.evaluation.inference import dark_view
 from dgkd_core.imaging.pamr import PAMR
 from dgkd_core.models.network import Network
-from dgkd_core.models.registry import Spec, build, first_weights, inherit, load_model
-from dgkd_core.sections import Params
-from dgkd_core.stage import ARTIFACTS, run
-from dgkd_core.state import State
+from dgkd_core.models.registry import ModelConfig, build, first_weights, inherit, load_model
+from dgkd_core.pipeline.stage import run
+from dgkd_core.runtime.device import start
+from dgkd_core.runtime.paths import ARTIFACTS
+from dgkd_core.runtime.state import State
+from dgkd_core.training.fit import train_and_score
 from dgkd_core.training.loop import Precision
 from dgkd_core.training.student import (
     freeze_what_nothing_compares,
@@ -34,26 +35,26 @@ def noise_errors(losses: Mapping[str, float]) -> dict[str, float]:
 
 
 def distill(params: Params, state: State) -> None:
-    where, section = start(params, "distill"), params.distill
+    device, section = start(params, "distill"), params.distill
     images = Path(ARTIFACTS, "prepare", "images.zip")
     dark, depth = Path(ARTIFACTS, "darken", "dark.zip"), Path(ARTIFACTS, "depth", "depth.zip")
     manifest = read_manifest(images.parent)
-    teacher, _ = load_model(Path(ARTIFACTS, "teacher"), where)
+    teacher, _ = load_model(Path(ARTIFACTS, "teacher"), device)
     assert isinstance(teacher, Network)
-    spec = Spec.of(
+    config = ModelConfig.of(
         params.model,
         "network",
         manifest.classes,
         dgf2=params.model.dgf2,
         exposure=params.model.exposure,
     )
-    student = build(spec)
+    student = build(config)
     assert isinstance(student, Network)
     if section.init == "teacher":
         pretrained = inherit(student, teacher)
     else:
-        pretrained = first_weights(student, spec, params.model)
-    dgkd = DGKD.of(section, len(manifest.classes), spec.width)
+        pretrained = first_weights(student, config, params.model)
+    dgkd = DGKD.of(section, len(manifest.classes), config.width)
     if dgkd is not None:
         manifest.need_normal(["train"], f"distill.lambda is {section.weight}")
     freeze_what_nothing_compares(student, dgkd)
@@ -63,7 +64,7 @@ def distill(params: Params, state: State) -> None:
             normal=images if dgkd is not None else None,
             dark=dark,
             depth=depth if student.uses_depth else None,
-            exposure=spec.exposure,
+            exposure=config.exposure,
         ),
         seed=params.seed,
         crop=section.crop,
@@ -71,18 +72,18 @@ def distill(params: Params, state: State) -> None:
         long_side=section.long_side,
     )
     pamr = PAMR(dilations=params.model.pamr_dilations)
-    ready_to_guide(teacher, where, Precision.of(where).half)  # after the student took its weights
+    ready_to_guide(teacher, device, Precision.of(device).half)  # after the student took its weights
     guide = teacher if dgkd is not None else None
     curve = train_and_score(
         "distill",
         "student",
         student,
-        spec,
+        config,
         student_step(student, guide, dgkd, section.weight, section.mask_warmup, pamr),
         crops,
         section,
-        dark_view(Store(), dark, depth, spec),
-        where,
+        dark_view(Store(), dark, depth, config),
+        device,
         state,
         pretrained,
         beside=[dgkd] if dgkd is not None else [],

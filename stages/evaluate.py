@@ -5,7 +5,13 @@ Only this stage reads masks of training pictures, and it makes nothing that is t
 
 import _start  # noqa: F401
 import numpy as np
-from _score import (
+
+from dgkd_core.config.schema import Params
+from dgkd_core.data.manifest import Manifest, read_manifest
+from dgkd_core.data.pack import Pack
+from dgkd_core.data.pictures import decode_array, decode_mask
+from dgkd_core.data.samples import Store
+from dgkd_core.evaluation.networks import (
     ROOT,
     Places,
     confusion_table,
@@ -17,19 +23,13 @@ from _score import (
     write_predictions,
     write_sheet,
 )
-
-from dgkd_core import world
-from dgkd_core.data.manifest import Manifest, read_manifest
-from dgkd_core.data.pack import Pack
-from dgkd_core.data.pictures import decode_array, decode_mask
-from dgkd_core.data.samples import Store
-from dgkd_core.evaluation.cams import label_map
 from dgkd_core.evaluation.scores import Confusion
-from dgkd_core.files import read_json, write_metrics, write_text
-from dgkd_core.progress import Progress
-from dgkd_core.sections import Params
-from dgkd_core.stage import run
-from dgkd_core.state import State
+from dgkd_core.pipeline.stage import run
+from dgkd_core.pseudo_labels.class_maps import label_map
+from dgkd_core.runtime import distributed
+from dgkd_core.runtime.files import read_json, write_metrics, write_text
+from dgkd_core.runtime.progress import Progress
+from dgkd_core.runtime.state import State
 
 VAL = Places(
     images=ROOT / "prepare/images.zip",
@@ -68,9 +68,9 @@ def score_training_labels(manifest: Manifest) -> dict[str, float | int]:
 
 def evaluate(params: Params, state: State) -> None:
     manifest, store = read_manifest(ROOT / "prepare"), Store()
-    journal = state.journal("predictions")
-    results = score_networks("evaluate", manifest, VAL, params, store, journal)
-    if not world.first():
+    cache = state.cache("predictions")
+    results = score_networks("evaluate", manifest, VAL, params, store, cache)
+    if not distributed.is_main_process():
         return
     final = results["segmenter.dark"]
     metrics, table = tabulate(manifest, results)

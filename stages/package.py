@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import _start  # noqa: F401
-from _depth import chosen_dpt
 
+from dgkd_core.config.schema import Params
 from dgkd_core.deploy.card import card, darkness_of, data_of
 from dgkd_core.deploy.folder import (
     CARD,
@@ -24,20 +24,20 @@ from dgkd_core.deploy.folder import (
     write_run,
     write_settings,
 )
-from dgkd_core.files import atomic_folder, read_json, write_text
-from dgkd_core.models.registry import Spec, read_spec
-from dgkd_core.report.curves import read_table
-from dgkd_core.sections import Params
-from dgkd_core.stage import ARTIFACTS, run
-from dgkd_core.state import State
+from dgkd_core.depth.mapping import chosen_dpt
+from dgkd_core.models.registry import ModelConfig, read_model_config
+from dgkd_core.pipeline.stage import run
+from dgkd_core.runtime.files import atomic_folder, read_json, read_table, write_text
+from dgkd_core.runtime.paths import ARTIFACTS
+from dgkd_core.runtime.state import State
 
 ROOT = Path(ARTIFACTS)
 
 
-def depth_kind(spec: Spec) -> DepthKind:
+def depth_kind(config: ModelConfig) -> DepthKind:
     """Where the segmenter's depth maps come from."""
     source = read_json(ROOT / "depth_model/source.json")["model"]
-    if spec.dgf2 == "off":
+    if config.dgf2 == "off":
         return "off"
     return source if source in ("given", "gradient") else "dpt"
 
@@ -55,8 +55,8 @@ def scores() -> dict[Light, Score]:
 
 
 def package(params: Params, state: State) -> None:
-    spec = read_spec(ROOT / "segmenter")
-    settings = Settings.of(params, depth_kind(spec))
+    config = read_model_config(ROOT / "segmenter")
+    settings = Settings.of(params, depth_kind(config))
     pictures, scored = read_json("metrics/prepare.json"), scores()
     with atomic_folder(ROOT / "model") as folder:
         copy_files(ROOT / "segmenter", NETWORK_FILES, folder)
@@ -75,7 +75,7 @@ def package(params: Params, state: State) -> None:
         )
         write_settings(folder, settings)
         write_run(folder, made)
-        write_text(folder / CARD, card(spec, settings, made))
+        write_text(folder / CARD, card(config, settings, made))
     size = sum(path.stat().st_size for path in (ROOT / "model").rglob("*") if path.is_file())
     print(f"package: {ROOT / 'model'}, {size / 1e6:.1f} MB, depth: {settings.depth}")
 

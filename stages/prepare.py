@@ -9,20 +9,20 @@ from pathlib import Path
 
 import _start  # noqa: F401
 
-from dgkd_core.data import scenes
-from dgkd_core.data.find import find
-from dgkd_core.data.ingest import Item, file_items, scene_items, write_data_set
+from dgkd_core.config.schema import NOT_USED, Params
 from dgkd_core.data.manifest import NO_THRESHOLD, Entry, Manifest
 from dgkd_core.data.pack import Pack
 from dgkd_core.data.pictures import glance
-from dgkd_core.data.source import DataSet
-from dgkd_core.errors import InputError
-from dgkd_core.files import write_metrics
-from dgkd_core.paths import link_for_experiments, resolve
-from dgkd_core.progress import Progress
-from dgkd_core.sections import NOT_USED, Params
-from dgkd_core.stage import ARTIFACTS, run
-from dgkd_core.state import State
+from dgkd_core.datasets.find import find
+from dgkd_core.datasets.ingest import Item, file_items, scene_items, write_data_set
+from dgkd_core.datasets.source import DataSet
+from dgkd_core.pipeline.stage import run
+from dgkd_core.runtime.errors import InputError
+from dgkd_core.runtime.files import write_metrics
+from dgkd_core.runtime.paths import ARTIFACTS, link_for_experiments, resolve
+from dgkd_core.runtime.progress import Progress
+from dgkd_core.runtime.state import State
+from dgkd_core.scenes import drawing
 
 
 def checked(found: DataSet, long_side: int | None) -> Iterator[Item | InputError]:
@@ -108,7 +108,7 @@ def prepare(params: Params, state: State) -> None:
         link_for_experiments(root)
     items: Iterator[Item | InputError]
     if data.kind == "scenes":
-        classes = scenes.CLASSES
+        classes = drawing.CLASSES
         size = data.scenes
         drawn = scene_items(params.seed, size.train, size.val, size.size)
         items = iter(Progress(drawn, "prepare", size.train + size.val, lines=4))

@@ -10,7 +10,8 @@ from pathlib import Path
 import _start  # noqa: F401
 import numpy as np
 
-from dgkd_core import world
+from dgkd_core.config.schema import Params
+from dgkd_core.data.exposure import expose
 from dgkd_core.data.manifest import NO_THRESHOLD, Entry, Manifest, read_manifest
 from dgkd_core.data.pack import Pack, write_pack
 from dgkd_core.data.pictures import (
@@ -21,18 +22,18 @@ from dgkd_core.data.pictures import (
     encode_array,
     encode_mask,
 )
-from dgkd_core.errors import InputError
-from dgkd_core.evaluation.cams import Sweep
 from dgkd_core.evaluation.scores import Confusion, per_class
-from dgkd_core.files import write_metrics, write_text
 from dgkd_core.imaging.dense_crf import DenseCRF
-from dgkd_core.imaging.exposure import expose
 from dgkd_core.imaging.pamr import PAMR
-from dgkd_core.imaging.pseudo_labels import pseudo_label, sharpen_by_crf, sharpen_by_pamr
-from dgkd_core.journal import Journal, unfinished
-from dgkd_core.sections import Params
-from dgkd_core.stage import ARTIFACTS, run
-from dgkd_core.state import State
+from dgkd_core.pipeline.stage import run
+from dgkd_core.pseudo_labels.class_maps import Sweep
+from dgkd_core.pseudo_labels.refinement import pseudo_label, sharpen_by_crf, sharpen_by_pamr
+from dgkd_core.runtime import distributed
+from dgkd_core.runtime.errors import InputError
+from dgkd_core.runtime.files import write_metrics, write_text
+from dgkd_core.runtime.paths import ARTIFACTS
+from dgkd_core.runtime.result_cache import ResultCache, unfinished
+from dgkd_core.runtime.state import State
 
 
 class Guides:
@@ -69,18 +70,18 @@ def sharpener(params: Params) -> Callable[[np.ndarray, np.ndarray], np.ndarray] 
 
 
 def refined_val(
-    manifest: Manifest, journal: Journal, truth: Pack
+    manifest: Manifest, cache: ResultCache, truth: Pack
 ) -> Iterator[tuple[Entry, np.ndarray, np.ndarray | None]]:
     """Each val picture with its refined class maps (K, H, W) and its mask, where it has one."""
     for entry in manifest.split("val"):
-        maps = decode_array(journal[f"refine, val/{entry.id}"][0], entry.id)
+        maps = decode_array(cache[f"refine, val/{entry.id}"][0], entry.id)
         name = f"{entry.id}.png"
         yield entry, maps, decode_mask(truth.read(name), name) if name in truth else None
 
 
 def refine(params: Params, state: State) -> None:
     source, section = Path(ARTIFACTS, "prepare"), params.refine
-    manifest, journal = read_manifest(source), state.journal("labels")
+    manifest, cache = read_manifest(source), state.cache("labels")
     if section.guide == "normal":
         manifest.need_normal(["train", "val"], "refine.guide is normal")
     cams = {split: Pack(Path(ARTIFACTS, "cam", f"{split}.zip")) for split in ("train", "val")}
@@ -94,29 +95,29 @@ def refine(params: Params, state: State) -> None:
         return sharpen(maps, guides(entry)) if sharpen else maps.astype(np.float32) / 255
 
     label, entries = "refine, val", manifest.split("val")
-    for (entry,) in unfinished([[entry] for entry in entries], journal, label):
-        journal.put([(f"{label}/{entry.id}", encode_array(sharp_maps(entry)), None)])
+    for (entry,) in unfinished([[entry] for entry in entries], cache, label):
+        cache.put([(f"{label}/{entry.id}", encode_array(sharp_maps(entry)), None)])
     sweep = Sweep(classes)
     chosen = None if section.threshold == "auto" else section.threshold
-    if world.first():
-        for entry, maps, mask in refined_val(manifest, journal, truth):
+    if distributed.is_main_process():
+        for entry, maps, mask in refined_val(manifest, cache, truth):
             if mask is not None:
                 sweep.add(mask, maps, manifest.label_vector(entry))
         chosen = sweep.best()[0] if chosen is None else chosen
-    threshold = world.tell(chosen)
+    threshold = distributed.broadcast(chosen)
     if threshold is None:
         raise InputError(NO_THRESHOLD)
     label, entries = "refine, train", manifest.split("train")
-    for (entry,) in unfinished([[entry] for entry in entries], journal, label):
+    for (entry,) in unfinished([[entry] for entry in entries], cache, label):
         vector, maps = manifest.label_vector(entry), sharp_maps(entry)
         pseudo = pseudo_label(maps, vector, threshold, section.margin)
         row = encode_mask(pseudo), float((pseudo != 255).mean())
-        journal.put([(f"{label}/{entry.id}", *row)])
-    if not world.first():
+        cache.put([(f"{label}/{entry.id}", *row)])
+    if not distributed.is_main_process():
         return
     confusion, decided = Confusion(classes), []
     with write_pack(Path(ARTIFACTS, "refine", "val.zip")) as out:
-        for entry, maps, mask in refined_val(manifest, journal, truth):
+        for entry, maps, mask in refined_val(manifest, cache, truth):
             pseudo = pseudo_label(maps, manifest.label_vector(entry), threshold, section.margin)
             out.add(f"{entry.id}.png", encode_mask(pseudo))
             if mask is not None:
@@ -124,7 +125,7 @@ def refine(params: Params, state: State) -> None:
                 confusion.add(known, pseudo)
     with write_pack(Path(ARTIFACTS, "refine", "train.zip")) as out:
         for entry in entries:
-            content, share = journal[f"{label}/{entry.id}"]
+            content, share = cache[f"{label}/{entry.id}"]
             out.add(f"{entry.id}.png", content)
             decided.append(share)
     metrics = {

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import _start  # noqa: F401
 
-from dgkd_core.files import write_text
+from dgkd_core.config.schema import Params
+from dgkd_core.pipeline.stage import run
 from dgkd_core.report.page import render
 from dgkd_core.report.run import read_run
-from dgkd_core.sections import Params
-from dgkd_core.stage import run
-from dgkd_core.state import State
+from dgkd_core.runtime.files import write_text
+from dgkd_core.runtime.state import State
 
 PAGE = Path("reports/index.html")
 

@@ -3,45 +3,46 @@
 from pathlib import Path
 
 import _start  # noqa: F401
-from _train import train_and_score
 
+from dgkd_core.config.schema import Params
 from dgkd_core.data.manifest import read_manifest
 from dgkd_core.data.samples import Crops, Inputs, Store
-from dgkd_core.device import start
 from dgkd_core.evaluation.inference import dark_view
 from dgkd_core.models.network import Segmenter
-from dgkd_core.models.registry import Spec, build, first_weights, inherit, load_model
-from dgkd_core.sections import Params
-from dgkd_core.stage import ARTIFACTS, run
-from dgkd_core.state import State
+from dgkd_core.models.registry import ModelConfig, build, first_weights, inherit, load_model
+from dgkd_core.pipeline.stage import run
+from dgkd_core.runtime.device import start
+from dgkd_core.runtime.paths import ARTIFACTS
+from dgkd_core.runtime.state import State
+from dgkd_core.training.fit import train_and_score
 from dgkd_core.training.supervised import segmenter_step
 
 
 def segment(params: Params, state: State) -> None:
-    where, section = start(params, "segment"), params.segment
+    device, section = start(params, "segment"), params.segment
     dark, depth = Path(ARTIFACTS, "darken", "dark.zip"), Path(ARTIFACTS, "depth", "depth.zip")
     manifest = read_manifest(Path(ARTIFACTS, "prepare"))
-    spec = Spec.of(
+    config = ModelConfig.of(
         params.model,
         "segmenter",
         manifest.classes,
         dgf2=params.model.dgf2,
         exposure=params.model.exposure,
     )
-    model = build(spec)
+    model = build(config)
     assert isinstance(model, Segmenter)
     if section.init == "student":
         student, _ = load_model(Path(ARTIFACTS, "student"))
         pretrained = inherit(model, student)
     else:
-        pretrained = first_weights(model, spec, params.model)
+        pretrained = first_weights(model, config, params.model)
     crops = Crops(
         manifest,
         Inputs(
             dark=dark,
             depth=depth if model.uses_depth else None,
             pseudo=Path(ARTIFACTS, "refine", "train.zip"),
-            exposure=spec.exposure,
+            exposure=config.exposure,
         ),
         seed=params.seed,
         crop=section.crop,
@@ -51,12 +52,12 @@ def segment(params: Params, state: State) -> None:
         "segment",
         "segmenter",
         model,
-        spec,
+        config,
         segmenter_step(model),
         crops,
         section,
-        dark_view(Store(), dark, depth, spec),
-        where,
+        dark_view(Store(), dark, depth, config),
+        device,
         state,
         pretrained,
         compiled=params.compile,

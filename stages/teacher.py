@@ -3,22 +3,22 @@
 from pathlib import Path
 
 import _start  # noqa: F401
-from _train import train_and_score
 
-from dgkd_core import world
+from dgkd_core.config.schema import Params
 from dgkd_core.data.manifest import Manifest, read_manifest
 from dgkd_core.data.samples import Crops, Inputs, Store
-from dgkd_core.device import start
-from dgkd_core.errors import InputError
 from dgkd_core.evaluation.inference import View
-from dgkd_core.files import sha256, write_metrics
 from dgkd_core.imaging.pamr import PAMR
 from dgkd_core.models.network import Network
-from dgkd_core.models.registry import Spec, build, first_weights, load_model, save_model
-from dgkd_core.paths import resolve
-from dgkd_core.sections import Params
-from dgkd_core.stage import ARTIFACTS, run
-from dgkd_core.state import State
+from dgkd_core.models.registry import ModelConfig, build, first_weights, load_model, save_model
+from dgkd_core.pipeline.stage import run
+from dgkd_core.runtime import distributed
+from dgkd_core.runtime.device import start
+from dgkd_core.runtime.errors import InputError
+from dgkd_core.runtime.files import sha256, write_metrics
+from dgkd_core.runtime.paths import ARTIFACTS, resolve
+from dgkd_core.runtime.state import State
+from dgkd_core.training.fit import train_and_score
 from dgkd_core.training.live import live_curve
 from dgkd_core.training.weak import AuxiliaryClassifier, freeze, teacher_step
 
@@ -30,13 +30,13 @@ def take_over(folder: Path, pin: str | None, manifest: Manifest) -> None:
             f"{folder}: SHA-256 {found[:12]}…, teacher.model_sha256 expects {pin[:12]}…; "
             f"`dgkd preset` writes the pin anew"
         )
-    model, spec = load_model(folder)
-    if not isinstance(model, Network) or spec.classes != manifest.classes:
+    model, config = load_model(folder)
+    if not isinstance(model, Network) or config.classes != manifest.classes:
         raise InputError(
-            f"{folder}: a {spec.kind} for {', '.join(spec.classes)}, teacher.model expects a "
+            f"{folder}: a {config.kind} for {', '.join(config.classes)}, teacher.model expects a "
             f"network for {', '.join(manifest.classes)}"
         )
-    save_model(Path(ARTIFACTS, "teacher"), model, spec)
+    save_model(Path(ARTIFACTS, "teacher"), model, config)
     with live_curve("teacher"):
         pass  # without a row
     write_metrics("metrics/teacher.json", {})
@@ -44,21 +44,21 @@ def take_over(folder: Path, pin: str | None, manifest: Manifest) -> None:
 
 
 def teacher(params: Params, state: State) -> None:
-    where, section = start(params, "teacher"), params.teacher
+    device, section = start(params, "teacher"), params.teacher
     images = Path(ARTIFACTS, "prepare", "images.zip")
     manifest = read_manifest(images.parent)
     if section.model is not None:
-        if world.first():
+        if distributed.is_main_process():
             take_over(resolve(section.model), section.model_sha256, manifest)
         return
     manifest.need_normal(["train"], "teacher.model is null")
-    spec = Spec.of(params.model, "network", manifest.classes, dgf2="off", exposure="none")
-    model = build(spec)
+    config = ModelConfig.of(params.model, "network", manifest.classes, dgf2="off", exposure="none")
+    model = build(config)
     assert isinstance(model, Network)
-    pretrained = first_weights(model, spec, params.model)
+    pretrained = first_weights(model, config, params.model)
     auxiliary = None
     if section.projections == "trained":
-        auxiliary = AuxiliaryClassifier(spec.width, len(manifest.classes))
+        auxiliary = AuxiliaryClassifier(config.width, len(manifest.classes))
     else:
         freeze(model.project_deep)
         freeze(model.project_shallow)
@@ -75,12 +75,12 @@ def teacher(params: Params, state: State) -> None:
         "teacher",
         "teacher",
         model,
-        spec,
+        config,
         teacher_step(model, section.mask_warmup, pamr, auxiliary),
         crops,
         section,
         View(Store(), images, None, dark=False, exposure="none"),
-        where,
+        device,
         state,
         pretrained,
         beside=[auxiliary] if auxiliary is not None else [],

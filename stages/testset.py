@@ -10,8 +10,14 @@ import sys
 from functools import partial
 
 import _start  # noqa: F401
-from _depth import write_depth
-from _score import (
+
+from dgkd_core.config.schema import Params
+from dgkd_core.data.manifest import read_manifest
+from dgkd_core.data.samples import Store
+from dgkd_core.datasets.ingest import file_items, write_data_set
+from dgkd_core.datasets.testset import read_testset
+from dgkd_core.depth.mapping import write_depth
+from dgkd_core.evaluation.networks import (
     ROOT,
     Places,
     picture_mious,
@@ -21,20 +27,14 @@ from _score import (
     write_predictions,
     write_sheet,
 )
-
-from dgkd_core import world
-from dgkd_core.data.darkening import make_dark, write_dark
-from dgkd_core.data.ingest import file_items, write_data_set
-from dgkd_core.data.manifest import read_manifest
-from dgkd_core.data.samples import Store
-from dgkd_core.data.testset import read_testset
-from dgkd_core.errors import InputError
-from dgkd_core.files import read_json, write_metrics, write_text
-from dgkd_core.paths import link_for_experiments, resolve
-from dgkd_core.progress import Progress
-from dgkd_core.sections import Params
-from dgkd_core.stage import run
-from dgkd_core.state import State
+from dgkd_core.lowlight.darkening import make_dark, write_dark
+from dgkd_core.pipeline.stage import run
+from dgkd_core.runtime import distributed
+from dgkd_core.runtime.errors import InputError
+from dgkd_core.runtime.files import read_json, write_metrics, write_text
+from dgkd_core.runtime.paths import link_for_experiments, resolve
+from dgkd_core.runtime.progress import Progress
+from dgkd_core.runtime.state import State
 
 
 def testset(name: str, params: Params, state: State) -> None:
@@ -43,7 +43,7 @@ def testset(name: str, params: Params, state: State) -> None:
     place, out = resolve(params.evaluate.sets[name]), ROOT / "testset" / name
     classes = tuple(read_json(ROOT / "prepare/classes.json"))
     label = f"testset {name}"
-    if world.first():
+    if distributed.is_main_process():
         found = read_testset(place, classes, key)
         items = file_items(found.sources, classes, params.data.long_side)
         checked = Progress(items, label, len(found.sources), lines=4)
@@ -51,7 +51,7 @@ def testset(name: str, params: Params, state: State) -> None:
         _, notes = write_data_set(out, classes, [*problems, *checked], splits=("val",))
         for note in [*found.notes, *notes]:
             print(f"{label}: {note}")
-    world.wait()
+    distributed.barrier()
     manifest = read_manifest(out)
     places = Places(
         images=out / "images.zip",
@@ -60,18 +60,18 @@ def testset(name: str, params: Params, state: State) -> None:
         truth=out / "masks_val.zip",
     )
     night = f"{label}, dark"
-    settings, journal = params.lowlight.model_dump(), state.journal("dark")
-    make_dark(manifest, out, params.seed, settings, night, journal)
-    if world.first():
-        write_dark(manifest, places.dark, journal)
-    world.wait()
+    settings, cache = params.lowlight.model_dump(), state.cache("dark")
+    make_dark(manifest, out, params.seed, settings, night, cache)
+    if distributed.is_main_process():
+        write_dark(manifest, places.dark, cache)
+    distributed.barrier()
     measured = (place if place.is_dir() else place.parent) / "depth"
-    depths = state.journal("depth")
+    depths = state.cache("depth")
     write_depth(manifest, places.dark, places.depth, measured, params, label, depths)
-    world.wait()
+    distributed.barrier()
     store = Store()
-    results = score_networks(label, manifest, places, params, store, state.journal("predictions"))
-    if not world.first():
+    results = score_networks(label, manifest, places, params, store, state.cache("predictions"))
+    if not distributed.is_main_process():
         return
     final = results["segmenter.dark"]
     metrics, table = tabulate(manifest, results)

@@ -6,10 +6,11 @@ import importlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from browser import chromium, reset
@@ -89,8 +90,8 @@ def built(chain: Path) -> Iterator[Path]:
 @pytest.fixture
 def run_stages(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Run stages of the current folder's params in this process: ``run_stages("prepare", …)``."""
-    from dgkd_core.params import load_params
-    from dgkd_core.state import State
+    from dgkd_core.config.params import load_params
+    from dgkd_core.runtime.state import State
 
     monkeypatch.setenv("DGKD_WORKERS", "1")
     monkeypatch.syspath_prepend(str(ROOT / "stages"))
@@ -116,3 +117,20 @@ def browser(_chromium: Chrome) -> Chrome:
     """A headless Chromium with an empty page and empty logs; skipped where there is none."""
     reset(_chromium)
     return _chromium
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Whoever looks up a name or opens a connection fails, and so does the test."""
+    tried: list[str] = []
+
+    def refuse(*arguments: Any, **_: Any) -> None:
+        tried.append(repr(arguments)[:200])
+        raise OSError("there is no network in this test")
+
+    for name in ("connect", "connect_ex", "sendto"):
+        monkeypatch.setattr(socket.socket, name, refuse)
+    for name in ("getaddrinfo", "gethostbyname", "create_connection"):
+        monkeypatch.setattr(socket, name, refuse)
+    yield
+    assert not tried

@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from dgkd_core.stage import run
-from dgkd_core.state import outputs
+from dgkd_core.pipeline.stage import run
+from dgkd_core.runtime.state import outputs
 
 Workplace = Callable[[str], Path]
 

@@ -17,8 +17,8 @@ import accelerate  # noqa: F401  (imported once here, not in every child)
 import torch
 from forked import Ended, run_stage, spawn
 
-from dgkd_core import world
-from dgkd_core.launch import _environments
+from dgkd_core.runtime import distributed
+from dgkd_core.runtime.launch import _environments
 from dgkd_core.training import loop
 
 T = TypeVar("T")
@@ -66,7 +66,7 @@ def together(count: int, body: Callable[[], T]) -> list[T]:
     with tempfile.TemporaryDirectory() as folder:
 
         def child(rank: int) -> None:
-            with world.joined():
+            with distributed.process_group():
                 torch.save(body(), Path(folder, str(rank)))
 
         for ended in as_ranks(count, child):

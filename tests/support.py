@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import nn
 
-from dgkd_core.errors import InputError
+from dgkd_core.runtime.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
 CHAIN = (

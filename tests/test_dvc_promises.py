@@ -17,8 +17,8 @@ import pytest
 from ruamel.yaml import YAML
 from support import CHAIN, dvc, environment, stages_run
 
-from dgkd_core.errors import InputError
-from dgkd_core.params import validate
+from dgkd_core.config.params import validate
+from dgkd_core.runtime.errors import InputError
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parent.parent
@@ -281,7 +281,7 @@ def test_dvc_reruns_the_stages_of_the_table(built: Path, monkeypatch: pytest.Mon
     from dvc.repo import Repo
 
     from dgkd_core.data.pictures import encode_rgb
-    from dgkd_core.data.scenes import render
+    from dgkd_core.scenes.drawing import render
 
     dusk = built.parent / "dusk"
     dusk.mkdir()

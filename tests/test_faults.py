@@ -24,18 +24,24 @@ from forked import bytes_below, fork
 from safetensors.torch import save_file
 from support import ROOT
 
-from dgkd_core.data.archive import unpack
+from dgkd_core.config.presets import apply_preset
 from dgkd_core.data.manifest import Entry, Manifest, write_manifest
 from dgkd_core.data.pack import Pack, write_pack
 from dgkd_core.data.pictures import encode_rgb
-from dgkd_core.data.scenes import render
-from dgkd_core.errors import InputError
-from dgkd_core.files import atomic_file, atomic_folder, write_json, write_metrics, write_text
-from dgkd_core.imaging.preview import write_preview
-from dgkd_core.journal import Journal
-from dgkd_core.models.depth import save_dpt, small_dpt
-from dgkd_core.models.registry import Spec, build, save_model
-from dgkd_core.presets import apply_preset
+from dgkd_core.datasets.archive import unpack
+from dgkd_core.depth.dpt import save_dpt, small_dpt
+from dgkd_core.lowlight.preview import write_preview
+from dgkd_core.models.registry import ModelConfig, build, save_model
+from dgkd_core.runtime.errors import InputError
+from dgkd_core.runtime.files import (
+    atomic_file,
+    atomic_folder,
+    write_json,
+    write_metrics,
+    write_text,
+)
+from dgkd_core.runtime.result_cache import ResultCache
+from dgkd_core.scenes.drawing import render
 
 Write = Callable[[], object]
 Writer = Callable[[Path, int], Write]
@@ -69,7 +75,7 @@ def _tensors(place: Path, size: int) -> Write:
 
 
 def _model(place: Path, size: int) -> Write:
-    spec = Spec(
+    config = ModelConfig(
         **SPEC,
         output_stride=32,
         width=4 * size,
@@ -78,8 +84,8 @@ def _model(place: Path, size: int) -> Write:
         exposure="none",
         frozen=False,
     )  # type: ignore[arg-type]
-    model = build(spec)
-    return lambda: save_model(place / "model", model, spec)
+    model = build(config)
+    return lambda: save_model(place / "model", model, config)
 
 
 def _depth_model(place: Path, size: int) -> Write:
@@ -265,15 +271,15 @@ def test_a_journal_that_fails_says_so_and_keeps_what_it_had(fault: str, place: P
         before(Path("."))
         if before is small_disk:
             os.chdir(place)
-        journal = Journal(Path("j.sqlite"))
-        journal.put([("a", b"first", 1)])
-        journal.close()
+        cache = ResultCache(Path("j.sqlite"))
+        cache.put([("a", b"first", 1)])
+        cache.close()
         kept = Path("j.sqlite").read_bytes()
         strike(Path("."))
-        opened: list[Journal] = []
+        opened: list[ResultCache] = []
 
         def fill() -> None:
-            opened.append(Journal(Path("j.sqlite")))
+            opened.append(ResultCache(Path("j.sqlite")))
             for i in range(100):
                 opened[0].put([(f"b{i}", bytes(100_000), None)])
                 opened[0].commit()
@@ -285,7 +291,7 @@ def test_a_journal_that_fails_says_so_and_keeps_what_it_had(fault: str, place: P
             Path("filler").unlink()
             for each in opened:
                 each.close()
-            assert Journal(Path("j.sqlite"))["a"] == (b"first", 1)
+            assert ResultCache(Path("j.sqlite"))["a"] == (b"first", 1)
 
     ended = fork(body)
     if ended.status == CANNOT:

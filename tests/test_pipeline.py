@@ -73,7 +73,7 @@ def test_a_changed_added_or_removed_file_of_the_data_set_reruns_prepare(built: P
 
 def test_a_further_test_set_runs_alone_and_again_when_its_pictures_change(built: Path) -> None:
     from dgkd_core.data.pictures import encode_rgb
-    from dgkd_core.data.scenes import render
+    from dgkd_core.scenes.drawing import render
 
     night = built.parent / "night photos"
     night.mkdir()

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 from support import CHAIN
 
-from dgkd_core.data import scenes
+from dgkd_core.config.presets import apply_preset
 from dgkd_core.data.pictures import encode_mask
-from dgkd_core.presets import apply_preset
+from dgkd_core.scenes import drawing
 
 pytestmark = pytest.mark.slow
 NAMES = ("cat", "cow", "dog", "horse", "person", "sheep")
@@ -28,7 +28,7 @@ def make_voc(root: Path) -> None:
     for split, count in (("train", 8), ("val", 4)):
         ids = []
         for index in range(count):
-            scene, id_ = scenes.render(0, split, index, 48), f"{split}{index}"
+            scene, id_ = drawing.render(0, split, index, 48), f"{split}{index}"
             ids.append(id_)
             Image.fromarray(scene.image).save(root / f"JPEGImages/{id_}.jpg", quality=92)
             mask = root / f"SegmentationClassAug/{id_}.png"

@@ -3,8 +3,8 @@
     python tools/docs.py            renew docs/params.md and the blocks inside docs/stages/*.md
     python tools/docs.py --check    only compare, status 1 where they differ
 
-Meanings and ranges are those of dgkd_core/sections.py, defaults those of presets/scenes.yaml (what
-params.yaml is in a fresh clone), readers and files those of dvc.yaml. A page holds its blocks
+Meanings and ranges are those of dgkd_core/config/schema.py, defaults those of presets/scenes.yaml
+(what params.yaml is in a fresh clone), readers and files those of dvc.yaml. A page holds its blocks
 between ``<!-- KIND: tools/docs.py -->`` and ``<!-- end -->``:
 
     params     the parameters that the page's stage reads
@@ -29,18 +29,18 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from dgkd_core.errors import InputError  # noqa: E402
-from dgkd_core.files import read_json, write_text  # noqa: E402
-from dgkd_core.sections import Params  # noqa: E402
+from dgkd_core.config.schema import Params  # noqa: E402
+from dgkd_core.runtime.errors import InputError  # noqa: E402
+from dgkd_core.runtime.files import read_json, write_text  # noqa: E402
 
 BLOCK = re.compile(r"(<!-- (\w+): tools/docs\.py -->\n).*?(<!-- end -->\n)", re.DOTALL)
 ROW = re.compile(r"(\| `([^`|]+)` \|.*\|) [^|]*\|")
 SCHEMA = Params.model_json_schema()
 HEAD = """# Parameters
 
-Every number that a stage reads stands in [`params.yaml`](../params.yaml). Types, ranges and
-meanings are those of [`sections.py`](../dgkd_core/sections.py), from which `make docs` writes this
-page. A value that is not allowed ends a stage, or `dgkd preset`, with a line that says what is.
+Every number that a stage reads stands in [`params.yaml`](../params.yaml). Types, ranges and meanings
+are those of [`schema.py`](../dgkd_core/config/schema.py), from which `make docs` writes this page.
+A value that is not allowed ends a stage, or `dgkd preset`, with a line that says what is.
 Single values are changed in `params.yaml` or by `dvc exp run -S key=value`; `dgkd preset` lays a
 whole setting over the defaults ([data.md](data.md)).
 
@@ -101,7 +101,9 @@ def schema_of(leaf: str) -> tuple[dict[str, Any], str]:
     for part in leaf.split("."):
         node = resolved(node)["properties"][part]
     if "description" not in node:
-        raise InputError(f"dgkd_core/sections.py: {leaf} has no description, expected its meaning")
+        raise InputError(
+            f"dgkd_core/config/schema.py: {leaf} has no description, expected its meaning"
+        )
     return node, node["description"]
 
 
@@ -220,7 +222,7 @@ def paths(stage: Mapping[str, Any], *kinds: str) -> list[str]:
     """What a stage lists under ``kinds``, without options and modules."""
     listed = [each for kind in kinds for each in stage.get(kind, [])]
     names = [each if isinstance(each, str) else next(iter(each)) for each in listed]
-    return [name for name in names if not name.endswith(".py")]
+    return [name for name in names if not name.startswith(("dgkd_core/", "stages/"))]
 
 
 def meet(path: str, other: str) -> bool:

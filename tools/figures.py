@@ -27,17 +27,17 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "stages")]
 
-from _score import picture_mious  # noqa: E402
 from distill import distill  # noqa: E402
 
+from dgkd_core.config.params import load_params  # noqa: E402
+from dgkd_core.config.schema import Params  # noqa: E402
+from dgkd_core.data.exposure import expose, expose_8bit  # noqa: E402
 from dgkd_core.data.manifest import Entry, Manifest, read_manifest  # noqa: E402
 from dgkd_core.data.pack import Pack  # noqa: E402
 from dgkd_core.data.pictures import decode_array  # noqa: E402
 from dgkd_core.data.samples import Store  # noqa: E402
 from dgkd_core.distill.dgkd import DGKD, class_maps  # noqa: E402
 from dgkd_core.distill.dist import dist_loss  # noqa: E402
-from dgkd_core.errors import InputError  # noqa: E402
-from dgkd_core.evaluation import cams  # noqa: E402
 from dgkd_core.evaluation.figures import colour_heat, colour_mask  # noqa: E402
 from dgkd_core.evaluation.inference import (  # noqa: E402
     Protocol,
@@ -45,15 +45,15 @@ from dgkd_core.evaluation.inference import (  # noqa: E402
     load_group,
     run_group,
 )
-from dgkd_core.files import atomic_file, read_json  # noqa: E402
-from dgkd_core.imaging.exposure import expose, expose_8bit  # noqa: E402
+from dgkd_core.evaluation.networks import picture_mious  # noqa: E402
 from dgkd_core.imaging.pamr import PAMR  # noqa: E402
-from dgkd_core.imaging.pseudo_labels import sharpen_by_pamr  # noqa: E402
 from dgkd_core.models.network import Network  # noqa: E402
 from dgkd_core.models.registry import load_model  # noqa: E402
-from dgkd_core.params import load_params  # noqa: E402
-from dgkd_core.sections import Params  # noqa: E402
-from dgkd_core.state import State  # noqa: E402
+from dgkd_core.pseudo_labels import class_maps as cams  # noqa: E402
+from dgkd_core.pseudo_labels.refinement import sharpen_by_pamr  # noqa: E402
+from dgkd_core.runtime.errors import InputError  # noqa: E402
+from dgkd_core.runtime.files import atomic_file, read_json  # noqa: E402
+from dgkd_core.runtime.state import State  # noqa: E402
 
 Tile = tuple[str, np.ndarray]  # a title and an (H, W, 3) uint8 picture
 BATCH = 8  # pictures that the denoisers' batch norms see together, as in training
@@ -169,8 +169,8 @@ def distilled(run: Run) -> tuple[Network, DGKD]:
             distill(run.params, state)
         content = state.load("training")
         state.close(succeeded=True)
-        student, spec = load_model(artifacts / "student")
-    dgkd = DGKD.of(run.params.distill, len(run.manifest.classes), spec.width)
+        student, config = load_model(artifacts / "student")
+    dgkd = DGKD.of(run.params.distill, len(run.manifest.classes), config.width)
     if dgkd is None or content is None or not dgkd.denoisers:
         raise InputError("distill.denoiser: no denoisers in this run, expected diffusion")
     dgkd.load_state_dict(content["module_1"])

@@ -23,13 +23,13 @@ from dgkd_core.convert.names import (
     TIME_TABLE,
     authors_name,
 )
-from dgkd_core.data.names import LIS as LIS_CLASSES
-from dgkd_core.data.names import VOC as VOC_CLASSES
+from dgkd_core.datasets.names import LIS as LIS_CLASSES
+from dgkd_core.datasets.names import VOC as VOC_CLASSES
 from dgkd_core.distill.denoiser import FeatureDenoiser
-from dgkd_core.errors import InputError
 from dgkd_core.models.network import Network
-from dgkd_core.models.registry import Spec, save_model
+from dgkd_core.models.registry import ModelConfig, save_model
 from dgkd_core.models.wide_resnet import WideResNet38
+from dgkd_core.runtime.errors import InputError
 
 Role = Literal["student", "teacher"]
 
@@ -288,7 +288,7 @@ def convert_authors(
         raise InputError(f"{out}: holds the checkpoint itself, expected another folder")
     network, report = convert_checkpoint(source, role)
     names = _class_names(report.classes, classes)
-    spec = Spec(
+    config = ModelConfig(
         kind="network",
         classes=names,
         backbone="wide_resnet38",
@@ -299,7 +299,7 @@ def convert_authors(
         exposure="none",
         frozen=True,
     )
-    save_model(target, network, spec)
+    save_model(target, network, config)
     why = "holds" if report.role == "student" else "holds no"
     deduced = [] if role else [f"{why} backbone.CondNet: taken for a {report.role}"]
     return [

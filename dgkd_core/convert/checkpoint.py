@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dgkd_core.data.checks import shown
-from dgkd_core.errors import InputError
-from dgkd_core.models.weights import read_tensors
+from dgkd_core.runtime.checks import shown
+from dgkd_core.runtime.errors import InputError
+from dgkd_core.runtime.tensors import read_tensors
 
 Source = Mapping[str, Any] | str | Path
 """A state dict, bare or wrapped, or the path of one."""

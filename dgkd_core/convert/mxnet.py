@@ -33,9 +33,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dgkd_core.errors import InputError
-from dgkd_core.files import atomic_file
 from dgkd_core.models.wide_resnet import WideResNet38
+from dgkd_core.runtime.errors import InputError
+from dgkd_core.runtime.files import atomic_file
 
 _LIST = 0x112
 _V1, _V3 = 0xF993FAC8, 0xF993FACA

@@ -1,1 +1,1 @@
-"""Where pictures, labels and depth maps come from, and how they reach a network."""
+"""What a reader has made, on its way to a network: manifest, packs, pictures, crops."""

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dgkd_core.data.checks import name_problem, shown
-from dgkd_core.errors import InputError
-from dgkd_core.files import read_json, write_json, write_text
+from dgkd_core.runtime.checks import name_problem, shown
+from dgkd_core.runtime.errors import InputError
+from dgkd_core.runtime.files import read_json, write_json, write_text
 
 COLUMNS = ("id", "split", "labels", "width", "height", "image", "dark")
 SPLITS = ("train", "val")

@@ -16,8 +16,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO
 
-from dgkd_core.errors import InputError, reason
-from dgkd_core.files import atomic_file
+from dgkd_core.runtime.errors import InputError, reason
+from dgkd_core.runtime.files import atomic_file
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _MOST_BYTES = 1 << 32  # of a member; a larger one is taken for a bomb

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 import warnings
 from collections.abc import Iterator
@@ -16,8 +15,8 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
-from dgkd_core.data.checks import RAW_SUFFIXES
-from dgkd_core.errors import InputError, reason
+from dgkd_core.runtime.checks import RAW_SUFFIXES
+from dgkd_core.runtime.errors import InputError, reason
 
 MOST_PIXELS = 256_000_000  # phones reach 200 million; a larger one is taken for a bomb
 _TURNS: dict[Any, Image.Transpose] = {
@@ -71,16 +70,19 @@ def _decoding(name: str) -> Iterator[None]:
         raise InputError(f"{name}: cannot be decoded ({reason(error)})") from error
 
 
-def _extra(package: str, extra: str, what: str) -> Any:
+@contextmanager
+def _extra(name: str, what: str) -> Iterator[None]:
+    """An import that an optional extra of this package brings."""
     try:
-        return importlib.import_module(package)
+        yield
     except ImportError as error:
-        raise InputError(f"{what}, which needs more: pip install 'dgkd[{extra}]'") from error
+        raise InputError(f"{what}, which needs more: pip install 'dgkd[{name}]'") from error
 
 
 def _developed(content: bytes, name: str) -> Image.Image:
     """A camera raw file as 8-bit sRGB, upright: the camera's white balance, not brightened."""
-    rawpy = _extra("rawpy", "raw", f"{name}: camera raw")
+    with _extra("raw", f"{name}: camera raw"):
+        import rawpy
     with rawpy.imread(io.BytesIO(content)) as raw:
         width, height = raw.sizes.width, raw.sizes.height
         if width * height > MOST_PIXELS:
@@ -102,8 +104,9 @@ def _opened(content: bytes, name: str) -> Any:
         return Image.open(io.BytesIO(content))
     except UnidentifiedImageError as error:
         if content[4:8] == b"ftyp" and content[8:12] in _HEIC:
-            heif = _extra("pillow_heif", "heic", f"{name}: a HEIC picture")
-            return heif.HeifImageFile(io.BytesIO(content))
+            with _extra("heic", f"{name}: a HEIC picture"):
+                import pillow_heif
+            return pillow_heif.HeifImageFile(io.BytesIO(content))
         looks = " (it looks like a video)" if content[4:8] == b"ftyp" else ""
         raise InputError(f"{name}: not a picture file{looks}") from error
 

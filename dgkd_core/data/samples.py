@@ -12,16 +12,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from dgkd_core import world
+from dgkd_core.config.choices import MEAN
+from dgkd_core.data.exposure import expose, expose_8bit
+from dgkd_core.data.image_cache import ImageCache, Size, room
 from dgkd_core.data.manifest import Entry, Manifest
 from dgkd_core.data.pack import Pack
 from dgkd_core.data.pictures import decode_depth, decode_mask, decode_rgb
-from dgkd_core.data.shelf import Shelf, Size, room
-from dgkd_core.data.transforms import MEAN, apply_geometry, colour_jitter, draw_geometry
-from dgkd_core.errors import InputError
-from dgkd_core.imaging.exposure import expose, expose_8bit
-from dgkd_core.interrupt import serve_parent
-from dgkd_core.parallel import cores, wanted_workers
+from dgkd_core.data.transforms import apply_geometry, colour_jitter, draw_geometry
+from dgkd_core.runtime import distributed
+from dgkd_core.runtime.errors import InputError
+from dgkd_core.runtime.parallel import cores, wanted_workers
+from dgkd_core.runtime.signals import serve_parent
 
 _DEPTH = np.float16  # of a depth map in memory: half of it, and finer than a network's use of it
 
@@ -33,9 +34,9 @@ class Store:
         shelf: keeps those that it has places for.
     """
 
-    def __init__(self, shelf: Shelf | None = None) -> None:
+    def __init__(self, shelf: ImageCache | None = None) -> None:
         self._packs: dict[Path, Pack] = {}
-        self._shelf = shelf if shelf is not None else Shelf((), 0)
+        self._shelf = shelf if shelf is not None else ImageCache((), 0)
 
     def _pack(self, path: Path) -> Pack:
         if path not in self._packs:
@@ -117,7 +118,7 @@ class Crops(Dataset[dict[str, Tensor]]):
         self.inputs = inputs
         self.seed, self.crop, self.scale, self.jitter = seed, crop, scale, jitter
         self.long_side = long_side
-        self.store = Store(Shelf(self._sizes(), room()))
+        self.store = Store(ImageCache(self._sizes(), room()))
 
     def _sizes(self) -> Iterator[Size]:
         """What a sample's parts take, decoded."""
@@ -197,7 +198,7 @@ class Twins(Dataset[tuple[Tensor, Tensor]]):
             for e in entries
             for pack, name in ((normal, e.image), (dark, f"{e.id}.png"))
         )
-        self.store = Store(Shelf(sizes, room()))
+        self.store = Store(ImageCache(sizes, room()))
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -236,7 +237,7 @@ class Positions(Sampler[list[tuple[int, int]]]):
         if pictures < 1:
             raise ValueError("no training pictures")
         self.pictures, self.batch, self.seed = pictures, batch, seed
-        self.steps, self.part = range(first, iterations), world.part_of(batch)
+        self.steps, self.part = range(first, iterations), distributed.batch_shard(batch)
 
     def __len__(self) -> int:
         return len(self.steps)

@@ -9,10 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# of ImageNet's pictures in [0, 1], RGB
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
-
 
 @dataclass(frozen=True)
 class Geometry:

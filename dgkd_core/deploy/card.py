@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dgkd_core.config.schema import Params
 from dgkd_core.deploy.folder import DIGITS, Run, Settings
-from dgkd_core.models.registry import Spec
-from dgkd_core.sections import Params
+from dgkd_core.models.registry import ModelConfig
 
 PAPER = """@article{wang2025dgkd,
   title   = {Diffusion-Guided Knowledge Distillation for Weakly-Supervised Low-Light Semantic Segmentation},
@@ -93,14 +93,14 @@ def _cell(name: str) -> str:
     return "".join(f"\\{c}" if c in "|\\`*_[]<>#" else c for c in name)
 
 
-def card(spec: Spec, settings: Settings, run: Run) -> str:
+def card(config: ModelConfig, settings: Settings, run: Run) -> str:
     """The whole card, Markdown with a YAML head."""
     params, train = run.params, run.pictures.get("train", {})
     scored = [kind for kind, score in run.scores.items() if score.miou is not None]
     lines = [
         *_head(run, f"dgkd-{params['data']['kind']}"),
         "",
-        f"# Semantic segmentation in the dark: {len(spec.classes)} classes",
+        f"# Semantic segmentation in the dark: {len(config.classes)} classes",
         "",
         "A dark photograph in, a mask of classes out. The segmenter has learned from labels that "
         "only say *what is in a picture*: no mask of a training picture was used (DGKD-WLSS, "
@@ -108,16 +108,16 @@ def card(spec: Spec, settings: Settings, run: Run) -> str:
         "",
         "| | |",
         "|---|---|",
-        f"| classes | {', '.join(map(_cell, spec.classes))} |",
-        f"| backbone | {_cell(spec.backbone)}, output stride {spec.output_stride} |",
+        f"| classes | {', '.join(map(_cell, config.classes))} |",
+        f"| backbone | {_cell(config.backbone)}, output stride {config.output_stride} |",
         f"| trained on | {run.data}: {train.get('pictures', 0)} pictures |",
         f"| darkness | {run.darkness} |",
         f"| distillation | weight {params['distill']['lambda']:g}, "
         f"denoiser {params['distill']['denoiser']} |",
-        f"| depth fusion (DGF2) | {spec.dgf2} |",
+        f"| depth fusion (DGF2) | {config.dgf2} |",
         f"| seed | {params['seed']} |",
         "",
-        f"{_EXPOSURE[spec.exposure]} {_DEPTH[settings.depth]}",
+        f"{_EXPOSURE[config.exposure]} {_DEPTH[settings.depth]}",
         "",
         "## Scores",
         "",
@@ -128,7 +128,7 @@ def card(spec: Spec, settings: Settings, run: Run) -> str:
             "trained on; their masks chose the background threshold of the pseudo labels, if "
             "`refine.threshold` is `auto`.",
             "",
-            *_table(spec.classes, run),
+            *_table(config.classes, run),
         ]
     else:
         lines += ["No val picture has a mask, so nothing is known about its quality."]

@@ -25,21 +25,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from dgkd_core.data.checks import RAW_SUFFIXES
+from dgkd_core.data.exposure import expose_8bit
 from dgkd_core.data.pictures import MOST_PIXELS, voc_palette
 from dgkd_core.data.samples import depth_batch, picture_batch
-from dgkd_core.data.scenes import render
 from dgkd_core.deploy.folder import DEPTH, Settings
 from dgkd_core.deploy.model import LARGEST, Model, load
 from dgkd_core.deploy.photographs import Photograph
-from dgkd_core.errors import InputError, reason
+from dgkd_core.depth.dpt import network_inputs
+from dgkd_core.depth.maps import gradient
 from dgkd_core.evaluation.inference import Protocol, infer, run_loaded
-from dgkd_core.files import atomic_file, write_text
-from dgkd_core.imaging.depth_maps import gradient
-from dgkd_core.imaging.exposure import expose_8bit
-from dgkd_core.imaging.lowlight import darken_physical, picture_rng
-from dgkd_core.models.depth import network_inputs
-from dgkd_core.models.registry import Spec
+from dgkd_core.lowlight.synthesis import darken_physical, picture_rng
+from dgkd_core.models.registry import ModelConfig
+from dgkd_core.runtime.checks import RAW_SUFFIXES
+from dgkd_core.runtime.errors import InputError, reason
+from dgkd_core.runtime.files import atomic_file, write_text
+from dgkd_core.scenes.drawing import render
 
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
 OPSET = 18  # the first whose Resize has antialias
@@ -148,7 +148,7 @@ def _traced(graph: nn.Module, inputs: Sequence[Tensor], shapes: Sequence[Any]) -
     return program
 
 
-def segmenter_graph(segmenter: nn.Module, spec: Spec, settings: Settings) -> Graph:
+def segmenter_graph(segmenter: nn.Module, config: ModelConfig, settings: Settings) -> Graph:
     """The segmenter's graph, whose axes N, H and W are free."""
     height, width = 96, 80
     raw = settings.depth == "dpt"
@@ -163,9 +163,9 @@ def segmenter_graph(segmenter: nn.Module, spec: Spec, settings: Settings) -> Gra
         shapes.append({0: count, 2: axes[0], 3: axes[1]})
     graph = SegmenterGraph(segmenter, settings.scales, settings.flip, raw)
     about = {
-        "classes": ["background", *spec.classes],
+        "classes": ["background", *config.classes],
         "depth": settings.depth,
-        "exposure": spec.exposure,
+        "exposure": config.exposure,
         "flip": settings.flip,
         "invert": settings.depth_invert,
         "long_side": settings.long_side or LARGEST,
@@ -333,7 +333,7 @@ def compare(model: Model, segmenter: Run, depth: Run | None) -> Parity:
         photos = [Photograph("", picture, (width, height), ()) for picture in pictures]
         seen = model.look(photos, given)
         maps = [depth_batch([s.depth])[0] for s in seen if s.depth is not None]
-        image, stored = picture_batch(pictures, model.spec.exposure), maps or None
+        image, stored = picture_batch(pictures, model.config.exposure), maps or None
         expected, _ = run_loaded(
             model.segmenter,
             (image, torch.stack(stored) if stored else None),
@@ -415,7 +415,7 @@ def export(folder: str | Path, out: Path, form: str) -> list[str]:
     write, run = (as_onnx, run_onnx) if form == "onnx" else (_as_torch, run_torch)
     depth_out = out.with_name(f"{out.stem}.depth{out.suffix}")
     try:
-        graph = segmenter_graph(model.segmenter, model.spec, model.settings)
+        graph = segmenter_graph(model.segmenter, model.config, model.settings)
         depth = depth_graph(model)
         contents = {out: write(graph)} | ({depth_out: write(depth)} if depth else {})
         runs = [run(content) for content in contents.values()]

@@ -20,14 +20,14 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from dgkd_core import __version__
-from dgkd_core.checked_json import read_checked
-from dgkd_core.choices import MOST_CLASSES, Exposure
-from dgkd_core.data.checks import holds_control_characters
-from dgkd_core.errors import InputError
-from dgkd_core.files import sha256, write_json
-from dgkd_core.models.depth_files import CONFIG, PROCESSOR, WEIGHTS
-from dgkd_core.paths import resolve
-from dgkd_core.sections import Params, Scale
+from dgkd_core.config.choices import MOST_CLASSES, Exposure
+from dgkd_core.config.schema import Params, Scale
+from dgkd_core.depth.files import CONFIG, PROCESSOR, WEIGHTS
+from dgkd_core.runtime.checked_json import read_checked
+from dgkd_core.runtime.checks import holds_control_characters
+from dgkd_core.runtime.errors import InputError
+from dgkd_core.runtime.files import sha256, write_json
+from dgkd_core.runtime.paths import resolve
 
 INFERENCE, RUN, CARD, DEPTH, STUDENT = "inference.json", "run.json", "README.md", "depth", "student"
 NETWORK_FILES = ("model.json", "model.safetensors")

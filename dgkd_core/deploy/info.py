@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import dgkd_core
-from dgkd_core.data.checks import shown
+from dgkd_core.config.params import load_params
 from dgkd_core.deploy.card import percent
 from dgkd_core.deploy.folder import Run, digests, portable, read_run
 from dgkd_core.deploy.model import Model, load
-from dgkd_core.params import load_params
+from dgkd_core.runtime.checks import shown
 
 DEFAULTS = Path(dgkd_core.__file__).parent.parent / "presets/scenes.yaml"
 _DEPTH = {
@@ -65,15 +65,15 @@ def facts(folder: Path) -> dict[str, Any]:
         InputError: the folder is no model or is damaged.
     """
     model, run = load(folder, "cpu"), read_run(folder)
-    spec, settings, found = model.spec, model.settings, digests(folder)
+    config, settings, found = model.config, model.settings, digests(folder)
     differing = changed(run)
     return {
         "classes": list(model.classes),
-        "backbone": spec.backbone,
-        "output_stride": spec.output_stride,
-        "width": spec.width,
-        "dgf2": spec.dgf2,
-        "exposure": spec.exposure,
+        "backbone": config.backbone,
+        "output_stride": config.output_stride,
+        "width": config.width,
+        "dgf2": config.dgf2,
+        "exposure": config.exposure,
         "depth": settings.depth,
         "depth_exposure": settings.depth_exposure,
         "scales": list(settings.scales),

@@ -13,17 +13,17 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from dgkd_core.data.exposure import expose_8bit
 from dgkd_core.data.pictures import depth_as_stored, voc_palette
 from dgkd_core.data.samples import depth_batch, picture_batch
 from dgkd_core.deploy.folder import DEPTH, STUDENT, Settings, read_settings
 from dgkd_core.deploy.photographs import Photograph, photograph
-from dgkd_core.device import device as choose_device
-from dgkd_core.errors import InputError
+from dgkd_core.depth.dpt import estimate, load_dpt, to_unit
+from dgkd_core.depth.maps import fitted, gradient
 from dgkd_core.evaluation.inference import Loaded, Protocol, decide, run_loaded
-from dgkd_core.imaging.depth_maps import fitted, gradient
-from dgkd_core.imaging.exposure import expose_8bit
-from dgkd_core.models.depth import estimate, load_dpt, to_unit
-from dgkd_core.models.registry import Spec, load_model
+from dgkd_core.models.registry import ModelConfig, load_model
+from dgkd_core.runtime.device import get_device
+from dgkd_core.runtime.errors import InputError
 
 LARGEST = 2048  # long side, pixels, of what the networks see where the settings name none
 PIXELS = 1 << 24  # of the pictures that are in the networks at once, or a single larger one
@@ -80,19 +80,24 @@ class Model:
         self,
         folder: Path,
         segmenter: Any,
-        spec: Spec,
+        config: ModelConfig,
         settings: Settings,
         dpt: tuple[Any, Any] | None,
         device: torch.device,
     ) -> None:
-        self.folder, self.segmenter, self.spec, self.settings = folder, segmenter, spec, settings
+        self.folder, self.segmenter, self.config, self.settings = (
+            folder,
+            segmenter,
+            config,
+            settings,
+        )
         self.dpt, self.device = dpt, device
         self._protocol = Protocol(settings.scales, settings.flip, 0, 1, settings.batch)
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes 1, 2, …; 0 is the background."""
-        return self.spec.classes
+        return self.config.classes
 
     @property
     def has_student(self) -> bool:
@@ -100,7 +105,7 @@ class Model:
         return (self.folder / STUDENT).is_dir()
 
     @cached_property
-    def student(self) -> tuple[Any, Spec]:
+    def student(self) -> tuple[Any, ModelConfig]:
         """The student and its spec, loaded when first asked for.
 
         Raises:
@@ -111,11 +116,11 @@ class Model:
             raise InputError(
                 f"{place}: no such folder, expected the student (package.student: true puts it in)"
             )
-        student, spec = load_model(place, self.device)
-        fits = spec.classes == self.classes and spec.dgf2 == self.spec.dgf2
-        if spec.kind != "network" or not fits:
+        student, config = load_model(place, self.device)
+        fits = config.classes == self.classes and config.dgf2 == self.config.dgf2
+        if config.kind != "network" or not fits:
             raise InputError(f"{place / 'model.json'}: not the student of the model beside it")
-        return student, spec
+        return student, config
 
     def __call__(self, picture: Image.Image) -> Image.Image:
         """The mask of a photograph as a picture of mode P, VOC's colours, upright, of its size.
@@ -156,7 +161,7 @@ class Model:
         for group in _groups(photographs, self.settings.batch):
             some = [photographs[i] for i in group]
             maps = self._depths(some, None if depths is None else [depths[i] for i in group])
-            inputs = self._inputs(some, maps, self.spec.exposure)
+            inputs = self._inputs(some, maps, self.config.exposure)
             masks, scores = run_loaded(self.segmenter, inputs, self._protocol, self.device)
             ids = decide(masks, scores, 0, 1).byte().numpy()
             for k, i in enumerate(group):
@@ -171,11 +176,11 @@ class Model:
         Raises:
             InputError: as `predict`, or the model was packaged without the student.
         """
-        student, spec = self.student
+        student, config = self.student
         photo, depths = self.prepare(picture), None if depth is None else [depth]
         self._check([photo], depths)
         maps = self._depths([photo], depths)
-        inputs = self._inputs([photo], maps, spec.exposure)
+        inputs = self._inputs([photo], maps, config.exposure)
         masks, _ = run_loaded(student, inputs, self._protocol, self.device)
         size = photo.size[::-1]
         own = F.interpolate(masks[:, 1:], size, mode="bilinear", align_corners=False)
@@ -246,10 +251,10 @@ def load(folder: str | Path, device: str | None = None, batch: int | None = None
     folder = Path(folder)
     settings = read_settings(folder)
     settings = settings if batch is None else replace(settings, batch=batch)
-    where = choose_device(device)
-    segmenter, spec = load_model(folder, where)
-    if spec.kind != "segmenter":
-        raise InputError(f"{folder / 'model.json'}: a {spec.kind}, expected a segmenter")
+    chosen = get_device(device)
+    segmenter, config = load_model(folder, chosen)
+    if config.kind != "segmenter":
+        raise InputError(f"{folder / 'model.json'}: a {config.kind}, expected a segmenter")
     if segmenter.uses_depth != (settings.depth != "off"):
         uses = "fuses" if segmenter.uses_depth else "does not fuse"
         raise InputError(
@@ -257,5 +262,5 @@ def load(folder: str | Path, device: str | None = None, batch: int | None = None
         )
     dpt = load_dpt(folder / DEPTH, local=True) if settings.depth == "dpt" else None
     if dpt is not None:
-        dpt[0].to(where)
-    return Model(folder, segmenter, spec, settings, dpt, where)
+        dpt[0].to(chosen)
+    return Model(folder, segmenter, config, settings, dpt, chosen)

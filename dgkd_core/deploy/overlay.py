@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from dgkd_core.data.exposure import expose_8bit
 from dgkd_core.evaluation.figures import colour_mask, legend_places
-from dgkd_core.imaging.exposure import expose_8bit
 
 SIDES = (640, 1600)  # a drawn photograph's long side, pixels, at least and at most
 VEIL = 0.4  # of a class's colour over its pixels

@@ -13,15 +13,15 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from dgkd_core.data.checks import PICTURE_SUFFIXES
+from dgkd_core.data.exposure import expose_8bit
 from dgkd_core.data.pictures import encode_mask, open_picture
 from dgkd_core.deploy.folder import STUDENT
 from dgkd_core.deploy.model import Model
 from dgkd_core.deploy.overlay import veiled
-from dgkd_core.errors import InputError, out_of_memory
 from dgkd_core.evaluation.figures import colour_heat, colour_mask
-from dgkd_core.files import atomic_file
-from dgkd_core.imaging.exposure import expose_8bit
+from dgkd_core.runtime.checks import PICTURE_SUFFIXES
+from dgkd_core.runtime.errors import InputError, out_of_memory
+from dgkd_core.runtime.files import atomic_file
 
 EXAMPLES = "examples"  # of a model folder: dark photographs to click on
 STRONGEST = "strongest class"
@@ -123,7 +123,7 @@ def look(model: Model, path: Path) -> Seen:
     if (model.folder / STUDENT).is_dir():
         found = model.class_maps(Image.fromarray(photo.rgb))  # at the size that the networks see
         maps = np.rint(found * 255).astype(np.uint8)
-    kind = model.spec.exposure
+    kind = model.config.exposure
     bright = expose_8bit(photo.rgb, "gain" if kind == "none" else kind)
     depth = None if seen.depth is None else colour_heat(seen.depth)
     mask = seen.enlarged(photo.size).mask

@@ -13,7 +13,8 @@ from pathlib import Path, PurePath
 import numpy as np
 from PIL import Image
 
-from dgkd_core.data.checks import (
+from dgkd_core.data.pictures import to_photo
+from dgkd_core.runtime.checks import (
     PHOTO_KINDS,
     PHOTO_SUFFIXES,
     PICTURE_SUFFIXES,
@@ -21,8 +22,7 @@ from dgkd_core.data.checks import (
     normal_id,
     shown,
 )
-from dgkd_core.data.pictures import to_photo
-from dgkd_core.errors import InputError
+from dgkd_core.runtime.errors import InputError
 
 TABLE = "predictions.json"  # of what was done, in the folder for it
 

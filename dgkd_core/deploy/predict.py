@@ -12,15 +12,14 @@ import numpy as np
 from PIL import Image
 
 from dgkd_core.data.pictures import decode_depth, encode_mask, open_picture
-from dgkd_core.data.source import read_bytes
 from dgkd_core.deploy.model import Model, Prediction, enlarged_mask, load
 from dgkd_core.deploy.overlay import overlay
 from dgkd_core.deploy.photographs import TABLE, Photograph, Source, chunks, sources
-from dgkd_core.errors import InputError, out_of_memory
-from dgkd_core.files import atomic_file, sha256, write_json
-from dgkd_core.interrupt import Interrupted, listening
-from dgkd_core.parallel import ahead
-from dgkd_core.progress import Progress
+from dgkd_core.runtime.errors import InputError, out_of_memory
+from dgkd_core.runtime.files import atomic_file, read_bytes, sha256, write_json
+from dgkd_core.runtime.parallel import ahead
+from dgkd_core.runtime.progress import Progress
+from dgkd_core.runtime.signals import Interrupted, listening
 
 OVERLAYS = "overlay"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from dgkd_core.deploy.model import load
-from dgkd_core.errors import InputError, reason
+from dgkd_core.runtime.errors import InputError, reason
 
 LARGEST_UPLOAD = "256mb"
 SESSIONS = 16  # whose class maps are kept

@@ -1,1 +1,1 @@
-"""Diffusion-guided knowledge distillation (DGKD)."""
+"""Diffusion-guided knowledge distillation (DGKD): denoisers, DIST, and the losses made of them."""

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dgkd_core import world
+from dgkd_core.runtime import distributed
 
 
 class _Residual(nn.Module):
@@ -65,7 +65,7 @@ class NoiseAdapter(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         gamma = self.gamma(x)
-        return gamma * x + (1 - gamma) * world.draw(x, Tensor.normal_)
+        return gamma * x + (1 - gamma) * distributed.draw(x, Tensor.normal_)
 
 
 class FeatureDenoiser(nn.Module):
@@ -122,8 +122,8 @@ class FeatureDenoiser(nn.Module):
         No gradient reaches ``x``: this trains the denoiser only.
         """
         x = x.detach()
-        noise = world.draw(x, Tensor.normal_)
-        t = world.draw(
+        noise = distributed.draw(x, Tensor.normal_)
+        t = distributed.draw(
             torch.empty(len(x), dtype=torch.int64, device=x.device),
             lambda whole: whole.random_(0, self.train_steps),
         )

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dgkd_core.choices import PAIRS
+from dgkd_core.config.choices import PAIRS
 from dgkd_core.distill.denoiser import FeatureDenoiser
 from dgkd_core.distill.dist import dist_loss
 from dgkd_core.models.head import present

@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dgkd_core import world
+from dgkd_core.runtime import distributed
 
 
 def _pearson(a: Tensor, b: Tensor, eps: float = 1e-8, shared: bool = False) -> Tensor:
@@ -14,14 +14,14 @@ def _pearson(a: Tensor, b: Tensor, eps: float = 1e-8, shared: bool = False) -> T
 
     ``shared``: the rows go on in the other processes of a run, with as many numbers in each.
     """
-    if not shared or world.size() == 1:
+    if not shared or distributed.world_size() == 1:
         a = a - a.mean(1, keepdim=True)
         b = b - b.mean(1, keepdim=True)
         return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1) + eps)
-    a = a - world.total(a.mean(1, keepdim=True)) / world.size()
-    b = b - world.total(b.mean(1, keepdim=True)) / world.size()
+    a = a - distributed.all_reduce(a.mean(1, keepdim=True)) / distributed.world_size()
+    b = b - distributed.all_reduce(b.mean(1, keepdim=True)) / distributed.world_size()
     products = torch.stack([(a * b).sum(1), a.square().sum(1), b.square().sum(1)])
-    together, alone, other = world.total(products)
+    together, alone, other = distributed.all_reduce(products)
     return together / (alone.sqrt() * other.sqrt() + eps)
 
 

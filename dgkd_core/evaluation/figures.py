@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dgkd_core.data.pictures import voc_palette
-from dgkd_core.imaging.tiles import Font, png
+from dgkd_core.data.tiles import Font, png
 
 _PALETTE = np.array(voc_palette(), np.uint8).reshape(256, 3)
 

@@ -14,13 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dgkd_core import world
 from dgkd_core.data.manifest import Entry, Manifest, by_size
 from dgkd_core.data.pictures import decode_mask, encode_mask
 from dgkd_core.data.samples import Store, whole_depths, whole_pictures
 from dgkd_core.evaluation.scores import Confusion, mean_average_precision, per_class
-from dgkd_core.journal import Journal, loaded
-from dgkd_core.models.registry import Spec
+from dgkd_core.models.registry import ModelConfig
+from dgkd_core.runtime import distributed
+from dgkd_core.runtime.result_cache import ResultCache, loaded
 
 
 @dataclass(frozen=True)
@@ -134,16 +134,16 @@ def predict(
     protocol: Protocol,
     device: torch.device,
     label: str,
-    journal: Journal | None = None,
+    cache: ResultCache | None = None,
 ) -> Iterator[tuple[Entry, np.ndarray, np.ndarray]]:
     """Yield (entry, class ids (H, W) uint8, class probabilities (C,)) picture by picture.
 
     Several processes share the work, and the first alone gets what comes out.
 
     Args:
-        journal: keeps the predictions as LABEL/ID; what it holds is not computed again.
+        cache: keeps the predictions as LABEL/ID; what it holds is not computed again.
     """
-    kept = journal if journal is not None else Journal(None)
+    kept = cache if cache is not None else ResultCache(None)
     groups = by_size(entries, protocol.batch)
     load = partial(load_group, view=view, depth=model.uses_depth)
     for group, inputs in loaded(groups, kept, label, load, device.type == "cuda"):
@@ -153,7 +153,7 @@ def predict(
             (f"{label}/{entry.id}", encode_mask(mask), score.tolist())
             for entry, mask, score in zip(group, ids, scores.double(), strict=True)
         )
-    if journal is not None and not world.first():
+    if cache is not None and not distributed.is_main_process():
         return
     for entry in chain.from_iterable(groups):
         content, score = kept[f"{label}/{entry.id}"]
@@ -161,14 +161,14 @@ def predict(
 
 
 class Predictions(Mapping[str, np.ndarray]):
-    """Class ids (H, W) uint8 by a picture's id, read from a journal."""
+    """Class ids (H, W) uint8 by a picture's id, read from a result cache."""
 
-    def __init__(self, journal: Journal, label: str, ids: Sequence[str]) -> None:
-        self._journal, self._label, self._ids = journal, label, dict.fromkeys(ids)
+    def __init__(self, cache: ResultCache, label: str, ids: Sequence[str]) -> None:
+        self._cache, self._label, self._ids = cache, label, dict.fromkeys(ids)
 
     def encoded(self, id_: str) -> bytes:
         """The prediction as a palette PNG."""
-        return self._journal[f"{self._label}/{id_}"][0]
+        return self._cache[f"{self._label}/{id_}"][0]
 
     def __getitem__(self, id_: str) -> np.ndarray:
         return decode_mask(self.encoded(id_), id_)
@@ -205,15 +205,15 @@ def score(
     protocol: Protocol,
     device: torch.device,
     label: str,
-    journal: Journal | None = None,
+    cache: ResultCache | None = None,
 ) -> Result:
     """Run a network on the val pictures and compare with their masks in the pack ``truth``.
 
     Pictures without a mask are predicted and not counted; those that the view has no normal-light
-    picture of are left out. Predictions are kept in ``journal``, as by `predict`; in a process that
+    picture of are left out. Predictions are kept in ``cache``, as by `predict`; in a process that
     is not the first the result holds nothing.
     """
-    kept = journal if journal is not None else Journal(None)
+    kept = cache if cache is not None else ResultCache(None)
     classes = len(manifest.classes)
     confusion = Confusion(classes)
     entries = [entry for entry in manifest.split("val") if view.dark or entry.image]
@@ -233,6 +233,6 @@ def score(
     return Result(confusion, mean_ap, predictions)
 
 
-def dark_view(store: Store, dark: Path, depth: Path, spec: Spec) -> View:
+def dark_view(store: Store, dark: Path, depth: Path, config: ModelConfig) -> View:
     """The view that student and segmenter have: dark pictures, exposed as they were trained."""
-    return View(store, dark, depth, True, spec.exposure)
+    return View(store, dark, depth, True, config.exposure)

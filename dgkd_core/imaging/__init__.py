@@ -1,1 +1,1 @@
-"""Picture processing without learning."""
+"""Masks that follow the edges of a picture: PAMR and the dense CRF."""

@@ -1,1 +1,1 @@
-"""The networks and what rebuilds them from a folder."""
+"""The networks, and what rebuilds them from a folder."""

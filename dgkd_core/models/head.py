@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dgkd_core import world
 from dgkd_core.imaging.pamr import PAMR
+from dgkd_core.runtime import distributed
 
 
 def conv_norm_relu(inputs: int, outputs: int, size: int = 1, dilation: int = 1) -> nn.Sequential:
@@ -87,7 +87,7 @@ def stochastic_gate(deep: Tensor, cue: Tensor, rate: float, training: bool) -> T
     """
     if not training:
         return (1 - rate) * deep + rate * cue
-    keep = world.draw(deep, Tensor.uniform_) >= rate
+    keep = distributed.draw(deep, Tensor.uniform_) >= rate
     return torch.where(keep, (deep - rate * cue) / (1 - rate), cue)
 
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dgkd_core.choices import FUSIONS
-from dgkd_core.data.transforms import MEAN, STD
+from dgkd_core.config.choices import FUSIONS, MEAN, STD
 from dgkd_core.models.dgf2 import DGF2, DepthPrior
 from dgkd_core.models.encoder import Encoder
 from dgkd_core.models.head import Decoder, Head, class_scores
@@ -61,7 +60,7 @@ class _Fused(nn.Module):
     def uses_depth(self) -> bool:
         return self.prior is not None
 
-    def taps(self, image: Tensor, depth: Tensor | None) -> tuple[Tensor, Tensor]:
+    def features(self, image: Tensor, depth: Tensor | None) -> tuple[Tensor, Tensor]:
         """Normalised shallow and deep features of (N, 3, H, W) in [0, 1] and (N, 1, H, W)."""
         image = normalise(image if self.curve is None else self.curve(image))
         if self.prior is None:
@@ -124,7 +123,7 @@ class Network(_Fused):
             detach_features: let their gradient reach the projections only, not the backbone.
             scores: also compute the class scores.
         """
-        shallow, deep = self.taps(image, depth)
+        shallow, deep = self.features(image, depth)
         shallow = self.align(shallow)
         logits = self.head(shallow, deep).float()
         if detach_features:
@@ -157,7 +156,7 @@ class Segmenter(_Fused):
 
     def forward(self, image: Tensor, depth: Tensor | None = None, features: bool = False) -> Output:
         """Like `Network.forward`; a class's score is its largest log-odds over the picture."""
-        shallow, deep = self.taps(image, depth)
+        shallow, deep = self.features(image, depth)
         logits = self.classify(self.decoder(shallow, deep)).float()
         masks = logits.softmax(1)
         best = masks[:, 1:].amax((-2, -1)).clamp(1e-6, 1 - 1e-6)

@@ -18,22 +18,22 @@ from pydantic import Field
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from dgkd_core.checked_json import read_checked
-from dgkd_core.choices import BACKBONE, MOST_CLASSES, ClassName, Exposure, Fusion, Rate
-from dgkd_core.data.checks import shown
-from dgkd_core.errors import InputError, reason
-from dgkd_core.files import atomic_folder, sha256, write_json
+from dgkd_core.config.choices import BACKBONE, MOST_CLASSES, ClassName, Exposure, Fusion, Rate
 from dgkd_core.models.encoder import Encoder, ResNet, TimmEncoder
 from dgkd_core.models.network import Network, Segmenter
-from dgkd_core.models.weights import check_tensor, read_tensors
 from dgkd_core.models.wide_resnet import WideResNet38
-from dgkd_core.paths import resolve
+from dgkd_core.runtime.checked_json import read_checked
+from dgkd_core.runtime.checks import shown
+from dgkd_core.runtime.errors import InputError, reason
+from dgkd_core.runtime.files import atomic_folder, sha256, write_json
+from dgkd_core.runtime.paths import resolve
+from dgkd_core.runtime.tensors import check_tensor, read_tensors
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
 
 
 @dataclass(frozen=True)
-class Spec:
+class ModelConfig:
     """All that is needed to rebuild a network and feed it.
 
     ``kind`` is network or segmenter; ``classes`` are the names; ``exposure`` is what a dark picture
@@ -53,7 +53,7 @@ class Spec:
     @classmethod
     def of(
         cls, section: Any, kind: Any, classes: tuple[str, ...], *, dgf2: Any, exposure: Any
-    ) -> Spec:
+    ) -> ModelConfig:
         """The spec that the ``model`` section of params.yaml asks for."""
         return cls(
             kind,
@@ -144,7 +144,7 @@ def load_backbone(encoder: Encoder, path: Path, digest: str | None = None) -> in
     return len(unused)
 
 
-def build(spec: Spec) -> Network | Segmenter:
+def build(spec: ModelConfig) -> Network | Segmenter:
     """A network with random weights."""
     encoder = build_encoder(spec.backbone, spec.output_stride)
     kinds: dict[str, type[Network] | type[Segmenter]] = {"network": Network, "segmenter": Segmenter}
@@ -163,7 +163,7 @@ def build(spec: Spec) -> Network | Segmenter:
     return model
 
 
-def _imagenet(spec: Spec) -> Encoder:
+def _imagenet(spec: ModelConfig) -> Encoder:
     """The backbone with ImageNet weights, which its library fetches and keeps.
 
     Raises:
@@ -180,7 +180,9 @@ def _imagenet(spec: Spec) -> Encoder:
         ) from error
 
 
-def first_weights(model: Network | Segmenter, spec: Spec, section: Any) -> list[nn.Parameter]:
+def first_weights(
+    model: Network | Segmenter, spec: ModelConfig, section: Any
+) -> list[nn.Parameter]:
     """Give the backbone what the ``model`` section's weights say: a file, ``imagenet`` or nothing.
 
     Returns:
@@ -211,7 +213,7 @@ def inherit(model: nn.Module, parent: nn.Module) -> list[nn.Parameter]:
     return [parameter for name, parameter in model.named_parameters() if name in shared]
 
 
-def save_model(folder: str | Path, model: nn.Module, spec: Spec) -> None:
+def save_model(folder: str | Path, model: nn.Module, spec: ModelConfig) -> None:
     """Write a model folder, atomically."""
     with atomic_folder(folder) as part:
         state = {
@@ -221,13 +223,13 @@ def save_model(folder: str | Path, model: nn.Module, spec: Spec) -> None:
         write_json(part / "model.json", asdict(spec))
 
 
-def read_spec(folder: str | Path) -> Spec:
+def read_model_config(folder: str | Path) -> ModelConfig:
     """The spec in a model folder.
 
     Raises:
         InputError: model.json is missing or does not describe a network.
     """
-    return read_checked(Path(folder) / "model.json", Spec, "a model folder's description")
+    return read_checked(Path(folder) / "model.json", ModelConfig, "a model folder's description")
 
 
 def _check_fit(path: Path, wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
@@ -243,14 +245,14 @@ def _check_fit(path: Path, wanted: Mapping[str, Tensor], tensors: Mapping[str, T
         check_tensor(path, name, tensors[name], value, "model.json")
 
 
-def load_model(folder: str | Path, device: str | torch.device = "cpu") -> tuple[Any, Spec]:
+def load_model(folder: str | Path, device: str | torch.device = "cpu") -> tuple[Any, ModelConfig]:
     """A network from its folder, in evaluation mode, with its spec.
 
     Raises:
         InputError: model.json or model.safetensors is missing, damaged or hostile, or one does not
             fit the other, or a weight is not finite.
     """
-    spec = read_spec(folder)
+    spec = read_model_config(folder)
     try:
         with torch.device("meta"):  # shapes alone: no memory is taken for what does not fit
             wanted = build(spec).state_dict()

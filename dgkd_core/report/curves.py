@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from dgkd_core.errors import InputError, reason
+from dgkd_core.runtime.errors import InputError, reason
+from dgkd_core.runtime.files import read_table
 
 
 @dataclass(frozen=True)
@@ -18,23 +18,6 @@ class Series:
     name: str
     x: tuple[float, ...]
     y: tuple[float, ...]
-
-
-def read_table(path: Path, columns: Collection[str] = (), separator: str = ",") -> pd.DataFrame:
-    """A table of text.
-
-    Raises:
-        InputError: it cannot be read, or lacks one of ``columns``.
-    """
-    try:
-        table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False)
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except (OSError, ValueError) as error:  # pandas' own are ValueErrors
-        raise InputError(f"{path}: not a readable table ({reason(error)})") from error
-    if missing := [column for column in columns if column not in table]:
-        raise InputError(f"{path}: no column {missing[0]}, expected {', '.join(columns)}")
-    return table
 
 
 def numbers(path: Path, table: pd.DataFrame, x: str, y: str, name: str | None = None) -> Series:

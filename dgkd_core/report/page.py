@@ -16,10 +16,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from dgkd_core.data.pictures import voc_palette
-from dgkd_core.errors import InputError, reason
 from dgkd_core.report.charts import Chart, by_prefix, line_chart, number
 from dgkd_core.report.curves import Series
 from dgkd_core.report.run import EXAMPLES, Run, Setting
+from dgkd_core.runtime.errors import InputError, reason
 
 WEBP_SIDE = 16383  # pixels, at most
 QUALITY = 88  # of WebP: a tenth of PNG's bytes on noise, and class colours keep clean edges

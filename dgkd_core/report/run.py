@@ -9,11 +9,11 @@ from typing import Any
 
 import pandas as pd
 
-from dgkd_core.errors import InputError
-from dgkd_core.files import read_json
-from dgkd_core.params import load_params
-from dgkd_core.report.curves import Series, numbers, read_curves, read_table
-from dgkd_core.sections import Params
+from dgkd_core.config.params import load_params
+from dgkd_core.config.schema import Params
+from dgkd_core.report.curves import Series, numbers, read_curves
+from dgkd_core.runtime.errors import InputError
+from dgkd_core.runtime.files import read_json, read_table
 
 TRAINED = ("depth_model", "depth_adapt", "teacher", "distill", "segment")
 SCORED = ("prepare", "darken", "depth_model", "refine", "evaluate")

@@ -1,1 +1,1 @@
-"""The training loop and what it steps."""
+"""The training loop, and the tasks that it trains."""

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dgkd_core import world
-from dgkd_core.files import flush, writing
-from dgkd_core.training.loop import Row, Tell
+from dgkd_core.runtime import distributed
+from dgkd_core.runtime.files import flush, writing
+from dgkd_core.training.loop import Log, Row
 
 if TYPE_CHECKING:
     from dvclive import Live
@@ -47,7 +47,7 @@ def _metric(name: str) -> str:
 
 
 @contextmanager
-def live_curve(stage: str) -> Iterator[Tell]:
+def live_curve(stage: str) -> Iterator[Log]:
     """Yield a function that adds a row to the files ``metrics/live/STAGE``.
 
     The first row, or else the end, begins them anew: a run that fails before it leaves the last
@@ -56,7 +56,7 @@ def live_curve(stage: str) -> Iterator[Tell]:
     Raises:
         InputError: the disk is full.
     """
-    if not world.first():
+    if not distributed.is_main_process():
         yield lambda row: None
         return
     folder = FOLDER / stage
@@ -69,7 +69,7 @@ def live_curve(stage: str) -> Iterator[Tell]:
             files.append(_live(folder))
         return files[0]
 
-    def tell(row: Row) -> None:
+    def log(row: Row) -> None:
         with writing(folder):
             live = begun()
             live.step = int(row["step"])
@@ -78,7 +78,7 @@ def live_curve(stage: str) -> Iterator[Tell]:
                     live.log_metric(_metric(name), float(f"{value:.6g}"))
             live.next_step()
 
-    yield tell
+    yield log
     with writing(folder):
         begun().end()
         flush(folder)

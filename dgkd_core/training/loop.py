@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
-from dgkd_core import interrupt, world
-from dgkd_core.device import RandomStates, random_states, set_random_states
-from dgkd_core.errors import InputError
-from dgkd_core.interrupt import Interrupted
-from dgkd_core.progress import Progress
-from dgkd_core.state import State
+from dgkd_core.runtime import distributed, signals
+from dgkd_core.runtime.device import RandomStates, random_states, set_random_states
+from dgkd_core.runtime.errors import InputError
+from dgkd_core.runtime.progress import Progress
+from dgkd_core.runtime.signals import Interrupted
+from dgkd_core.runtime.state import State
 
 SMALLEST_SCALE = 2.0**-16  # of the loss in float16; it begins at 2**16 and halves at an overflow
 
@@ -27,7 +27,7 @@ Batch = dict[str, Tensor]
 Losses = dict[str, Tensor]
 Step = Callable[[Batch, int], Losses]
 Row = Mapping[str, float]  # of a curve: step, and values by name
-Tell = Callable[[Row], None]
+Log = Callable[[Row], None]
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class _Watch:
         """
         if not self._first:
             return
-        steps = world.least(torch.stack(list(self._first.values()))).tolist()
+        steps = distributed.all_reduce_min(torch.stack(list(self._first.values()))).tolist()
         first = dict(zip(self._first, steps, strict=True))
         name = min(first, key=lambda term: (first[term], term == self.gradient))
         step = first[name]
@@ -188,7 +188,7 @@ class _Run:
             "step": self.step,
             "scored": self.scored,
             "curve": self.curve,
-            "sums": world.collect({name: value.cpu() for name, value in self.sums.items()}),
+            "sums": distributed.gather({name: value.cpu() for name, value in self.sums.items()}),
             "random": random_states(device),
             **{name: part.state_dict() for name, part in self.parts.items()},
         }
@@ -199,7 +199,7 @@ class _Run:
         self.step, self.scored = content["step"], content["scored"]
         self.curve = content["curve"]
         sums = content["sums"]  # each process's; as many as now get them back, others a mean
-        mine = [sums[world.rank()]] if len(sums) == world.size() else sums
+        mine = [sums[distributed.rank()]] if len(sums) == distributed.world_size() else sums
         self.sums = {
             name: torch.stack([each[name] for each in mine]).mean(0).to(device) for name in sums[0]
         }
@@ -249,7 +249,7 @@ def train(
     pretrained: Iterable[nn.Parameter] = (),
     state: State | None = None,
     compiled: bool = False,
-    tell: Tell | None = None,
+    log: Log | None = None,
     validation: Validation | None = None,
 ) -> list[dict[str, float]]:
     """Train ``modules`` for ``recipe.iterations`` steps.
@@ -265,7 +265,7 @@ def train(
             that finds itself there goes on, and ends with the same bytes.
         compiled: put the step through torch.compile: the first one takes minutes, and other random
             numbers are drawn.
-        tell: gets every row of the curve at once, first those of a run that goes on.
+        log: gets every row of the curve at once, first those of a run that goes on.
         validation: scores on the way; they change nothing of what is trained.
 
     Returns:
@@ -291,7 +291,7 @@ def train(
     every = max(1, recipe.iterations // 100)
     watch = _Watch(recipe)
     shared: Step = torch.compile(step) if compiled else step
-    if world.size() > 1:
+    if distributed.world_size() > 1:
         from dgkd_core.training.shared import sharing
 
         shared = sharing(shared, modules, device)
@@ -308,7 +308,7 @@ def train(
         if state is not None:
             watch.check()
             content = run.content(device)
-            if world.first():
+            if distributed.is_main_process():
                 state.save(run.name, content)
 
     left = recipe.iterations - run.step
@@ -317,8 +317,8 @@ def train(
     latest: dict[str, dict[str, float]] = {"scores": {}, "losses": {}}
 
     def show(row: Row) -> None:
-        if tell is not None:
-            tell(row)
+        if log is not None:
+            log(row)
         values = {name: value for name, value in row.items() if name not in ("step", "lr")}
         latest["losses" if "lr" in row else "scores"] = values
         progress.note({**latest["scores"], **latest["losses"]})
@@ -359,14 +359,14 @@ def train(
             run.sums[name] = run.sums.get(name, torch.zeros((), device=device)) + value.detach()
         run.step = i + 1
         if run.step % every == 0 or run.step == recipe.iterations:
-            count = ((i % every) + 1) * world.size()
-            sums = {name: float(world.total(value)) for name, value in run.sums.items()}
+            count = ((i % every) + 1) * distributed.world_size()
+            sums = {name: float(distributed.all_reduce(value)) for name, value in run.sums.items()}
             means = {name: value / count for name, value in sums.items()}
             watch.check()
             _check_scale(scaler, run.step)
             add({"step": run.step, "lr": rate, **means})
             run.sums = {}
-        asked, due = world.tell((interrupt.asked(), state is not None and state.due()))
+        asked, due = distributed.broadcast((signals.asked(), state is not None and state.due()))
         if asked or due or run.step == recipe.iterations:
             save()
         if asked:
@@ -391,7 +391,7 @@ def _blame(
     for name, value in losses.items():
         gradients = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
         finite = all(g.isfinite().all() for g in gradients if g is not None)
-        if not world.least(torch.tensor(finite, dtype=torch.int64)):
+        if not distributed.all_reduce_min(torch.tensor(finite, dtype=torch.int64)):
             found.append(name)
     return found
 

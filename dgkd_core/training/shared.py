@@ -1,8 +1,8 @@
 """A training step whose batch several processes share, as if one had computed it.
 
 Gradients are averaged by DistributedDataParallel, batch norms take their statistics from the whole
-batch, and dropout draws for the whole batch (`dgkd_core.world.draw`). What remains of a difference
-to one process is the rounding of sums.
+batch, and dropout draws for the whole batch (`distributed.draw`). What remains of a difference to
+one process is the rounding of sums.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from timm.layers import BatchNormAct2d, convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dgkd_core import world
+from dgkd_core.runtime import distributed
 
 
 def _whole_batch_norm(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
@@ -24,11 +24,11 @@ def _whole_batch_norm(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
     Two sums, mean first: the variance does not suffer where the mean is large.
     """
     axes, shape = (0, 2, 3), (1, -1, 1, 1)
-    count = world.size() * x.numel() / x.shape[1]
+    count = distributed.world_size() * x.numel() / x.shape[1]
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    mean = world.total(wide.sum(axes)) / count
+    mean = distributed.all_reduce(wide.sum(axes)) / count
     centred = wide - mean.view(shape)
-    variance = world.total(centred.square().sum(axes)) / count
+    variance = distributed.all_reduce(centred.square().sum(axes)) / count
     if norm.running_mean is not None and norm.running_var is not None:
         with torch.no_grad():
             assert norm.num_batches_tracked is not None
@@ -78,7 +78,7 @@ def _dropout(layer: nn.Dropout | nn.Dropout2d, x: Tensor, like: Tensor) -> Tenso
     if not layer.training or layer.p == 0:
         return x
     kept = 1 - layer.p
-    return x * world.draw(like, lambda noise: noise.bernoulli_(kept).div_(kept))
+    return x * distributed.draw(like, lambda noise: noise.bernoulli_(kept).div_(kept))
 
 
 _WHOLE: dict[type[nn.Module], type[nn.Module]] = {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch.nn.functional as F
 
-from dgkd_core import world
 from dgkd_core.models.network import Segmenter
+from dgkd_core.runtime import distributed
 from dgkd_core.training.loop import Batch, Losses, Step
 
 
@@ -19,7 +19,7 @@ def segmenter_step(segmenter: Segmenter) -> Step:
             output.logits, target.shape[-2:], mode="bilinear", align_corners=True
         )
         loss = F.cross_entropy(logits, target, ignore_index=255, reduction="sum")
-        known = world.total((target != 255).sum()).clamp(min=1)  # of the whole batch
-        return {"ce": loss * world.size() / known}
+        known = distributed.all_reduce((target != 255).sum()).clamp(min=1)  # of the whole batch
+        return {"ce": loss * distributed.world_size() / known}
 
     return step

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.options import Options, laid_over
 from benchmarks.pictures import draw
-from dgkd_core.params import load_params
+from dgkd_core.config.params import load_params
 
 ROOT = Path(__file__).resolve().parents[2]
 

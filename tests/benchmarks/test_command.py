@@ -17,7 +17,7 @@ from benchmarks import options as options_module
 from benchmarks.__main__ import main
 from benchmarks.names import CASES
 from benchmarks.report import compare, read_report
-from dgkd_core.errors import InputError
+from dgkd_core.runtime.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 

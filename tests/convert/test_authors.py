@@ -22,12 +22,13 @@ from authors_network import (
 from support import one_line
 from torch import Tensor, nn
 
-from dgkd_core import cli
+from dgkd_core.cli.main import main
+from dgkd_core.config.choices import MEAN, STD
 from dgkd_core.convert import authors, load_authors_checkpoint
 from dgkd_core.convert.authors import Report, convert_checkpoint, export_authors_checkpoint
-from dgkd_core.data.voc import CLASSES
-from dgkd_core.models.network import MEAN, STD, Network
-from dgkd_core.models.registry import Spec, load_model
+from dgkd_core.datasets.voc import CLASSES
+from dgkd_core.models.network import Network
+from dgkd_core.models.registry import ModelConfig, load_model
 from dgkd_core.models.wide_resnet import WideResNet38
 
 DENOISER_SHAPES = {  # as much of one as a report looks at
@@ -84,7 +85,7 @@ def test_a_student_computes_what_the_authors_does(released: State, student: Netw
     image, depth, normal_image, normal_depth = _pictures()
     shallow, deep = backbone(released, normal_image, normal_depth)
     out = student(image, depth)
-    mine = student.taps(image, depth)
+    mine = student.features(image, depth)
     projected = [
         F.relu(norm(released, f"{name}.1", conv(released, f"{name}.0", x)))
         for name, x in (("classifier.feat", shallow), ("classifier.feat2", deep))
@@ -251,7 +252,7 @@ def test_a_wrong_class_layer_is_named(layout: dict[str, Shape]) -> None:
 
 
 def _dgkd(*arguments: str | Path) -> None:
-    cli.main(["convert", "authors", *map(str, arguments)])
+    main(["convert", "authors", *map(str, arguments)])
 
 
 def _refused(*arguments: str | Path) -> str:
@@ -279,7 +280,7 @@ def test_a_checkpoint_becomes_a_model_folder(
         _dgkd(source, out)
         source.unlink()
         said = capsys.readouterr().out.splitlines()
-        loaded, spec = load_model(out)
+        loaded, config = load_model(out)
     finally:
         shutil.rmtree(out)
     assert said == [
@@ -290,7 +291,7 @@ def test_a_checkpoint_becomes_a_model_folder(
         f"{source}: beside the state dict, not read: epoch",
         f"{out}: written; classes {', '.join(CLASSES)}",
     ]
-    assert spec == Spec(
+    assert config == ModelConfig(
         *("network", CLASSES, "wide_resnet38", 8, 256, (12, 24, 36), "paper", "none", True)
     )
     mine = student.state_dict()
@@ -335,9 +336,9 @@ def test_class_names(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     report = Report("teacher", given[0], (), (), (), (), (), ())
-    saved: list[Spec] = []
+    saved: list[ModelConfig] = []
     monkeypatch.setattr(authors, "convert_checkpoint", lambda source, role: (None, report))
-    monkeypatch.setattr(authors, "save_model", lambda out, network, spec: saved.append(spec))
+    monkeypatch.setattr(authors, "save_model", lambda out, network, config: saved.append(config))
     arguments = [] if given[1] is None else ["--classes", given[1]]
     if isinstance(expected, str):
         assert expected in _refused(tmp_path / "a.pth", tmp_path / "out", *arguments)

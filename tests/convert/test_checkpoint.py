@@ -11,7 +11,7 @@ from authors_network import State, noise, random
 from safetensors.torch import save_file
 from support import one_line
 
-from dgkd_core import cli
+from dgkd_core.cli.main import main
 from dgkd_core.convert import load_authors_checkpoint, load_authors_denoiser
 from dgkd_core.convert.checkpoint import read_state
 from dgkd_core.convert.names import DENOISER, authors_name
@@ -87,7 +87,7 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path, kind: str) ->
     if kind != "pickle":
         assert "holds 'io.open' beside tensors, refused and not run" in said
     with pytest.raises(SystemExit) as caught:
-        cli.main(["convert", "authors", str(path), str(tmp_path / "out")])
+        main(["convert", "authors", str(path), str(tmp_path / "out")])
     assert caught.value.code == f"dgkd: {said}"
     assert [file.name for file in tmp_path.iterdir()] == ["student.pth"]
     pickle.loads(pickle.dumps(_Code(mark))).close()

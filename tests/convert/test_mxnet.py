@@ -30,7 +30,7 @@ from params_file import (
 )
 
 from dgkd_core.convert.mxnet import read_params
-from dgkd_core.errors import InputError
+from dgkd_core.runtime.errors import InputError
 
 
 @pytest.mark.parametrize("shape", [(1,), (5,), (2, 3), (4, 2, 3, 3), (1, 1, 2, 1, 1)])

@@ -28,10 +28,10 @@ from torch import Tensor, nn
 
 from dgkd_core.convert import mxnet
 from dgkd_core.convert.mxnet import convert_mxnet, read_params, wide_resnet38_weights
-from dgkd_core.errors import InputError
 from dgkd_core.models.encoder import Encoder
 from dgkd_core.models.registry import load_backbone
 from dgkd_core.models.wide_resnet import Block, Bottleneck, WideResNet38
+from dgkd_core.runtime.errors import InputError
 
 BLOCKS = [
     *("2a", "2b1", "2b2", "3a", "3b1", "3b2"),

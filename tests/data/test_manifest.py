@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dgkd_core.data.manifest import Entry, Manifest, by_size, read_manifest, write_manifest
-from dgkd_core.errors import InputError
+from dgkd_core.runtime.errors import InputError
 
 MANIFEST = Manifest(
     ("cat", "dining table", "dög"),

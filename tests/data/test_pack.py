@@ -13,7 +13,7 @@ import pytest
 
 from dgkd_core.data import pack as pack_module
 from dgkd_core.data.pack import Pack, write_pack
-from dgkd_core.errors import InputError
+from dgkd_core.runtime.errors import InputError
 
 CONTENT = {"b.txt": b"hello hello hello hello", "a.bin": bytes(range(50)), "sub/c": b""}
 

@@ -27,7 +27,7 @@ from dgkd_core.data.pictures import (
     to_photo,
     voc_palette,
 )
-from dgkd_core.errors import InputError
+from dgkd_core.runtime.errors import InputError
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (5, 7, 3)).astype(np.uint8)

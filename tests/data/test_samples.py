@@ -9,6 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dgkd_core.config.choices import MEAN
+from dgkd_core.data.image_cache import ImageCache, Size
 from dgkd_core.data.manifest import Entry, Manifest
 from dgkd_core.data.pack import Pack, write_pack
 from dgkd_core.data.pictures import encode_depth, encode_mask, encode_rgb
@@ -24,9 +26,7 @@ from dgkd_core.data.samples import (
     whole_pictures,
     workers,
 )
-from dgkd_core.data.shelf import Shelf, Size
-from dgkd_core.data.transforms import MEAN
-from dgkd_core.errors import InputError
+from dgkd_core.runtime.errors import InputError
 
 HEIGHT, WIDTH = 40, 56
 SETTINGS = settings(deadline=None, derandomize=True, max_examples=60)
@@ -282,7 +282,7 @@ def test_the_number_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_store_keeps_what_has_a_place_and_gives_the_same(packs: dict[str, Path]) -> None:
     sizes: list[Size] = [((packs["dark"], "a.png"), (HEIGHT, WIDTH, 3), np.uint8)]
-    shelf = Shelf(sizes, 1 << 20)
+    shelf = ImageCache(sizes, 1 << 20)
     keeping, plain = Store(shelf), Store()
     for name in ("a.png", "b.png"):
         first, again = keeping.rgb(packs["dark"], name), keeping.rgb(packs["dark"], name)

@@ -14,12 +14,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dgkd_core.config.choices import MEAN
 from dgkd_core.data.manifest import Entry, Manifest
 from dgkd_core.data.pack import write_pack
 from dgkd_core.data.pictures import encode_depth, encode_mask, encode_rgb
 from dgkd_core.data.samples import Crops, Inputs, training_batches
 from dgkd_core.data.transforms import Geometry, apply_geometry, draw_geometry
-from dgkd_core.models.network import MEAN
 
 SETTINGS = settings(deadline=None, derandomize=True, max_examples=150)
 SIZES = (

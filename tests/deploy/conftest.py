@@ -35,8 +35,8 @@ def with_depth(folder: Path, tmp_path: Path) -> Callable[..., Path]:
     def make(depth: str, **more: object) -> Path:
         if depth == "off":
             for place, kind in ((folder, "segmenter"), (folder / "student", "network")):
-                spec = replace(SPEC, dgf2="off", kind=kind)
-                save_model(tmp_path / "new", build(spec), spec)
+                config = replace(SPEC, dgf2="off", kind=kind)
+                save_model(tmp_path / "new", build(config), config)
                 copy_files(tmp_path / "new", NETWORK_FILES, place)
         shutil.rmtree(folder / "depth")
         write_settings(folder, replace(SETTINGS, depth=depth, **more))

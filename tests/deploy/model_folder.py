@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from support import ROOT
 
+from dgkd_core.config.params import load_params
 from dgkd_core.deploy.card import card, darkness_of, data_of
 from dgkd_core.deploy.folder import (
     CARD,
@@ -20,12 +21,11 @@ from dgkd_core.deploy.folder import (
     write_run,
     write_settings,
 )
-from dgkd_core.files import write_text
-from dgkd_core.models.depth import save_dpt, small_dpt
-from dgkd_core.models.registry import Spec, build, save_model
-from dgkd_core.params import load_params
+from dgkd_core.depth.dpt import save_dpt, small_dpt
+from dgkd_core.models.registry import ModelConfig, build, save_model
+from dgkd_core.runtime.files import write_text
 
-SPEC = Spec(
+SPEC = ModelConfig(
     kind="segmenter",
     classes=("cat", "dog | cow"),
     backbone="timm:test_resnet",

@@ -19,7 +19,8 @@ from PIL import ExifTags, Image
 from support import ROOT, environment, one_line
 from torch import nn
 
-from dgkd_core import cli, load
+from dgkd_core import load
+from dgkd_core.cli.main import main
 from dgkd_core.data.pictures import open_picture, to_photo
 from dgkd_core.deploy import export as module
 from dgkd_core.deploy.export import compare, dark_pictures, export, run_onnx, run_torch
@@ -31,7 +32,7 @@ onnx = pytest.importorskip("onnx")
 
 def _lively(folder: Path) -> Path:
     """The model folder with weights that part the picture into several classes."""
-    model, spec = load_model(folder)
+    model, config = load_model(folder)
     torch.manual_seed(1)
     for name, parameter in model.named_parameters():
         if name.endswith("gate"):
@@ -39,7 +40,7 @@ def _lively(folder: Path) -> Path:
     with torch.no_grad():
         model.classify[1].weight.mul_(30)
         model.classify[1].bias.zero_()
-    save_model(folder.parent / "lively", model, spec)
+    save_model(folder.parent / "lively", model, config)
     for name in ("model.safetensors", "model.json"):
         shutil.copy(folder.parent / "lively" / name, folder / name)
     return folder
@@ -165,7 +166,7 @@ def test_the_file_is_checked_and_tells_nothing_of_the_machine(
 def test_another_process_writes_the_same_bytes(
     exported: tuple[Path, list[str]], lively: Path, tmp_path: Path
 ) -> None:
-    command = ["-m", "dgkd_core.cli", "export", "-m", lively, "-o", tmp_path / "night.onnx"]
+    command = ["-m", "dgkd_core", "export", "-m", lively, "-o", tmp_path / "night.onnx"]
     again = environment(PYTHONHASHSEED="1", PYTHONPATH=str(ROOT))
     subprocess.run([sys.executable, *map(str, command)], env=again, check=True)
     names = sorted(path.name for path in tmp_path.iterdir())
@@ -179,13 +180,13 @@ def test_torch_without_depth(
 ) -> None:
     folder, out = _lively(with_depth("off", flip=False)), tmp_path / "night.pt2"
     words = ["export", "-m", str(folder), "--format", "torch", "-o", str(out)]
-    cli.main(words)
+    main(words)
     assert "100.000 % of pixels of the same class" in capsys.readouterr().out
     first = out.read_bytes()
     assert str(ROOT).encode() not in first
     assert not out.with_name("night.depth.pt2").exists()
     assert compare(load(folder, "cpu"), run_torch(out), None).difference < 1e-5
-    cli.main(words)
+    main(words)
     assert out.read_bytes() == first
     photo = _photo(tmp_path)
     _example(out.with_name("night.pt2.example.py"), photo, tmp_path / "mask.png")

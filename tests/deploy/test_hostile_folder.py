@@ -17,7 +17,7 @@ from support import one_line
 from dgkd_core.deploy.folder import read_run, read_settings
 from dgkd_core.deploy.info import described, facts
 from dgkd_core.deploy.model import load
-from dgkd_core.files import write_json
+from dgkd_core.runtime.files import write_json
 
 GOOD: dict[str, Any] = json.loads(json.dumps(asdict(SETTINGS)))
 DAMAGES: dict[str, Any] = {

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from dgkd_core import cli
+from dgkd_core.cli.main import main
 from dgkd_core.deploy import info
 from dgkd_core.deploy.folder import read_run
 from dgkd_core.deploy.info import changed, facts
 
 
 def test_for_people(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cli.main(["info", str(whole)])
+    main(["info", str(whole)])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == str(whole)
     assert "  classes     2: cat, dog | cow" in lines
@@ -25,7 +25,7 @@ def test_for_people(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_for_programs(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cli.main(["info", str(whole), "--json"])
+    main(["info", str(whole), "--json"])
     known = json.loads(capsys.readouterr().out)
     assert known == json.loads(json.dumps(facts(whole)))
     assert known["scores"]["dark"]["iou"]["dog | cow"] is None
@@ -49,5 +49,5 @@ def test_without_the_defaults_at_hand(whole: Path, monkeypatch: pytest.MonkeyPat
 
 def test_no_model_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as caught:
-        cli.main(["info", str(tmp_path)])
+        main(["info", str(tmp_path)])
     assert str(caught.value).startswith(f"dgkd: {tmp_path / 'inference.json'}: no such file")

@@ -17,8 +17,8 @@ import dgkd_core
 from dgkd_core.data.manifest import read_manifest
 from dgkd_core.data.pack import Pack
 from dgkd_core.data.pictures import encode_mask, voc_palette
-from dgkd_core.data.scenes import render
 from dgkd_core.deploy.model import Model, load
+from dgkd_core.scenes.drawing import render
 
 
 @pytest.fixture(scope="module")

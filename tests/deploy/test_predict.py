@@ -16,13 +16,13 @@ import pytest
 import torch
 from PIL import Image
 
-from dgkd_core import cli
+from dgkd_core.cli.main import SKIPPED, main
 from dgkd_core.data.pictures import encode_depth
-from dgkd_core.data.scenes import render
 from dgkd_core.deploy import predict as command
 from dgkd_core.deploy.model import Model, load
 from dgkd_core.deploy.photographs import sources
-from dgkd_core.files import sha256
+from dgkd_core.runtime.files import sha256
+from dgkd_core.scenes.drawing import render
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -36,7 +36,7 @@ def run(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: An
     def start(*arguments: str, model: Path = whole, out: str = "out") -> tuple[int, str, str]:
         status = 0
         try:
-            cli.main(["predict", *arguments, "-m", str(model), "-o", out])
+            main(["predict", *arguments, "-m", str(model), "-o", out])
         except SystemExit as ended:
             status = ended.code if isinstance(ended.code, int) else 1
             if isinstance(ended.code, str):
@@ -132,7 +132,7 @@ def test_a_damaged_photograph_is_named_and_the_others_are_done(run: Run) -> None
     Path("in/empty.png").touch()
     Path("in/notes.txt").write_text("not a picture, not looked at")
     status, said, errors = run("in")
-    assert status == cli.SKIPPED == 3
+    assert status == SKIPPED == 3
     assert "2 done, 2 skipped" in said
     first, second = errors.splitlines()
     assert first.startswith("dgkd: in/1.jpg: cannot be decoded (")
@@ -158,7 +158,7 @@ def test_odd_photographs_end_no_run(run: Run, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(command, "open_picture", read)
     status, said, errors = run("in", "in/*.NEF")
-    assert status == cli.SKIPPED
+    assert status == SKIPPED
     assert "in: files that are not read: 1 of .jxl, 1 of .nef\n" in said
     raw = "camera raw, which needs more: pip install 'dgkd[raw]'; skipped"
     assert errors.splitlines() == [
@@ -183,7 +183,7 @@ def test_an_unreadable_file_is_skipped(run: Run, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(Path, "read_bytes", read)
     status, _, errors = run("in")
-    assert status == cli.SKIPPED
+    assert status == SKIPPED
     assert errors == "dgkd: in/a.png: cannot be read (Permission denied); skipped\n"
 
 
@@ -284,7 +284,7 @@ def test_measured_depth_maps(run: Run, with_depth: Callable[..., Path]) -> None:
         Path("maps", name).parent.mkdir(parents=True, exist_ok=True)
         Path("maps", name).write_bytes(encode_depth(np.full((4, 4), 0.5)))
     status, _, errors = run("in", "--depth", "maps", model=model)
-    assert status == cli.SKIPPED
+    assert status == SKIPPED
     assert errors == (
         "dgkd: in/c.jpg: its depth map c.png: cannot be read (No such file or directory); skipped\n"
     )

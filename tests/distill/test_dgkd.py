@@ -5,7 +5,7 @@ import torch
 from support import cancelled_biases
 from torch import Tensor
 
-from dgkd_core.choices import PAIRS
+from dgkd_core.config.choices import PAIRS
 from dgkd_core.distill.dgkd import DGKD, class_maps
 from dgkd_core.distill.dist import dist_loss
 from dgkd_core.models.network import Output

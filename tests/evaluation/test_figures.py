@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from dgkd_core.data.pictures import voc_palette
-from dgkd_core.data.voc import CLASSES
+from dgkd_core.datasets.voc import CLASSES
 from dgkd_core.evaluation.figures import colour_heat, colour_mask, sheet
 
 TITLES = ("photo", "prediction", "truth")

@@ -15,13 +15,13 @@ from dgkd_core.data.manifest import Entry, Manifest, by_size
 from dgkd_core.data.pack import write_pack
 from dgkd_core.data.pictures import encode_depth, encode_mask, encode_rgb
 from dgkd_core.data.samples import Store
-from dgkd_core.evaluation.cams import class_maps, label_map
 from dgkd_core.evaluation.figures import colour_heat, colour_mask, sheet
 from dgkd_core.evaluation.inference import Protocol, View, run_group, score
 from dgkd_core.imaging.dense_crf import DenseCRF
 from dgkd_core.imaging.pamr import PAMR
-from dgkd_core.imaging.pseudo_labels import pseudo_label, sharpen_by_crf, sharpen_by_pamr
-from dgkd_core.models.registry import Spec, build
+from dgkd_core.models.registry import ModelConfig, build
+from dgkd_core.pseudo_labels.class_maps import class_maps, label_map
+from dgkd_core.pseudo_labels.refinement import pseudo_label, sharpen_by_crf, sharpen_by_pamr
 
 CPU = torch.device("cpu")
 SIZES = ((1, 1), (1, 40), (40, 1), (3, 500), (500, 3), (20, 30))
@@ -46,8 +46,8 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, dict[str, P
     return Manifest(CLASSES, tuple(entries)), {p.stem: p for p in folder.iterdir()}
 
 
-def _spec(kind: Literal["network", "segmenter"], backbone: str) -> Spec:
-    return Spec(kind, CLASSES, backbone, 8, 16, (2, 4, 6), "gated", "gain", frozen=False)
+def _spec(kind: Literal["network", "segmenter"], backbone: str) -> ModelConfig:
+    return ModelConfig(kind, CLASSES, backbone, 8, 16, (2, 4, 6), "gated", "gain", frozen=False)
 
 
 def _view(packs: dict[str, Path]) -> View:

@@ -12,7 +12,13 @@ from safetensors.torch import save, save_file
 from support import one_line
 from torch import Tensor, nn
 
-from dgkd_core.models.registry import Spec, build, build_encoder, first_weights, load_backbone
+from dgkd_core.models.registry import (
+    ModelConfig,
+    build,
+    build_encoder,
+    first_weights,
+    load_backbone,
+)
 
 
 def _perturbed(module: nn.Module) -> dict[str, Tensor]:
@@ -112,16 +118,18 @@ def test_first_weights(tmp_path: Path) -> None:
     state = _perturbed(net.net)  # type: ignore[arg-type]
     path.write_bytes(save(state))
     section = SimpleNamespace(weights=None, weights_sha256=None)
-    spec = Spec("network", ("a",), "timm:test_resnet", 8, 16, (1, 2, 3), "gated", "gain", False)
-    model = build(spec)
+    config = ModelConfig(
+        "network", ("a",), "timm:test_resnet", 8, 16, (1, 2, 3), "gated", "gain", False
+    )
+    model = build(config)
     before = copy.deepcopy(model.state_dict())
-    assert first_weights(model, spec, section) == []
+    assert first_weights(model, config, section) == []
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     section.weights = str(path)
-    known = first_weights(model, spec, section)
+    known = first_weights(model, config, section)
     assert [id(p) for p in known] == [id(p) for p in model.encoder.parameters()]
     for key, value in model.state_dict().items():
         inner = key.removeprefix("encoder.net.")
         assert torch.equal(value, state[inner] if key.startswith("encoder.") else before[key])
     section.weights_sha256 = "f" * 64
-    one_line(lambda: first_weights(model, spec, section), path)
+    one_line(lambda: first_weights(model, config, section), path)

@@ -22,20 +22,20 @@ from torch import Tensor
 from dgkd_core.convert.authors import convert_authors
 from dgkd_core.convert.checkpoint import read_state
 from dgkd_core.convert.mxnet import read_params
-from dgkd_core.errors import InputError
 from dgkd_core.models import registry
 from dgkd_core.models.registry import (
-    Spec,
+    ModelConfig,
     build,
     build_encoder,
     load_backbone,
     load_model,
-    read_spec,
+    read_model_config,
     save_model,
 )
-from dgkd_core.models.weights import read_tensors
+from dgkd_core.runtime.errors import InputError
+from dgkd_core.runtime.tensors import read_tensors
 
-SPEC = Spec(
+SPEC = ModelConfig(
     kind="segmenter",
     classes=("cat", "dog"),
     backbone="timm:test_resnet",
@@ -72,9 +72,9 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Where each network was built: on ``meta`` it takes no memory."""
     places: list[str] = []
 
-    def build_and_note(spec: Spec) -> Any:
+    def build_and_note(config: ModelConfig) -> Any:
         places.append(torch.empty(0).device.type)
-        return build(spec)
+        return build(config)
 
     monkeypatch.setattr(registry, "build", build_and_note)
     return places
@@ -346,11 +346,11 @@ def test_mutated_model_jsons_load_or_are_one_line(folder: Path) -> None:
     for mutated in _mutations(content, 40, len(content)):
         path.write_bytes(mutated)
         try:
-            spec = read_spec(folder)
+            config = read_model_config(folder)
         except InputError as error:
             lines.append(str(error))
         else:
-            assert 1 <= spec.width <= 1024
+            assert 1 <= config.width <= 1024
     assert all(line.isprintable() and str(path) in line for line in lines)
     assert len(lines) > 100
 

@@ -6,9 +6,10 @@ import torch.nn.functional as F
 from support import cancelled_biases
 from torch import Tensor, nn
 
+from dgkd_core.config.choices import MEAN, STD
 from dgkd_core.models.encoder import Encoder
 from dgkd_core.models.head import class_scores, mask_loss
-from dgkd_core.models.network import MEAN, STD, Network, Output, Segmenter, normalise
+from dgkd_core.models.network import Network, Output, Segmenter, normalise
 from dgkd_core.models.registry import build_encoder
 
 RATES = (1, 2, 3)

@@ -16,22 +16,22 @@ from safetensors.torch import save_file
 from support import one_line
 from torch import nn
 
-from dgkd_core.errors import InputError
 from dgkd_core.models.network import Network, Segmenter
 from dgkd_core.models.registry import (
-    Spec,
+    ModelConfig,
     build,
     build_encoder,
     first_weights,
     inherit,
     load_model,
-    read_spec,
+    read_model_config,
     read_tensors,
     save_model,
 )
 from dgkd_core.models.wide_resnet import WideResNet38
+from dgkd_core.runtime.errors import InputError
 
-SPEC = Spec(
+SPEC = ModelConfig(
     kind="network",
     classes=("cat", "dog"),
     backbone="timm:test_resnet",
@@ -44,9 +44,9 @@ SPEC = Spec(
 )
 
 
-def _model(spec: Spec = SPEC, seed: int = 0) -> Network | Segmenter:
+def _model(config: ModelConfig = SPEC, seed: int = 0) -> Network | Segmenter:
     torch.manual_seed(seed)
-    model = build(spec)
+    model = build(config)
     with torch.no_grad():
         for value in model.state_dict().values():
             if value.is_floating_point():
@@ -63,11 +63,11 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("kind", ["network", "segmenter"])
 @pytest.mark.parametrize("dgf2", ["off", "paper", "gated"])
 def test_there_and_back_to_the_bit(tmp_path: Path, kind: str, dgf2: str) -> None:
-    spec = replace(SPEC, kind=kind, dgf2=dgf2)
-    model = _model(spec)
-    save_model(tmp_path / "m", model, spec)
+    config = replace(SPEC, kind=kind, dgf2=dgf2)
+    model = _model(config)
+    save_model(tmp_path / "m", model, config)
     loaded, found = load_model(tmp_path / "m")
-    assert found == spec
+    assert found == config
     assert not loaded.training
     state, again = model.state_dict(), loaded.state_dict()
     assert list(state) == list(again)
@@ -82,9 +82,9 @@ def test_the_bytes_are_stable(tmp_path: Path) -> None:
     model = _model()
     save_model(tmp_path / "a", model, SPEC)
     save_model(tmp_path / "b", model, SPEC)
-    loaded, spec = load_model(tmp_path / "a")
-    save_model(tmp_path / "c", loaded, spec)
-    save_model(tmp_path / "a", loaded.to(memory_format=torch.channels_last), spec)
+    loaded, config = load_model(tmp_path / "a")
+    save_model(tmp_path / "c", loaded, config)
+    save_model(tmp_path / "a", loaded.to(memory_format=torch.channels_last), config)
     for name in ("model.safetensors", "model.json"):
         contents = {(tmp_path / k / name).read_bytes() for k in "abc"}
         assert len(contents) == 1
@@ -93,8 +93,8 @@ def test_the_bytes_are_stable(tmp_path: Path) -> None:
 
 
 def test_frozen_is_rebuilt(tmp_path: Path) -> None:
-    spec = replace(SPEC, frozen=True)
-    save_model(tmp_path / "m", _model(spec), spec)
+    config = replace(SPEC, frozen=True)
+    save_model(tmp_path / "m", _model(config), config)
     loaded, _ = load_model(tmp_path / "m")
     loaded.train()
     norms = [m for m in loaded.encoder.modules() if isinstance(m, nn.BatchNorm2d)]
@@ -107,10 +107,12 @@ def test_spec_of_a_section() -> None:
     section = SimpleNamespace(
         backbone="resnet18", output_stride=16, width=32, aspp_rates=[1, 2, 3], weights="imagenet"
     )
-    spec = Spec.of(section, "network", ("a",), dgf2="off", exposure="none")
-    assert spec == Spec("network", ("a",), "resnet18", 16, 32, (1, 2, 3), "off", "none", True)
+    config = ModelConfig.of(section, "network", ("a",), dgf2="off", exposure="none")
+    assert config == ModelConfig(
+        "network", ("a",), "resnet18", 16, 32, (1, 2, 3), "off", "none", True
+    )
     section.weights = None
-    assert not Spec.of(section, "network", ("a",), dgf2="off", exposure="none").frozen
+    assert not ModelConfig.of(section, "network", ("a",), dgf2="off", exposure="none").frozen
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "timm:resnet10t"])
@@ -124,9 +126,9 @@ def test_imagenet_weights_that_cannot_be_fetched_are_told_in_a_line(
     monkeypatch.setattr("torchvision.models._api.WeightsEnum.get_state_dict", refuse)
     monkeypatch.setattr("timm.create_model", refuse)
     section = SimpleNamespace(weights="imagenet", weights_sha256=None)
-    spec = replace(SPEC, backbone=backbone)
+    config = replace(SPEC, backbone=backbone)
     one_line(
-        lambda: first_weights(model, spec, section),
+        lambda: first_weights(model, config, section),
         f"model.weights is imagenet: those of {backbone} cannot be fetched",
         "(no route to the library), expected a network connection, or a local file",
     )
@@ -303,7 +305,7 @@ def test_a_wrong_model_json_isone_line(folder: Path, change: dict[str, Any]) -> 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "3", "{}", '"network"'])
 def test_a_model_json_that_is_no_spec(folder: Path, text: str) -> None:
     (folder / "model.json").write_text(text)
-    one_line(lambda: read_spec(folder), folder / "model.json")
+    one_line(lambda: read_model_config(folder), folder / "model.json")
 
 
 def test_a_model_json_with_a_key_less_or_missing(folder: Path) -> None:

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from support import ROOT
 
-from dgkd_core.data.voc import CLASSES
-from dgkd_core.params import load_params
+from dgkd_core.config.params import load_params
+from dgkd_core.datasets.voc import CLASSES
 from dgkd_core.report.page import render
 from dgkd_core.report.run import read_run
 

@@ -18,11 +18,11 @@ import report
 from PIL import Image
 from support import ROOT, one_line
 
-from dgkd_core.params import load_params
-from dgkd_core.presets import apply_preset
+from dgkd_core.config.params import load_params
+from dgkd_core.config.presets import apply_preset
 from dgkd_core.report.page import command
 from dgkd_core.report.run import settings_of
-from dgkd_core.state import State
+from dgkd_core.runtime.state import State
 
 Page = Callable[[], str]
 

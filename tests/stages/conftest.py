@@ -12,7 +12,7 @@ from ranks import forked_ranks, remember_weights, well
 from ruamel.yaml import YAML
 from support import CHAIN, copy_project
 
-from dgkd_core.state import outputs
+from dgkd_core.runtime.state import outputs
 
 MORE = {  # long enough to be killed several times
     "depth_model": {"iterations": 8},

@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 import torch
 
+from dgkd_core.config.presets import apply_preset
+from dgkd_core.data.exposure import expose
 from dgkd_core.data.manifest import Entry, read_manifest
 from dgkd_core.data.pack import Pack
 from dgkd_core.data.pictures import decode_array, decode_depth, decode_mask
 from dgkd_core.data.samples import Store, whole_depths, whole_pictures
-from dgkd_core.evaluation.cams import class_maps
 from dgkd_core.evaluation.inference import infer
 from dgkd_core.imaging.dense_crf import DenseCRF
-from dgkd_core.imaging.exposure import expose
 from dgkd_core.imaging.pamr import PAMR
-from dgkd_core.imaging.pseudo_labels import pseudo_label, sharpen_by_crf, sharpen_by_pamr
 from dgkd_core.models.registry import load_model
-from dgkd_core.presets import apply_preset
+from dgkd_core.pseudo_labels.class_maps import class_maps
+from dgkd_core.pseudo_labels.refinement import pseudo_label, sharpen_by_crf, sharpen_by_pamr
 from dgkd_core.training import loop
 
 pytestmark = pytest.mark.slow
@@ -49,8 +49,8 @@ def _maps(id_: str) -> np.ndarray:
 def _expected(entry: Entry, source: str) -> np.ndarray:
     masks, store = [], Store()
     if source in ("student", "mean"):
-        student, spec = load_model("artifacts/student")
-        dark = whole_pictures([entry], store, DARK, spec.exposure, dark=True)
+        student, config = load_model("artifacts/student")
+        dark = whole_pictures([entry], store, DARK, config.exposure, dark=True)
         depth = whole_depths([entry], store, DEPTH)
         masks.append(infer(student, dark, depth, [1.0], True)[0][0])
     if source in ("teacher", "mean"):

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dgkd_core.config.presets import apply_preset
 from dgkd_core.data.manifest import Entry, Manifest, write_manifest
 from dgkd_core.data.pack import Pack, write_pack
 from dgkd_core.data.pictures import decode_rgb, encode_rgb
-from dgkd_core.presets import apply_preset
 
 SIZES = ((1, 1), (1, 60), (60, 1), (9, 14), (24, 20))
 NAMES = [f"p{i}" for i in range(20)]  # more than the chunks of eight that a worker takes

@@ -14,17 +14,17 @@ from PIL import Image
 from ruamel.yaml import YAML
 from support import one_line, read_live
 
-from dgkd_core.data import scenes
+from dgkd_core.config.presets import apply_preset
 from dgkd_core.data.manifest import read_manifest
 from dgkd_core.data.pack import Pack
 from dgkd_core.data.pictures import decode_mask, decode_rgb
-from dgkd_core.errors import InputError
-from dgkd_core.imaging.lowlight import darken_simple, picture_rng
-from dgkd_core.presets import apply_preset
-from dgkd_core.state import State, outputs
+from dgkd_core.lowlight.synthesis import darken_simple, picture_rng
+from dgkd_core.runtime.errors import InputError
+from dgkd_core.runtime.state import State, outputs
+from dgkd_core.scenes import drawing
 
 pytestmark = pytest.mark.slow
-CLASSES = list(scenes.CLASSES)
+CLASSES = list(drawing.CLASSES)
 UP_TO_DEPTH = ("prepare", "darken", "depth_model", "depth_adapt", "depth")
 AFTER_TEACHER = ("distill", "cam", "refine", "segment", "evaluate", "report")
 DARK = {"alpha": (0.9, 1.0), "beta": (0.05, 0.08), "gamma": (1.0, 1.2), "noise": 0.002}
@@ -36,7 +36,7 @@ def make(root: Path, kinds: tuple[str, ...], masks: bool = True, count: int = 8)
     for name in ("normal", "dark", "masks"):
         (root / name).mkdir(parents=True)
     for index in range(count):
-        scene, id_ = scenes.render(3, "mine", index, 48), f"é {index}"
+        scene, id_ = drawing.render(3, "mine", index, 48), f"é {index}"
         split = "val" if index % 4 == 3 else "train"
         night = darken_simple(scene.image, picture_rng(0, id_), **DARK)
         if "normal" in kinds:
@@ -45,7 +45,7 @@ def make(root: Path, kinds: tuple[str, ...], masks: bool = True, count: int = 8)
             Image.fromarray(night.image).save(root / "dark" / f"{id_}.png")
         if masks and split == "val":
             Image.fromarray(scene.mask).save(root / "masks" / f"{id_}.png")
-        labels = ";".join(scenes.CLASSES[k - 1] for k in scene.labels)
+        labels = ";".join(drawing.CLASSES[k - 1] for k in scene.labels)
         rows.append(f"{id_},{labels},{split}")
     (root / "labels.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     return root
@@ -259,7 +259,7 @@ def test_further_test_sets(
 ) -> None:
     import testset
 
-    from dgkd_core.params import load_params
+    from dgkd_core.config.params import load_params
 
     make(project / "night", ("dark",), count=8)
     for path in (project / "night" / "dark").iterdir():

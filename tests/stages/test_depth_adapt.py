@@ -12,13 +12,13 @@ import pytest
 import torch
 from support import one_line, read_live
 
+from dgkd_core.config.presets import apply_preset
+from dgkd_core.data.exposure import expose_8bit
 from dgkd_core.data.manifest import read_manifest, write_manifest
 from dgkd_core.data.pack import Pack, write_pack
 from dgkd_core.data.pictures import decode_depth, decode_rgb, encode_depth, encode_rgb
-from dgkd_core.files import sha256
-from dgkd_core.imaging.exposure import expose_8bit
-from dgkd_core.models.depth import estimate, load_dpt, to_unit
-from dgkd_core.presets import apply_preset
+from dgkd_core.depth.dpt import estimate, load_dpt, to_unit
+from dgkd_core.runtime.files import sha256
 
 Run = Callable[..., None]
 PREPARED, DARK = Path("artifacts/prepare"), Path("artifacts/darken/dark.zip")

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dgkd_core.config.presets import apply_preset
 from dgkd_core.data.manifest import read_manifest
 from dgkd_core.data.pack import Pack
 from dgkd_core.data.pictures import decode_depth
-from dgkd_core.errors import InputError
-from dgkd_core.presets import apply_preset
+from dgkd_core.runtime.errors import InputError
 
 
 def _ramp(height: int, width: int) -> np.ndarray:

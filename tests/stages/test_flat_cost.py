@@ -17,16 +17,16 @@ import torch
 from ruamel.yaml import YAML
 from support import copy_project
 
-from dgkd_core.data import scenes
+from dgkd_core.config.params import load_params
 from dgkd_core.data.manifest import read_manifest
 from dgkd_core.data.pack import PackWriter
 from dgkd_core.data.pictures import encode_depth, encode_mask, encode_rgb
 from dgkd_core.evaluation.scores import Confusion
-from dgkd_core.files import write_json
-from dgkd_core.journal import Journal
-from dgkd_core.models.registry import Spec, build, save_model
-from dgkd_core.params import load_params
-from dgkd_core.state import State
+from dgkd_core.models.registry import ModelConfig, build, save_model
+from dgkd_core.runtime.files import write_json
+from dgkd_core.runtime.result_cache import ResultCache
+from dgkd_core.runtime.state import State
+from dgkd_core.scenes import drawing
 
 STAGES = ("prepare", "darken", "depth", "cam", "refine", "evaluate")
 SIDE = 112  # pixels of a picture: decoded it takes 37 KiB, its mask 12 KiB
@@ -57,7 +57,7 @@ class Scale:
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.held = self.tensors = 0
-        for owner, name in ((Journal, "put"), (PackWriter, "add"), (Confusion, "add")):
+        for owner, name in ((ResultCache, "put"), (PackWriter, "add"), (Confusion, "add")):
             patch.setattr(owner, name, self._after(getattr(owner, name), name == "put"))
 
     def _after(self, method: Callable[..., None], tensors: bool) -> Callable[..., None]:
@@ -117,12 +117,12 @@ def write_pictures(count: int) -> None:
     depth = encode_depth(np.random.default_rng(0).random((SIDE, SIDE)))
     for split in ("train", "val"):
         for index in range(count):
-            scene = scenes.render(0, split, index % FEW, SIDE)
+            scene = drawing.render(0, split, index % FEW, SIDE)
             name = f"{split}_{index}"
             (root / "normal" / f"{name}.png").write_bytes(encode_rgb(scene.image))
             (root / "masks" / f"{name}.png").write_bytes(encode_mask(scene.mask))
             (root / "depth" / f"{name}.png").write_bytes(depth)
-            rows.append(f"{name},{';'.join(scenes.CLASSES[i - 1] for i in scene.labels)},{split}")
+            rows.append(f"{name},{';'.join(drawing.CLASSES[i - 1] for i in scene.labels)},{split}")
     (root / "labels.csv").write_text("\n".join(rows) + "\n")
 
 
@@ -135,7 +135,7 @@ def costs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Cost, Cos
         patch.setenv("DGKD_WORKERS", "1")
         yaml, path = YAML(), Path("params.yaml")
         values = yaml.load(path)
-        values["data"] |= {"kind": "folder", "root": "data/photos", "classes": [*scenes.CLASSES]}
+        values["data"] |= {"kind": "folder", "root": "data/photos", "classes": [*drawing.CLASSES]}
         values["data"]["depth_root"] = "data/photos/depth"
         values["depth"]["model"] = "given"
         values["evaluate"]["flip"] = values["cam"]["flip"] = False
@@ -150,8 +150,10 @@ def costs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Cost, Cos
             ("segmenter", "segmenter"),
         ):
             dgf2 = "off" if name == "teacher" else model.dgf2
-            spec = Spec.of(model, kind, scenes.CLASSES, dgf2=dgf2, exposure=model.exposure)
-            save_model(Path("artifacts", name), build(spec), spec)
+            config = ModelConfig.of(
+                model, kind, drawing.CLASSES, dgf2=dgf2, exposure=model.exposure
+            )
+            save_model(Path("artifacts", name), build(config), config)
         runs = []
         for count in (1, FEW, MANY):
             write_pictures(count)

@@ -12,15 +12,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import _train
 import pytest
 import torch
 from dvclive import Live
 from dvclive.plots import Metric
 from forked import Workplace, at_call, bytes_below, forked, kill_me, same_bytes
 
-from dgkd_core import journal as journal_module
-from dgkd_core.state import Journal, State, outputs
+import dgkd_core.training.fit as _train
+from dgkd_core.runtime import result_cache
+from dgkd_core.runtime.state import ResultCache, State, outputs
 from dgkd_core.training import loop
 
 pytestmark = pytest.mark.slow
@@ -73,11 +73,14 @@ def killers(rng: random.Random) -> list[tuple[str, Kill]]:
     rng.shuffle(during)
     return [
         (f"value {g} of the curve", partial(at_call, Metric, "dump", g, half_a_row, after=True)),
-        ("while it is scored on the way", partial(at_call, Journal, "put", 1, kill_me, after=True)),
+        (
+            "while it is scored on the way",
+            partial(at_call, ResultCache, "put", 1, kill_me, after=True),
+        ),
         *during,
         ("before the model is written", partial(at_call, _train, "save_model", 1, kill_me)),
         ("between model and score", partial(at_call, _train, "score", 1, kill_me)),
-        ("while it is scored", partial(at_call, Journal, "put", 1, kill_me, after=True)),
+        ("while it is scored", partial(at_call, ResultCache, "put", 1, kill_me, after=True)),
         ("before the curve's end", partial(at_call, Live, "end", 1, kill_me)),
         ("before the metrics", partial(at_call, _train, "write_metrics", 1, kill_me)),
         ("before the state is removed", partial(at_call, shutil, "rmtree", 1, kill_me)),
@@ -138,11 +141,11 @@ def test_stages_of_many_files_go_on_with_what_is_missing(
     folder = before(stage)
 
     def at_once() -> None:
-        journal_module.COMMIT_SECONDS = -1.0  # what is put is there
+        result_cache.COMMIT_SECONDS = -1.0  # what is put is there
 
     def third() -> None:
         at_once()
-        at_call(Journal, "put", 3, kill_me, after=True)
+        at_call(ResultCache, "put", 3, kill_me, after=True)
 
     kills = 0
     while (ended := forked(folder, stage, third)).killed:
@@ -159,14 +162,14 @@ def test_stages_of_many_files_go_on_with_what_is_missing(
         at_call(sys.modules[stage], "write_metrics", 1, kill_me)
 
     assert forked(folder, stage, at_the_end).killed
-    put = Journal.put
+    put = ResultCache.put
 
-    def never(journal: Journal, rows: Any) -> None:
+    def never(cache: ResultCache, rows: Any) -> None:
         if list(rows):
             raise AssertionError("made again")
-        put(journal, rows)
+        put(cache, rows)
 
-    ended = forked(folder, stage, partial(setattr, Journal, "put", never))
+    ended = forked(folder, stage, partial(setattr, ResultCache, "put", never))
     assert ended.status == 0, ended.output
     same_bytes(folder, unbroken, stage)
 

@@ -13,11 +13,11 @@ import pytest
 import yaml
 from support import ROOT
 
+from dgkd_core.config.params import load_params
+from dgkd_core.config.presets import apply_preset
 from dgkd_core.deploy.folder import portable, read_run, read_settings
-from dgkd_core.files import sha256, write_json
-from dgkd_core.models.registry import read_spec
-from dgkd_core.params import load_params
-from dgkd_core.presets import apply_preset
+from dgkd_core.models.registry import read_model_config
+from dgkd_core.runtime.files import sha256, write_json
 
 MODEL = Path("artifacts/model")
 
@@ -62,7 +62,7 @@ def test_what_the_folder_holds(copy: Path) -> None:
     }
     scores = json.loads(Path("metrics/evaluate.json").read_text())["segmenter"]
     assert {kind: score.miou for kind, score in run.scores.items()} == scores
-    assert set(run.scores["dark"].iou) == {"background", *read_spec(MODEL).classes}
+    assert set(run.scores["dark"].iou) == {"background", *read_model_config(MODEL).classes}
     assert read_settings(MODEL).batch == load_params().evaluate.batch
 
 
@@ -96,7 +96,7 @@ def test_the_card_s_head_is_the_hub_s_yaml(copy: Path) -> None:
     results = values["model-index"][0]["results"]
     scored = {kind: score.miou for kind, score in read_run(MODEL).scores.items()}
     assert [result["metrics"][0]["value"] for result in results] == list(scored.values())
-    for name in read_spec(MODEL).classes:
+    for name in read_model_config(MODEL).classes:
         assert f"| {name} |" in body
 
 
@@ -104,10 +104,10 @@ def test_the_card_s_head_is_the_hub_s_yaml(copy: Path) -> None:
 @pytest.mark.parametrize("source", ["scenes", "given", "gradient", "nobody/dpt"])
 def test_where_depth_comes_from(copy: Path, source: str) -> None:
     write_json("artifacts/depth_model/source.json", {"model": source})
-    spec = read_spec("artifacts/segmenter")
+    config = read_model_config("artifacts/segmenter")
     expected = source if source in ("given", "gradient") else "dpt"
-    assert package.depth_kind(spec) == expected
-    assert package.depth_kind(replace(spec, dgf2="off")) == "off"
+    assert package.depth_kind(config) == expected
+    assert package.depth_kind(replace(config, dgf2="off")) == "off"
 
 
 def test_paths_stay_at_home(project: Path) -> None:

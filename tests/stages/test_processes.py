@@ -28,12 +28,12 @@ from ruamel.yaml import YAML
 from safetensors.torch import load_file
 from support import read_live
 
-from dgkd_core import journal as journal_module
 from dgkd_core.data.manifest import read_manifest
 from dgkd_core.data.pack import Pack
-from dgkd_core.files import write_json
-from dgkd_core.stage import alone, run
-from dgkd_core.state import Journal, outputs
+from dgkd_core.pipeline.stage import alone, run
+from dgkd_core.runtime import result_cache
+from dgkd_core.runtime.files import write_json
+from dgkd_core.runtime.state import ResultCache, outputs
 from dgkd_core.training import loop
 
 pytestmark = pytest.mark.slow
@@ -143,14 +143,14 @@ def test_damaged_depth_maps_in_different_shares_are_all_named(before: Workplace)
 
 
 def _at_once(rank: int) -> None:
-    journal_module.COMMIT_SECONDS = -1.0  # what is put is there
+    result_cache.COMMIT_SECONDS = -1.0  # what is put is there
 
 
 def _dies_at(number: int, who: int, rank: int) -> None:
     """The process ``who`` is killed after it has put so many pieces."""
     _at_once(rank)
     if rank == who:
-        at_call(Journal, "put", number, kill_me, after=True)
+        at_call(ResultCache, "put", number, kill_me, after=True)
 
 
 @pytest.mark.parametrize("who", [0, 1])

@@ -15,7 +15,7 @@ from forked import Ended, Workplace, at_call, forked, kill_me, same_bytes, writt
 from ruamel.yaml import YAML
 from support import CHAIN, ROOT
 
-from dgkd_core.state import outputs
+from dgkd_core.runtime.state import outputs
 from dgkd_core.training import loop
 
 pytestmark = pytest.mark.slow

@@ -54,7 +54,7 @@ def test_every_parameter_stands_on_its_page_and_on_those_of_its_readers() -> Non
 
 
 def test_a_changed_meaning_is_told_and_mended(project: Path) -> None:
-    sections = project / "dgkd_core/sections.py"
+    sections = project / "dgkd_core/config/schema.py"
     text = sections.read_text()
     sections.write_text(text.replace("average with the mirrored picture", "look into a mirror"))
     done = _tool(project, "--check")

@@ -9,7 +9,7 @@ import pytest
 from ruamel.yaml import YAML
 from support import ROOT, one_line
 
-from dgkd_core.params import validate
+from dgkd_core.config.params import validate
 from tools.sweeps.__main__ import main
 from tools.sweeps.plan import HEADINGS, commands, read_plan
 

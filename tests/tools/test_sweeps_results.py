@@ -15,8 +15,8 @@ from matplotlib.colors import to_rgb
 from support import ROOT
 from tables import make_table
 
-from dgkd_core.machine import machine
-from dgkd_core.parallel import cores
+from dgkd_core.runtime.machine import machine
+from dgkd_core.runtime.parallel import cores
 from tools.sweeps.compare import best, difference
 from tools.sweeps.figures import COLOURS, INK, STYLE, draw, points, write_figure
 from tools.sweeps.plan import Plan, Plot, read_plan

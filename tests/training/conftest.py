@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dgkd_core import state as state_module
+from dgkd_core.runtime import state as state_module
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from support import from_step
 from torch import Tensor, nn
 
-from dgkd_core.models.depth import small_dpt
+from dgkd_core.depth.dpt import small_dpt
 from dgkd_core.training.adapt import (
     SCALES,
     adaptation_step,

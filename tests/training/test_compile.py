@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from dgkd_core.errors import InputError
+from dgkd_core.runtime.errors import InputError
 from dgkd_core.training.loop import Batch, Losses, Recipe, train
 
 CPU = torch.device("cpu")

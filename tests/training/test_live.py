@@ -20,8 +20,8 @@ from ranks import as_ranks
 from support import from_step, one_line, read_live
 from torch import Tensor, nn
 
-from dgkd_core import world
-from dgkd_core.state import State
+from dgkd_core.runtime import distributed
+from dgkd_core.runtime.state import State
 from dgkd_core.training.live import live_curve
 from dgkd_core.training.loop import Batch, Losses, Recipe, Validation, train
 
@@ -32,7 +32,7 @@ ROWS = (
     {"step": 150, "miou": 41.0},
     {"step": 1_234_567, "lr": 0.1, "cls": 1e-9, "kd_map": 0.5},
 )
-Tell = Callable[[Mapping[str, float]], None]
+Log = Callable[[Mapping[str, float]], None]
 
 
 class Broken(Exception):
@@ -56,9 +56,9 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _told(rows: tuple[dict[str, float], ...] = ROWS) -> dict[str, str]:
-    with live_curve("toy") as tell:
+    with live_curve("toy") as log:
         for row in rows:
-            tell(row)
+            log(row)
     return bytes_below(Path("metrics"))
 
 
@@ -75,9 +75,9 @@ def test_a_file_for_every_value_with_six_digits(here: Path) -> None:
 
 
 def test_a_row_is_there_as_soon_as_it_is_told(here: Path) -> None:
-    with live_curve("toy") as tell:
+    with live_curve("toy") as log:
         for count, row in enumerate(ROWS, 1):
-            tell(row)
+            log(row)
             found = read_live(here, "toy")
             assert {step for values in found.values() for step in values} == {
                 earlier["step"] for earlier in ROWS[:count]
@@ -129,7 +129,7 @@ def test_only_the_first_of_several_processes_writes(here: Path) -> None:
 
     def rank(number: int) -> None:
         Path(str(number)).mkdir()
-        with world.joined():
+        with distributed.process_group():
             os.chdir(str(number))
             _told()
 
@@ -161,7 +161,7 @@ class Moody(nn.Module):
 def _run(
     validation: Callable[[Moody], Validation] | None = None,
     state: State | None = None,
-    tell: Tell | None = None,
+    log: Log | None = None,
 ) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
     torch.manual_seed(4)
     np.random.seed(4)  # noqa: NPY002
@@ -171,7 +171,7 @@ def _run(
     curve = train(
         *("toy", model.losses, from_step(data), [model], RECIPE, CPU),
         state=state,
-        tell=tell,
+        log=log,
         validation=wanted,
     )
     return curve, model.state_dict()
@@ -226,12 +226,12 @@ def test_a_run_that_broke_while_it_was_scored_goes_on_with_the_score(
 ) -> None:
     """No step is trained again: the state was saved before. Its files are those of one run."""
     monkeypatch.setenv("DGKD_SAVE_EVERY", "100000")
-    with live_curve("toy") as tell:
-        curve, weights = _run(_scoring, tell=tell)
+    with live_curve("toy") as log:
+        curve, weights = _run(_scoring, log=log)
     expected = bytes_below(Path("metrics"))
     state = State("toy")
-    with pytest.raises(Broken), live_curve("toy") as tell:
-        _run(lambda model: _scoring(model, stop=stop), state, tell)
+    with pytest.raises(Broken), live_curve("toy") as log:
+        _run(lambda model: _scoring(model, stop=stop), state, log)
     assert state.close(succeeded=False)
     trained: list[int] = []
     losses = Moody.losses
@@ -241,8 +241,8 @@ def test_a_run_that_broke_while_it_was_scored_goes_on_with_the_score(
         return losses(model, batch, i)
 
     monkeypatch.setattr(Moody, "losses", counted)
-    with live_curve("toy") as tell:
-        again, same_weights = _run(_scoring, State("toy"), tell)
+    with live_curve("toy") as log:
+        again, same_weights = _run(_scoring, State("toy"), log)
     assert trained == list(range(stop, 12))
     assert again == curve
     assert _same(same_weights, weights)

@@ -12,7 +12,7 @@ from support import from_step
 from torch import Tensor, nn
 
 from dgkd_core.data.samples import Positions
-from dgkd_core.errors import InputError
+from dgkd_core.runtime.errors import InputError
 from dgkd_core.training.loop import (
     Batch,
     Losses,

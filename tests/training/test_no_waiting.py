@@ -14,10 +14,10 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
+from dgkd_core.config.params import load_params
 from dgkd_core.distill.dgkd import DGKD
 from dgkd_core.imaging.pamr import PAMR
-from dgkd_core.models.registry import Spec, build
-from dgkd_core.params import load_params
+from dgkd_core.models.registry import ModelConfig, build
 from dgkd_core.training.loop import Batch, Recipe, Step, _Watch
 from dgkd_core.training.student import freeze_what_nothing_compares, student_step
 from dgkd_core.training.supervised import segmenter_step
@@ -28,7 +28,7 @@ PAIR = PAMR(iterations=2, dilations=(1, 2))
 
 
 def network(kind: str, **choices: str) -> Any:
-    return build(Spec.of(load_params().model, kind, CLASSES, **choices))
+    return build(ModelConfig.of(load_params().model, kind, CLASSES, **choices))
 
 
 def fake_batch() -> Batch:

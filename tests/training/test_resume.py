@@ -15,10 +15,10 @@ import torch
 from support import from_step
 from torch import Tensor, nn
 
-from dgkd_core import state as state_module
-from dgkd_core.errors import InputError
-from dgkd_core.interrupt import Interrupted, listening
-from dgkd_core.state import State
+from dgkd_core.runtime import state as state_module
+from dgkd_core.runtime.errors import InputError
+from dgkd_core.runtime.signals import Interrupted, listening
+from dgkd_core.runtime.state import State
 from dgkd_core.training import loop
 from dgkd_core.training.loop import Batch, Losses, Precision, Recipe, train
 

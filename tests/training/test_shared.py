@@ -17,17 +17,17 @@ from support import from_step
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
-from dgkd_core import world
-from dgkd_core.choices import PAIRS
+from dgkd_core.config.choices import PAIRS
 from dgkd_core.distill.dgkd import DGKD
 from dgkd_core.distill.dist import dist_loss
-from dgkd_core.errors import InputError
 from dgkd_core.imaging.pamr import PAMR
-from dgkd_core.interrupt import Interrupted, listening
 from dgkd_core.models.network import Network, Segmenter
 from dgkd_core.models.registry import build_encoder
 from dgkd_core.models.wide_resnet import Bottleneck
-from dgkd_core.state import State
+from dgkd_core.runtime import distributed
+from dgkd_core.runtime.errors import InputError
+from dgkd_core.runtime.signals import Interrupted, listening
+from dgkd_core.runtime.state import State
 from dgkd_core.training.loop import Batch, Recipe, train
 from dgkd_core.training.shared import on_whole_batches
 from dgkd_core.training.student import freeze_what_nothing_compares, student_step
@@ -68,7 +68,7 @@ def _compare(make: Callable[[], nn.Module], x: Tensor, count: int = 2) -> None:
     def body() -> Found:
         module = make()
         on_whole_batches(module, CPU)
-        return _through(module, x, world.part_of(len(x)))
+        return _through(module, x, distributed.batch_shard(len(x)))
 
     whole = _through(make(), x, slice(None))
     parts = together(count, body)
@@ -121,7 +121,7 @@ def test_batch_norm_in_single_precision_does_not_suffer_from_a_large_mean() -> N
     def body() -> Tensor:
         norm = nn.BatchNorm2d(6)
         on_whole_batches(norm, CPU)
-        return norm(x[world.part_of(6)]).detach()
+        return norm(x[distributed.batch_shard(6)]).detach()
 
     expected = nn.BatchNorm2d(6).double()(x.double()).float()
     torch.testing.assert_close(torch.cat(together(2, body)), expected, rtol=1e-3, atol=1e-3)
@@ -176,7 +176,7 @@ def _averaged(
     DistributedDataParallel averages it: 1 / count of the gradient of every process's loss."""
 
     def body() -> tuple[float, Tensor]:
-        parts = [whole[world.part_of(len(whole))] for whole in wholes]
+        parts = [whole[distributed.batch_shard(len(whole))] for whole in wholes]
         x = parts[0].clone().requires_grad_()
         value = loss(x, *parts[1:])
         (gradient,) = torch.autograd.grad(value, x)
@@ -314,7 +314,7 @@ def _trained(setup: str, count: int) -> tuple[list[dict[str, float]], list[dict[
     step, modules = SETUPS[setup]()
     for module in modules:
         module.double()
-    part = world.part_of(4)
+    part = distributed.batch_shard(4)
     batches = [{name: x[part] for name, x in batch.items()} for batch in _batches()]
     torch.manual_seed(3)
     curve = train("toy", step, lambda first: iter(batches[first:]), modules, RECIPE, CPU)
@@ -351,7 +351,7 @@ def _long(stop_at: int, state: State | None) -> list[dict[str, float]]:
     def step(batch: Batch, i: int) -> dict[str, Tensor]:
         if i + 1 == stop_at:
             signal.raise_signal(signal.SIGTERM)
-        mine = torch.tensor([0.1, 0.7, 2.3, 5.9, 11.1, 20.3])[world.part_of(6)].mean()
+        mine = torch.tensor([0.1, 0.7, 2.3, 5.9, 11.1, 20.3])[distributed.batch_shard(6)].mean()
         return {"a": module.weight.sum() * 0 + mine * (i + 1), "b": module.bias.sum()}
 
     def batches(first: int) -> Iterator[Batch]:
@@ -365,9 +365,13 @@ def _stopped(count: int, at: int) -> list[Any]:
     """What `_long` returns in each process; None where it was stopped after that step."""
 
     def body() -> Any:
-        state = State("toy", None, Path(world.tell("")) if not world.first() else None)
-        if world.first() and world.size() > 1:
-            world.tell(str(state.folder))
+        state = State(
+            "toy",
+            None,
+            Path(distributed.broadcast("")) if not distributed.is_main_process() else None,
+        )
+        if distributed.is_main_process() and distributed.world_size() > 1:
+            distributed.broadcast(str(state.folder))
         curve, finished = None, False
         with listening(), suppress(Interrupted):
             curve, finished = _long(at, state), True
@@ -408,7 +412,7 @@ def _said_by_both(step: Callable[[nn.Linear, int], dict[str, Tensor]]) -> str:
 
 def test_a_loss_that_is_not_finite_in_one_process_ends_all_with_the_same_words() -> None:
     def step(module: nn.Linear, i: int) -> dict[str, Tensor]:
-        bad = math.nan if i == 2 and not world.first() else 1.0
+        bad = math.nan if i == 2 and not distributed.is_main_process() else 1.0
         return {"fine": module.weight.sum() * 0, "kd_map": module.bias.sum() * 0 + bad}
 
     assert _said_by_both(step).startswith("step 3: loss kd_map is not finite")
@@ -417,7 +421,7 @@ def test_a_loss_that_is_not_finite_in_one_process_ends_all_with_the_same_words()
 def test_a_gradient_that_is_not_finite_in_one_process_is_blamed_on_its_loss_in_all() -> None:
     def step(module: nn.Linear, i: int) -> dict[str, Tensor]:
         x = module.bias.sum()
-        bad = (x - x.detach()).sqrt() if i == 1 and not world.first() else x
+        bad = (x - x.detach()).sqrt() if i == 1 and not distributed.is_main_process() else x
         return {"fine": module.weight.sum(), "kd_map": bad}
 
     said = _said_by_both(step)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from support import from_step
 from torch import nn
 
-from dgkd_core.choices import PAIRS
+from dgkd_core.config.choices import PAIRS
 from dgkd_core.distill.dgkd import DGKD
 from dgkd_core.imaging.pamr import PAMR
 from dgkd_core.models.network import Network, Segmenter

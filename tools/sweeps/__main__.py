@@ -18,8 +18,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dgkd_core.errors import InputError
-from dgkd_core.files import write_text
+from dgkd_core.runtime.errors import InputError
+from dgkd_core.runtime.files import write_text
 from tools.sweeps.plan import Plan, commands, read_plan
 from tools.sweeps.repository import Repository
 from tools.sweeps.table import recorded, write_table
@@ -123,7 +123,7 @@ def _do(args: argparse.Namespace) -> None:
             queue(plan, args.docs, repository, args.rows, args.variants, args.seeds)
     if args.do == "queue":
         return
-    from dgkd_core.machine import machine
+    from dgkd_core.runtime.machine import machine
 
     where = args.machine or machine()
     if args.do == "table":

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from dgkd_core.files import write_text
+from dgkd_core.runtime.files import write_text
 from tools.sweeps.plan import HEADINGS, Plan, Plot
 
 # all stand out by 3 to 1 or more from white and from GitHub's dark page (#0d1117)

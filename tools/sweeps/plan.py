@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from dgkd_core.errors import InputError, reason
+from dgkd_core.runtime.errors import InputError, reason
 
 Values = dict[str, Any]  # what is laid over params.yaml: dotted key and value
 KEYS = ["row", "variant", "seed"]

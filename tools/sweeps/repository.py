@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dgkd_core.errors import InputError, reason
-from dgkd_core.parallel import cores
-from dgkd_core.progress import Progress
+from dgkd_core.runtime.errors import InputError, reason
+from dgkd_core.runtime.parallel import cores
+from dgkd_core.runtime.progress import Progress
 from tools.sweeps.plan import Experiment
 
 PATIENCE = 3  # looks at too few workers, before they are believed

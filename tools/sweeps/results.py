@@ -10,7 +10,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from ruamel.yaml import YAML
 
-from dgkd_core.files import write_text
+from dgkd_core.runtime.files import write_text
 from tools.sweeps.compare import Best, Difference, best, by_seed, difference
 from tools.sweeps.figures import REFERENCES, write_figure
 from tools.sweeps.plan import KEYS, Plan

@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from dgkd_core.errors import InputError, reason
-from dgkd_core.files import write_text
+from dgkd_core.runtime.errors import InputError, reason
+from dgkd_core.runtime.files import write_text
 from tools.sweeps.plan import FIGURES, HEADINGS, KEYS, Key, Plan
 from tools.sweeps.repository import Repository
 

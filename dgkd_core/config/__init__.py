@@ -1,0 +1,1 @@
+"""params.yaml: its values, their types and ranges, and presets that are laid over it."""

@@ -1,0 +1,447 @@
+"""The sections of params.yaml as types: ranges are part of them, descriptions the documentation."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from dgkd_core.config.choices import BACKBONE, MOST_CLASSES, ClassName, Exposure, Fusion, Pair, Rate
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(
+        strict=True, extra="forbid", frozen=True, allow_inf_nan=False, populate_by_name=True
+    )
+
+
+def _interval(name: str, value: tuple[float, float]) -> None:
+    if value[0] > value[1]:
+        raise ValueError(f"{name}: expected [low, high] with low <= high")
+
+
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Scale = Annotated[float, Field(ge=0.1, le=4)]
+Span = tuple[Positive, Positive]
+NOT_USED = "data/none"  # stands for a folder that a data set does not have
+
+
+class Scenes(_Section):
+    """Size of the built-in data set."""
+
+    train: int = Field(ge=1, description="pictures drawn to train on")
+    val: int = Field(ge=1, description="pictures drawn to score on, never trained on")
+    size: int = Field(ge=32, le=1024, description="side of a picture, pixels")
+
+
+class Data(_Section):
+    """Where pictures and labels come from."""
+
+    kind: Literal["scenes", "voc", "lis", "voc2lis", "folder"] = Field(
+        description="scenes: drawn by the code; voc: PASCAL VOC 2012; lis: LIS's real pairs; "
+        "voc2lis: train on darkened VOC, test on LIS; folder: any pictures with a CSV of labels"
+    )
+    root: str = Field(
+        min_length=1,
+        description="the data set's folder: with JPEGImages (voc, voc2lis), with RGB-normal and "
+        "RGB-dark (lis), with normal, dark and labels.csv (folder)",
+    )
+    sbd_root: str = Field(
+        min_length=1,
+        description="voc, voc2lis: SBD's folder (…/benchmark_RELEASE/dataset) for train_aug and "
+        "its masks; data/none: not used",
+    )
+    lis_root: str = Field(min_length=1, description="voc2lis: LIS's folder; data/none: not used")
+    labels: str | None = Field(
+        description="a CSV of image-level labels (id, labels[, split]) in data.root; null: the "
+        "data set's own, for folder labels.csv"
+    )
+    classes: list[ClassName] = Field(
+        max_length=MOST_CLASSES,
+        description="class names to keep, in the order of their ids; [] keeps all; voc: with a "
+        "name that VOC lacks, these are all and number the masks",
+    )
+    train_list: str = Field(
+        min_length=1,
+        description="voc: the training list in ImageSets/Segmentation or Main, without .txt "
+        "(train_aug in the paper); lis: a split of the annotations or a list of dark ids",
+    )
+    val_list: str = Field(min_length=1, description="the same for the pictures to score on")
+    long_side: int | None = Field(
+        ge=32, description="larger pictures are shrunk to this long side, pixels; null: never"
+    )
+    depth_root: str = Field(
+        min_length=1, description="folder of measured depth maps ID.png, for depth.model: given"
+    )
+    scenes: Scenes
+
+    @model_validator(mode="after")
+    def _check(self) -> Data:
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError("classes: a name occurs twice, expected each class once")
+        if self.kind == "scenes" and self.classes:
+            raise ValueError("classes: the built-in scenes keep all their classes, expected []")
+        for key in ("train_list", "val_list", "labels"):
+            name = getattr(self, key)
+            if name is not None and ("/" in name or "\\" in name or name in (".", "..")):
+                raise ValueError(f"{key}: {name!r} is a path, expected a plain file name")
+        return self
+
+
+class Physical(_Section):
+    """Darkening in linear light with sensor noise."""
+
+    ratio: Span = Field(
+        description="the light is divided by r, drawn for each picture, log-uniform in this "
+        "range; [10, 100]: mean luma about 9 of 255, of the order of the paper's figures"
+    )
+    shot: Span = Field(
+        description="shot noise: variance = gain x signal (full scale 1), the gain drawn for each "
+        "picture, log-uniform in this range"
+    )
+    read: bool = Field(
+        description="add read noise, its variance drawn to match the shot noise's gain"
+    )
+    row: float = Field(
+        ge=0,
+        le=1,
+        description="noise shared by a row of pixels: its standard deviation over that "
+        "of the read noise; 0: none",
+    )
+    bits: int = Field(
+        ge=6, le=16, description="bits of the sensor's converter, which rounds the dark signal"
+    )
+    tone_curve: bool = Field(description="undo and reapply the camera's S-shaped tone curve")
+
+    @model_validator(mode="after")
+    def _check(self) -> Physical:
+        _interval("ratio", self.ratio)
+        _interval("shot", self.shot)
+        if self.ratio[0] < 1:
+            raise ValueError(f"ratio: {self.ratio[0]} would brighten, expected at least 1")
+        return self
+
+
+class Simple(_Section):
+    """Darkening as beta * (alpha * x) ** gamma plus Gaussian noise."""
+
+    alpha: Span = Field(description="alpha in beta x (alpha x)^gamma, uniform in this range")
+    beta: Span = Field(description="beta, uniform in this range: the darkened white")
+    gamma: Span = Field(description="gamma, uniform in this range; above 1 darkens shadows more")
+    noise: float = Field(ge=0, le=1, description="standard deviation of the noise, full scale 1")
+
+    @model_validator(mode="after")
+    def _check(self) -> Simple:
+        for name in ("alpha", "beta", "gamma"):
+            _interval(name, getattr(self, name))
+        return self
+
+
+class Lowlight(_Section):
+    """How darken makes night of day."""
+
+    kind: Literal["physical", "simple"] = Field(
+        description="physical: a sensor in linear light; simple: a curve and Gaussian noise"
+    )
+    physical: Physical
+    simple: Simple
+
+
+class Model(_Section):
+    """The network that teacher and student share."""
+
+    backbone: str = Field(
+        pattern=BACKBONE,
+        description="wide_resnet38 (the paper), resnet18/34/50/101 (torchvision) or timm:NAME, "
+        "NAME being one of timm's architectures",
+    )
+    weights: str | None = Field(
+        description="a local weights file, imagenet (the library fetches them) or null (random)"
+    )
+    weights_sha256: str | None = Field(
+        pattern=r"^[0-9a-f]{64}$",
+        description="pins the weights file; `dgkd preset` fills it in; null: any file",
+    )
+    output_stride: Literal[8, 16, 32] = Field(
+        description="picture pixels per deep feature, a side; 8 in the paper"
+    )
+    width: int = Field(ge=8, le=1024, description="channels of the head, 256 in the paper")
+    aspp_rates: tuple[Rate, Rate, Rate] = Field(
+        description="dilations of the ASPP, deep features; [12, 24, 36] in the paper"
+    )
+    pamr_dilations: list[Count] = Field(
+        min_length=1,
+        description="PAMR dilations in training, pixels of the masks (crop / 4); "
+        "[1, 2, 4, 8, 12, 24] in the paper",
+    )
+    dgf2: Fusion = Field(
+        description="depth fusion: off; paper: as published; gated: with a learned weight per "
+        "channel that starts at zero, so that the network starts as it was"
+    )
+    exposure: Exposure = Field(
+        description="brightening of the dark picture before the network: none (the paper); gain: "
+        "its 99.5th percentile becomes white; gamma: a power that lifts its mean; curve: gain, "
+        "then a curve that student and segmenter learn"
+    )
+
+
+class DepthModel(_Section):
+    """Training of the small DPT for depth.model: scenes."""
+
+    pictures: int = Field(ge=16, description="scenes drawn for training")
+    held_out: int = Field(ge=1, description="scenes drawn for the error that is reported")
+    size: int = Field(ge=32, le=512, multiple_of=32, description="side of the DPT's input, pixels")
+    width: int = Field(ge=16, le=1024, multiple_of=4, description="channels of the transformer")
+    iterations: Count = Field(description="training steps")
+    batch: Count = Field(description="pictures a step")
+    lr: Positive = Field(description="peak learning rate (AdamW)")
+
+
+class Adapt(_Section):
+    """Adaptation of the DPT to the dark, by its own maps of the normal training pictures."""
+
+    iterations: int = Field(ge=0, description="training steps; 0: the DPT stays as it is")
+    batch: Count = Field(description="pairs of a dark and a normal picture a step")
+    lr: Positive = Field(description="peak learning rate (AdamW)")
+
+
+class Depth(_Section):
+    """Depth maps of the dark pictures."""
+
+    model: str = Field(
+        min_length=1,
+        description="a hub id, a local folder, scenes (trained here), given (data.depth_root) or "
+        "gradient (a control: depth falls evenly from the top to the bottom of every picture)",
+    )
+    revision: str | None = Field(
+        description="pins the model: a hub revision, or a folder's SHA-256 (`dgkd preset` fills it)"
+    )
+    exposure: Literal["none", "gain", "gamma"] = Field(
+        description="brightening of the dark picture before the DPT"
+    )
+    invert: bool = Field(description="given maps are far = bright")
+    batch: Count = Field(description="pictures a forward pass")
+    adapt: Adapt
+
+    @model_validator(mode="after")
+    def _check(self) -> Depth:
+        if self.adapt.iterations and self.model in ("given", "gradient"):
+            raise ValueError(
+                f"adapt.iterations: is {self.adapt.iterations} with model {self.model}, "
+                "which is no network, expected 0"
+            )
+        return self
+
+
+class _Training(_Section):
+    iterations: Count = Field(description="training steps")
+    batch: int = Field(ge=2, description="pictures a step, over all processes together")
+    validations: int = Field(
+        ge=0,
+        description="scores on val on the way, evenly spread, for the curve; the one at the end "
+        "comes on top",
+    )
+    crop: int = Field(ge=32, le=2048, description="side of the square crop, pixels")
+    scale: tuple[Scale, Scale] = Field(
+        description="random resize factor before the crop, uniform in this range"
+    )
+    optimizer: Literal["sgd", "adamw"] = Field(description="sgd (the paper) has momentum 0.9")
+    lr: Positive = Field(
+        description="learning rate of pretrained layers after the warm-up; biases have twice that"
+    )
+    lr_min: float = Field(ge=0, description="learning rate of pretrained layers at the end")
+    lr_power: float = Field(
+        ge=0, le=10, description="exponent of the polynomial decay, 0.9 in the paper; 0: no decay"
+    )
+    lr_warmup: int = Field(ge=0, description="steps of linear warm-up")
+    new_layers: Positive = Field(
+        description="learning rate factor of layers without weights of their own, 10 in the paper"
+    )
+    weight_decay: float = Field(ge=0, description="weight decay; biases and norms have none")
+
+    @model_validator(mode="after")
+    def _check_training(self) -> _Training:
+        _interval("scale", self.scale)
+        if self.lr_min > self.lr:
+            raise ValueError(f"lr_min: {self.lr_min} is above lr {self.lr}, expected at most lr")
+        return self
+
+
+class Teacher(_Training):
+    """Teacher on normal-light pictures."""
+
+    jitter: tuple[Fraction, Fraction, Fraction, Annotated[float, Field(ge=0, le=0.5)]] = Field(
+        description="colour jitter, largest change of brightness, contrast, saturation, hue"
+    )
+    mask_warmup: int = Field(ge=0, description="step at which the mask loss sets in")
+    model: str | None = Field(
+        description="the folder of a teacher trained elsewhere (`dgkd convert authors`, or "
+        "artifacts/teacher of another run), taken as it is; null: train one here"
+    )
+    model_sha256: str | None = Field(
+        pattern=r"^[0-9a-f]{64}$", description="pins that folder; `dgkd preset` fills it in"
+    )
+    projections: Literal["random", "trained"] = Field(
+        description="the projections that deep and shallow are distilled through: random (the "
+        "paper's release) or trained by an auxiliary classifier, without touching the rest"
+    )
+
+
+class Distill(_Training):
+    """Student on dark pictures, guided by the teacher."""
+
+    weight: float = Field(
+        ge=0,
+        alias="lambda",
+        description="λ, the weight of the distillation losses; 0: a student without a teacher; 1 "
+        "in the release",
+    )
+    pairs: list[Pair] = Field(
+        description="tensors of student and teacher that are compared: map (masks of the labelled "
+        "classes), deep and shallow (projected features); all three in the paper"
+    )
+    denoiser: Literal["diffusion", "identity"] = Field(
+        description="what the student's tensors go through; identity (a control): plain DIST"
+    )
+    steps: int = Field(
+        ge=1,
+        le=10,
+        description="DDIM steps: the last ones of a ten-step schedule over T = 1000; "
+        "5 in the paper (t = 400 to 0)",
+    )
+    noise_adapter: bool = Field(
+        description="mix noise into the student's tensors by a learned share; off in the paper"
+    )
+    autoencoder: Count | None = Field(
+        description="channels of a linear autoencoder's latent, in which deep and shallow are "
+        "compared; null (the paper): compared as they are"
+    )
+    map_stride: Literal[1, 2, 4] = Field(
+        description="picture pixels per pixel of the compared maps; 1 in the paper"
+    )
+    init: Literal["weights", "teacher"] = Field(
+        description="the student starts from model.weights (paper) or from the teacher"
+    )
+    long_side: tuple[Count, Count] | None = Field(
+        description="random long side before the crop, pixels, in place of scale; null: scale"
+    )
+    mask_warmup: int = Field(ge=0, description="step at which the mask loss sets in")
+
+    @model_validator(mode="after")
+    def _check(self) -> Distill:
+        if self.long_side is not None:
+            _interval("long_side", self.long_side)
+        return self
+
+
+class Cam(_Section):
+    """Class maps of the training pictures."""
+
+    source: Literal["student", "teacher", "mean"] = Field(
+        description="student on dark pictures (the paper), teacher on normal ones, or their mean"
+    )
+    scales: list[Scale] = Field(
+        min_length=1,
+        description="factors on the picture's size, whose class maps are averaged; the paper adds "
+        "sizes up to 2",
+    )
+    flip: bool = Field(description="average with the mirrored picture")
+    batch: Count = Field(description="pictures a forward pass")
+
+
+class Refine(_Section):
+    """Pseudo labels from class maps."""
+
+    method: Literal["none", "pamr", "crf"] = Field(
+        description="how the maps are sharpened; crf: dense CRF with the usual constants"
+    )
+    guide: Literal["dark", "normal"] = Field(
+        description="the picture whose edges sharpen: dark (the paper; exposed as the model's "
+        "input is) or normal"
+    )
+    depth: bool = Field(description="depth beside RGB in pamr's guide")
+    iterations: Count = Field(description="iterations of PAMR or of the CRF")
+    dilations: list[Count] = Field(
+        min_length=1, description="PAMR dilations, pixels of the picture"
+    )
+    threshold: Literal["auto"] | Annotated[float, Field(gt=0, lt=1)] = Field(
+        description="background score that a class must beat; auto: the best of a sweep over val, "
+        "on the refined maps"
+    )
+    margin: float = Field(
+        ge=0,
+        lt=1,
+        description="pixels whose best score lies within threshold x (1 ± margin) become 255, "
+        "which training ignores; 0: none",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Refine:
+        if self.depth and self.method != "pamr":
+            raise ValueError(f"depth: is true with method {self.method}, expected pamr or false")
+        return self
+
+
+class Segment(_Training):
+    """The segmenter, trained on pseudo labels."""
+
+    init: Literal["weights", "student"] = Field(
+        description="the backbone starts from model.weights or from the student"
+    )
+
+
+class Evaluate(_Section):
+    """Scores and figures."""
+
+    scales: list[Scale] = Field(min_length=1, description="picture sizes that are averaged")
+    flip: bool = Field(description="average with the mirrored picture")
+    drop: Fraction = Field(
+        description="teacher and student: classes whose best score stays below are dropped"
+    )
+    background_power: Positive = Field(
+        description="teacher and student: exponent on the background probability"
+    )
+    sheet: Count = Field(description="pictures on the figure sheet")
+    batch: Count = Field(description="pictures a forward pass")
+    sets: dict[str, Annotated[str, Field(min_length=1)]] = Field(
+        description="further test sets by name, each with metrics of its own: a folder of "
+        "photographs (dark ones, or normal/ and dark/; masks/ to score) or a .txt list of some"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Evaluate:
+        for name in self.sets:
+            if not re.fullmatch(r"[A-Za-z0-9_-]{1,40}", name):
+                raise ValueError(f"sets: {name!r} is no name, expected letters, digits, _ and -")
+        return self
+
+
+class Package(_Section):
+    """The model folder that is taken away."""
+
+    student: bool = Field(
+        description="put the student in, for its class maps; false: the folder is about half as big"
+    )
+
+
+class Params(_Section):
+    """All of params.yaml."""
+
+    seed: int = Field(ge=0, lt=2**31, description="every random draw of every stage follows it")
+    deterministic: bool = Field(description="the same bytes twice on a GPU too; false is faster")
+    compile: bool = Field(description="torch.compile the training steps of teacher to segment")
+    data: Data
+    lowlight: Lowlight
+    model: Model
+    depth_model: DepthModel
+    depth: Depth
+    teacher: Teacher
+    distill: Distill
+    cam: Cam
+    refine: Refine
+    segment: Segment
+    evaluate: Evaluate
+    package: Package

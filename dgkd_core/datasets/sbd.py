@@ -1,0 +1,80 @@
+"""The Semantic Boundaries Dataset: masks of 11,355 pictures that VOC 2012 has too.
+
+Its folder ``benchmark_RELEASE/dataset`` holds ``img/ID.jpg``, ``cls/ID.mat`` and the lists
+``train.txt`` and ``val.txt``. With it VOC's 1,464 training pictures become the 10,582 that weakly
+supervised segmentation trains on ("train_aug").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dgkd_core.datasets.mat import read_mat_field
+from dgkd_core.datasets.names import VOC as CLASSES
+from dgkd_core.datasets.source import Listed, read_ids
+from dgkd_core.runtime.checks import together
+from dgkd_core.runtime.errors import InputError
+
+_WITHIN = ("", "dataset", "benchmark_RELEASE/dataset")
+_NEEDED = ("cls", "img", "train.txt", "val.txt")
+
+
+def read_mat_mask(content: bytes, name: str) -> np.ndarray:
+    """(H, W) uint8 class ids 0 to 20, VOC's, from the bytes of a file in ``cls``.
+
+    SBD marks no pixel as void (255): its masks go to the edge of each object.
+
+    Raises:
+        InputError: the file, called ``name``, is damaged or holds something else.
+    """
+    values = read_mat_field(content, name, "GTcls", "Segmentation")
+    odd = values[~np.isin(values, np.arange(len(CLASSES) + 1))]
+    if odd.size:
+        raise InputError(f"{name}: class id {odd[0]}, expected 0 to {len(CLASSES)}")
+    return values.astype(np.uint8, order="C")
+
+
+def find_dataset(root: Path) -> Path:
+    """SBD's folder ``dataset``, given itself, benchmark_RELEASE or the folder that holds that.
+
+    Raises:
+        InputError: it is not there or lacks a folder or a list.
+    """
+    found = next((root / way for way in _WITHIN if (root / way / "cls").is_dir()), None)
+    if found is None:
+        raise InputError(
+            f"{root}: no cls folder here, in dataset or in benchmark_RELEASE/dataset, "
+            "expected the Semantic Boundaries Dataset (benchmark.tgz, unpacked)"
+        )
+    missing = [name for name in _NEEDED if not (found / name).exists()]
+    if missing:
+        raise InputError(f"{found}: no {', '.join(missing)}, expected {', '.join(_NEEDED)}")
+    return found
+
+
+def train_aug(voc_train: Sequence[str], voc_val: Sequence[str], sbd: Path) -> list[str]:
+    """The field's training list: VOC train with SBD train and SBD val, without VOC val.
+
+    Args:
+        voc_train: ids of VOC's ImageSets/Segmentation/train.txt.
+        voc_val: ids of val.txt, which are left out, since that list is the test set.
+        sbd: the dataset, as ``find_dataset`` takes it.
+
+    Returns:
+        VOC train in its order, then the others sorted; each id once. 10,582 of the official lists.
+
+    Raises:
+        InputError: the dataset or a list of it is missing or damaged.
+    """
+    folder = find_dataset(sbd)
+    listed = Listed(("img",), ("cls",), lambda id_: (folder / "cls" / f"{id_}.mat").is_file())
+    lists = [read_ids(folder / name, listed) for name in ("train.txt", "val.txt")]
+    if problems := [problem for _, found, _ in lists for problem in found]:
+        raise together(problems)
+    others = {id_ for ids, _, _ in lists for id_ in ids}
+    ids = [*voc_train, *sorted(others)]
+    held_out = set(voc_val)
+    return [id_ for id_ in dict.fromkeys(ids) if id_ not in held_out]

@@ -1,0 +1,287 @@
+"""What a data set's reader finds: files by picture, before any of them is opened.
+
+Readers (`voc`, `lis`, `folder`) give a `DataSet`; `ingest` opens, checks and packs what it names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+import numpy as np
+
+from dgkd_core.data.pictures import decode_mask
+from dgkd_core.runtime.checks import PICTURE_SUFFIXES, name_problem, normal_id, shown
+from dgkd_core.runtime.errors import InputError
+from dgkd_core.runtime.files import read_bytes
+
+IGNORE = 255
+_FLAGGED = re.compile(r"(\S.*?)\s+(-1|0|1)")
+PATHS = re.compile(
+    rf"(.+?(?:{'|'.join(map(re.escape, PICTURE_SUFFIXES))}))(?:\s+(.+\.(?:png|mat)))?",
+    re.IGNORECASE,
+)
+
+
+class Mask(Protocol):
+    """Where the mask of a picture is; ``path`` names it in messages."""
+
+    @property
+    def path(self) -> Path: ...
+
+    def read(self) -> np.ndarray:
+        """(H, W) uint8 ids of this project's classes, 255 ignored; InputError where damaged."""
+
+
+@dataclass(frozen=True)
+class Ids:
+    """From a data set's own class ids to this project's.
+
+    ``table`` holds 256 values: the new id, 255 for classes that are ignored and -1 for ids that the
+    data set does not have.
+    """
+
+    table: tuple[int, ...]
+    highest: int
+
+    @classmethod
+    def of(cls, names: Sequence[str], classes: Sequence[str]) -> Ids:
+        """For a data set whose id k is ``names[k - 1]``, 0 the background, 255 ignored.
+
+        ``classes`` are the names to keep, in the order of their new ids.
+        """
+        table = np.full(256, -1, int)
+        table[1 : len(names) + 1] = IGNORE
+        table[0], table[IGNORE] = 0, IGNORE
+        for new, name in enumerate(classes, 1):
+            table[names.index(name) + 1] = new
+        return cls(tuple(int(value) for value in table), len(names))
+
+    def map(self, mask: np.ndarray, path: Path) -> np.ndarray:
+        """(H, W) uint8 in the data set's ids to uint8 in this project's.
+
+        Raises:
+            InputError: names ``path`` and an id that the data set does not have.
+        """
+        new = np.array(self.table, np.int16)[mask]
+        if new.size and new.min() < 0:
+            odd = int(mask[new < 0].min())
+            raise InputError(f"{path}: class id {odd}, expected 0 to {self.highest} or 255")
+        return new.astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class MaskFile:
+    """A mask in a palette or 8-bit grey picture file of class ids."""
+
+    path: Path
+    ids: Ids
+
+    def read(self) -> np.ndarray:
+        mask = decode_mask(read_bytes(self.path), str(self.path), self.ids.highest)
+        return self.ids.map(mask, self.path)
+
+
+@dataclass(frozen=True)
+class Source:
+    """One picture's files, at least one of ``normal`` (daylight) and ``dark`` (low light).
+
+    ``labels`` are class names; ``mask`` is None where there is none.
+    """
+
+    id: str
+    split: str
+    labels: tuple[str, ...]
+    normal: Path | None
+    dark: Path | None = None
+    mask: Mask | None = None
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set as its reader found it.
+
+    ``problems`` are lines that name a file, what was found and what was expected; ``notes`` are
+    lines for the user.
+    """
+
+    classes: tuple[str, ...]
+    sources: list[Source]
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def read_lines(path: Path) -> list[tuple[int, str]]:
+    """The lines of a list file by number, stripped, empty ones left out.
+
+    Raises:
+        InputError: the list is missing, not UTF-8 or empty.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        there = sorted(file.stem for file in path.parent.glob("*.txt"))
+        raise InputError(
+            f"{path}: no such list; found here: {', '.join(there) or 'none'}"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not a readable UTF-8 list ({error})") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    numbered = [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1)]
+    lines = [(number, line) for number, line in numbered if line]
+    if not lines:
+        raise InputError(f"{path}: empty, expected one picture id a line")
+    return lines
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What the lines of a list may be beside plain ids, as the field writes them.
+
+    ``folders`` are those that a picture's path may end in, ``masks`` those of a mask behind it;
+    ``there`` says whether the data set has a picture of an id.
+    """
+
+    folders: tuple[str, ...]
+    masks: tuple[str, ...]
+    there: Callable[[str], bool]
+
+    def read(self, line: str) -> tuple[str, bool]:
+        """A line's id, and whether its picture counts: not with a -1 or 0 behind the id.
+
+        An id that the data set has is taken as it is, whatever it looks like.
+
+        Raises:
+            InputError: not an id; the message goes behind the line.
+        """
+        flagged = _FLAGGED.fullmatch(line)
+        if self._is_there(line):
+            id_, counts = line, True
+        elif flagged and self._is_there(flagged[1]):
+            id_, counts = flagged[1], flagged[2] == "1"
+        else:
+            id_, counts = self._of_paths(line), True
+        if problem := name_problem(id_):
+            expected = f"a picture's id, or its path in {self.folders[0]}"
+            raise InputError(f"{problem}, expected {expected}")
+        return normal_id(id_), counts
+
+    def _is_there(self, id_: str) -> bool:
+        return name_problem(id_) is None and self.there(normal_id(id_))
+
+    def _of_paths(self, line: str) -> str:
+        """The id in ``…/JPEGImages/ID.jpg …/SegmentationClass/ID.png`` or ``ID.jpg``."""
+        paths = PATHS.fullmatch(line.replace("\\", "/"))
+        if not paths:
+            return line
+        picture, mask = (PurePosixPath(path) if path else None for path in paths.groups())
+        if picture is None or not _within(picture, self.folders):
+            return line
+        if mask and (mask.stem != picture.stem or not _within(mask, self.masks)):
+            masks = " or ".join(f"{folder}/{picture.stem}{mask.suffix}" for folder in self.masks)
+            raise InputError(f"names another mask than {masks}, expected the picture's own")
+        return picture.stem
+
+
+def _within(path: PurePosixPath, folders: Sequence[str]) -> bool:
+    """Whether a path is a plain name or lies in a folder of such a name, wherever that is."""
+    return path.name == str(path) or any(f"/{path.parent}".endswith(f"/{f}") for f in folders)
+
+
+def read_ids(path: Path, listed: Listed) -> tuple[list[str], list[str], list[str]]:
+    """The picture ids of a list file, one a line, the problems of single lines, and notes.
+
+    Raises:
+        InputError: the list is missing, not UTF-8 or empty.
+    """
+    ids, problems, left_out = [], [], 0
+    for number, line in read_lines(path):
+        try:
+            id_, counts = listed.read(line)
+        except InputError as error:
+            problems.append(f"{path}:{number}: {shown(line)} {error}")
+            continue
+        if counts:
+            ids.append(id_)
+        left_out += not counts
+    note = f"{path.name}: {left_out} lines end in -1 or 0, these pictures are left out"
+    return ids, problems, [note] if left_out else []
+
+
+def pictures_by_id(
+    folder: Path, problems: list[str], suffixes: Sequence[str] = PICTURE_SUFFIXES
+) -> dict[str, Path]:
+    """The picture files of a folder by their id: the name without suffix, in Unicode's NFC form.
+
+    Two files of one id and a name that cannot be an id (it goes into packs and tables) are
+    problems; files that are no pictures by their suffix are left out. So is one that needs an extra
+    to be read where there is another of its name: cameras write raw and JPEG.
+    """
+    found: dict[str, Path] = {}
+    files = [p for p in _files(folder) if p.suffix.lower() in suffixes and p.name[0] != "."]
+    plain = {normal_id(p.stem) for p in files if p.suffix.lower() in PICTURE_SUFFIXES}
+    for path in files:
+        id_ = normal_id(path.stem)
+        if id_ in plain and path.suffix.lower() not in PICTURE_SUFFIXES:
+            continue
+        if problem := name_problem(id_):
+            problems.append(
+                f"{folder}: the name {shown(path.name)} {problem}, expected a plain file name"
+            )
+            continue
+        if id_ in found:
+            problems.append(f"{path}: the same name as {found[id_].name}, expected one file each")
+            continue
+        found[id_] = path
+    return found
+
+
+def _files(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if not path.is_dir())
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read ({error.strerror})") from error
+
+
+def keep_classes(wanted: Sequence[str], known: Sequence[str], of: str) -> tuple[str, ...]:
+    """The class names to keep, in the order of their new ids; none given keeps all.
+
+    Raises:
+        InputError: a name is not among ``known``; ``of`` says whose classes these are.
+    """
+    for name in wanted:
+        if name not in known:
+            raise InputError(
+                f"data.classes: {name!r} is not a {of} class, expected among {', '.join(known)}"
+            )
+    return tuple(wanted) or tuple(known)
+
+
+def own(labels: Iterable[str], classes: Sequence[str]) -> tuple[str, ...]:
+    """Those of ``classes`` that occur in ``labels``, in the order of the classes."""
+    there = set(labels)
+    return tuple(name for name in classes if name in there)
+
+
+def once(
+    lists: Iterable[tuple[str, str, Sequence[str]]], problems: list[str]
+) -> list[tuple[str, str]]:
+    """(id, split) of every listed picture; one that is listed twice is a problem.
+
+    Args:
+        lists: split, the list's name and its ids.
+    """
+    seen: dict[str, str] = {}
+    found = []
+    for split, name, ids in lists:
+        for id_ in ids:
+            if id_ in seen:
+                problems.append(f"{name}: {id_} is listed already in {seen[id_]}, expected once")
+                continue
+            seen[id_] = name
+            found.append((id_, split))
+    return found

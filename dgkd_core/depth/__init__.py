@@ -1,0 +1,1 @@
+"""Depth maps: from a DPT, measured, or none."""

@@ -1,0 +1,100 @@
+"""Dark pictures of a manifest: the real one where there is one, else made from the normal one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dgkd_core.data.manifest import Entry, Manifest
+from dgkd_core.data.pack import Pack, write_pack
+from dgkd_core.data.pictures import decode_rgb, encode_rgb
+from dgkd_core.lowlight.synthesis import darken, luma, picture_rng
+from dgkd_core.runtime import distributed
+from dgkd_core.runtime.parallel import ordered_map
+from dgkd_core.runtime.progress import Progress
+from dgkd_core.runtime.result_cache import ResultCache
+
+_NAN = float("nan")
+Job = tuple[Entry, bytes | None, bytes | None, int, Mapping[str, Any]]
+
+
+def dark_picture(job: Job) -> tuple[bytes, tuple[float, ...]]:
+    """The dark PNG of one picture, and its luma before and after, noise level and ratio.
+
+    What does not apply is NaN. Depends on the picture, its id, the seed and the settings alone.
+    """
+    entry, normal, real, seed, settings = job
+    image = decode_rgb(normal, entry.image) if normal is not None else None
+    day = luma(image) if image is not None else _NAN
+    if real is not None:
+        dark = decode_rgb(real, entry.dark)
+        return encode_rgb(dark), (day, luma(dark), _NAN, _NAN)
+    if image is None:
+        raise ValueError(f"{entry.id}: neither a normal nor a dark picture")
+    night = darken(image, picture_rng(seed, entry.id), **settings)
+    noise = float(np.std(night.image.astype(np.float32) - night.clean))
+    return encode_rgb(night.image), (day, luma(night.image), noise, night.ratio)
+
+
+def make_dark(
+    manifest: Manifest,
+    source: Path,
+    seed: int,
+    settings: Mapping[str, Any],
+    label: str,
+    cache: ResultCache,
+) -> None:
+    """Put a dark picture ID of every entry into the result cache, in several processes.
+
+    Args:
+        source: the folder with images.zip and dark.zip that the manifest names members of.
+        settings: the lowlight section of params, as keywords of `lowlight.darken`.
+        cache: what it holds is not made again.
+    """
+    images, real = Pack(source / "images.zip"), Pack(source / "dark.zip")
+    left = distributed.broadcast([i for i, e in enumerate(manifest.entries) if e.id not in cache])
+    todo = [manifest.entries[i] for i in distributed.shard(left)]
+    jobs = (
+        (
+            entry,
+            images.read(entry.image) if entry.image else None,
+            real.read(entry.dark) if entry.dark else None,
+            seed,
+            settings,
+        )
+        for entry in todo
+    )
+    total, each = len(manifest.entries), distributed.world_size()
+    made = Progress(ordered_map(dark_picture, jobs), label, total, 4, total - len(left), each)
+    for entry, (content, row) in zip(todo, made, strict=True):
+        cache.put([(entry.id, content, row)])
+    cache.gather()
+
+
+def write_dark(manifest: Manifest, out: Path, cache: ResultCache) -> dict[str, Any]:
+    """Write the pack ``out`` with a member ID.png for every entry, as `make_dark` made them.
+
+    Returns:
+        means over the pictures: luma of the normal and of the dark ones (0 to 255), standard
+        deviation of the noise (of 255) and exposure ratio of those that were made here; NaN where
+        there is none.
+    """
+    rows = []
+    with write_pack(out) as pack:
+        for entry in manifest.entries:
+            content, row = cache[entry.id]
+            pack.add(f"{entry.id}.png", content)
+            rows.append(row)
+    table = np.array(rows, np.float64)
+    known = [bool(np.isfinite(column).any()) for column in table.T]
+    normal, dark, noise, ratio = (
+        float(np.nanmean(table[:, i])) if known[i] else _NAN for i in range(4)
+    )
+    return {
+        "mean_luma": {"normal": normal, "dark": dark},
+        "noise_std": noise,
+        "exposure_ratio": ratio,
+    }

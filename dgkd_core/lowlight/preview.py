@@ -1,0 +1,213 @@
+"""A sheet that shows what darkening does: the same pictures at several strengths, as they are and
+brightened, so that the noise can be seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from dgkd_core.data.exposure import expose_8bit
+from dgkd_core.data.manifest import Entry
+from dgkd_core.data.pack import Pack
+from dgkd_core.data.pictures import decode_rgb
+from dgkd_core.data.tiles import png, spread, wrap
+from dgkd_core.lowlight.synthesis import Night, darken, luma, picture_rng
+from dgkd_core.runtime.files import atomic_file
+
+PICTURES = 3  # the first, the middle and the last of the manifest
+RATIOS = (4.0, 10.0, 30.0, 100.0)  # strengths of the physical model, whatever is configured
+SIDE = 256  # longest side of a tile, pixels
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One place of the sheet: a tile (H, W, 3) uint8, or None, and a line or paragraphs below."""
+
+    image: np.ndarray | None
+    text: str
+
+
+def shrunk(image: np.ndarray, side: int = SIDE) -> np.ndarray:
+    """(H, W, 3) uint8 with its longest side at most ``side`` pixels."""
+    height, width = image.shape[:2]
+    if max(height, width) <= side:
+        return image
+    scale = side / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+
+
+def strengths(kind: str, physical: Mapping[str, Any], simple: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings for `darken` by column title.
+
+    The physical model is shown at each r of ``RATIOS``, the simple one at the mildest and the
+    strongest end of its configured ranges; all else is as configured.
+    """
+    if kind == "physical":
+        return {
+            f"r = {r:g}": {
+                "kind": kind,
+                "physical": {**physical, "ratio": (r, r)},
+                "simple": simple,
+            }
+            for r in RATIOS
+        }
+    columns = {}
+    for title, end in (("mildest", 1), ("strongest", 0)):
+        a, b, g = simple["alpha"][end], simple["beta"][end], simple["gamma"][1 - end]
+        fixed = {**simple, "alpha": (a, a), "beta": (b, b), "gamma": (g, g)}
+        columns[title] = {"kind": kind, "physical": physical, "simple": fixed}
+    return columns
+
+
+def _about(entry: Entry, tile: np.ndarray, night: Night) -> str:
+    size = f"{entry.width} x {entry.height} pixels"
+    if tile.shape[:2] != (entry.height, entry.width):
+        size += f", shown as {tile.shape[1]} x {tile.shape[0]}"
+    noise = [f"noise {255 * night.read:.2f} levels"]
+    if night.shot:
+        noise = [f"shot noise gain {night.shot:.1e}", f"read noise {night.read:.1e} of full scale"]
+    return "\n".join([entry.id, ", ".join(entry.labels) or "no class", size, *noise])
+
+
+def _rows(entry: Entry, image: np.ndarray, settings: Mapping[str, Any], seed: int) -> list[Any]:
+    """The two rows of one picture: normal and dark, then a description and brightened."""
+    tile = shrunk(image)
+    above, below = [Cell(tile, f"luma {luma(tile):.1f}")], []
+    for column in strengths(**settings).values():
+        night = darken(tile, picture_rng(seed, entry.id), **column)
+        bright = expose_8bit(night.image, "gain")
+        above.append(Cell(night.image, f"r {night.ratio:.3g}, luma {luma(night.image):.1f}"))
+        below.append(Cell(bright, f"brightened, luma {luma(bright):.1f}"))
+    return [above, [Cell(None, _about(entry, tile, night)), *below]]
+
+
+def _notes(settings: Mapping[str, Any]) -> list[str]:
+    if settings["kind"] == "physical":
+        low, high = settings["physical"]["ratio"]
+        strength = f"exposure is divided by r, which this data set draws from {low:g} to {high:g}"
+    else:
+        low, high = settings["simple"]["beta"]
+        strength = (
+            f"in the simple model r is 1 / beta; this data set draws beta from {low:g} to {high:g}"
+        )
+    return [
+        "Upper rows: the dark picture as it is. Lower rows: scaled so that its 99.5th percentile "
+        "becomes white (exposure: gain).",
+        f"{strength[0].upper()}{strength[1:]}. Luma: mean, of 255.",
+        f"Pictures longer than {SIDE} pixels were shrunk first: the noise is that of the pixels "
+        "shown. A picture has the same draws in every column.",
+    ]
+
+
+def _grown(image: np.ndarray) -> np.ndarray:
+    factor = max(1, SIDE // max(image.shape[:2]))
+    return image.repeat(factor, 0).repeat(factor, 1)
+
+
+def draw(
+    titles: Sequence[str], groups: Sequence[Sequence[Sequence[Cell]]], notes: Sequence[str]
+) -> bytes:
+    """Groups of rows of cells under column titles, with notes at the bottom, as PNG.
+
+    Tiles of at most half of ``SIDE`` are enlarged by whole numbers, so that a pixel stays one.
+    """
+    title_font, font = ImageFont.load_default(14), ImageFont.load_default(11)
+    margin, gap, line, head = 10, 8, 15, 24
+    tiles = [_grown(c.image) for g in groups for row in g for c in row if c.image is not None]
+    column = max(132, *(tile.shape[1] for tile in tiles))
+    width = 2 * margin + len(titles) * (column + gap) - gap
+
+    def lines(text: str, room: int = column) -> list[str]:
+        return [part for paragraph in text.split("\n") for part in wrap(paragraph, font, room)]
+
+    def place(pen: ImageDraw.ImageDraw, x: int, y: int, text: Sequence[str]) -> None:
+        for number, part in enumerate(text):
+            pen.text((x, y + number * line), part, "dimgray", font)
+
+    # a row is as high as its highest cell: a tile and its caption, or text alone
+    rows = []
+    top = margin + head
+    for group in groups:
+        for row in group:
+            pictures = [None if cell.image is None else _grown(cell.image) for cell in row]
+            below = max((tile.shape[0] for tile in pictures if tile is not None), default=0)
+            texts = [lines(cell.text) for cell in row]
+            starts = [0 if tile is None else below for tile in pictures]
+            rows.append((top, pictures, texts, starts))
+            top += max(s + line * len(t) for s, t in zip(starts, texts, strict=True)) + gap
+        top += 2 * gap
+    footer = [part for note in notes for part in lines(note, width - 2 * margin)]
+    canvas = Image.new("RGB", (width, top + line * len(footer) + margin), "white")
+    pen = ImageDraw.Draw(canvas)
+    lefts = [margin + k * (column + gap) for k in range(len(titles))]
+    for left, title in zip(lefts, titles, strict=True):
+        pen.text((left, margin), title, "black", title_font)
+    for y, pictures, texts, starts in rows:
+        for left, tile, text, start in zip(lefts, pictures, texts, starts, strict=True):
+            if tile is not None:
+                canvas.paste(Image.fromarray(tile), (left, y))
+            place(pen, left, y + start + 1, text)
+    place(pen, margin, top, footer)
+    return png(canvas)
+
+
+def _real_row(entry: Entry, normal: np.ndarray | None, dark: np.ndarray) -> list[Cell]:
+    """A picture that was taken in the dark: by day, if there is one, as it is and brightened."""
+    tiles = [] if normal is None else [shrunk(normal)]
+    tiles.append(shrunk(dark))
+    tiles.append(expose_8bit(tiles[-1], "gain"))
+    about = [entry.id, ", ".join(entry.labels), f"{entry.width} x {entry.height} pixels"]
+    cells = [Cell(tile, f"luma {luma(tile):.1f}") for tile in tiles]
+    return [*cells, Cell(None, "\n".join(part for part in about if part))]
+
+
+def write_preview(
+    path: str | Path,
+    entries: Sequence[Entry],
+    images: Pack,
+    settings: Mapping[str, Any],
+    seed: int,
+    real: Pack | None = None,
+) -> None:
+    """Draw ``PICTURES`` entries at several strengths and write the sheet, atomically.
+
+    Where every dark picture is a real one, these are shown, as they are and brightened.
+
+    Args:
+        entries: of the whole data set; those shown are spread evenly over them.
+        images: the pack of normal pictures.
+        settings: ``kind``, ``physical`` and ``simple``, as `darken` takes them.
+        seed: the run's seed; a picture is darkened by the draws that are its own.
+        real: the pack of real dark pictures.
+    """
+
+    def picture(pack: Pack | None, name: str) -> np.ndarray | None:
+        return decode_rgb(pack.read(name), name) if pack is not None and name else None
+
+    made = [entry for entry in entries if not entry.dark]
+    groups: list[list[list[Cell]]] = []
+    if made:
+        titles, notes = ["normal", *strengths(**settings)], _notes(settings)
+        for entry in spread(made, PICTURES):
+            image = decode_rgb(images.read(entry.image), entry.image)
+            groups.append(_rows(entry, image, settings, seed))
+    else:
+        chosen, notes = spread(entries, PICTURES), ["These pictures are really dark."]
+        by_day = all(entry.image for entry in chosen)
+        titles = [*(["normal"] if by_day else []), "dark", "brightened", ""]
+        for entry in chosen:
+            normal, dark = (
+                picture(images if by_day else None, entry.image),
+                picture(real, entry.dark),
+            )
+            if dark is not None:
+                groups.append([_real_row(entry, normal, dark)])
+    content = draw(titles, groups, notes)
+    with atomic_file(path) as part:
+        part.write_bytes(content)

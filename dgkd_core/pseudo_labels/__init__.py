@@ -1,0 +1,1 @@
+"""From class maps to the labels that the segmenter learns from."""

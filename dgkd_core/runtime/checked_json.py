@@ -1,0 +1,42 @@
+"""Small JSON files that come from others, checked against a type before anything believes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from dgkd_core.runtime.checks import shown
+from dgkd_core.runtime.errors import InputError
+
+T = TypeVar("T")
+MOST_BYTES = 1 << 20
+
+
+def read_checked(path: Path, kind: type[T], what: str) -> T:
+    """The ``kind``, a dataclass, that a JSON file holds, and no more than that.
+
+    Args:
+        what: what the file is, for whoever lacks it.
+
+    Raises:
+        InputError: it is missing, larger than `MOST_BYTES`, damaged or holds something else.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file, expected {what}")
+    try:
+        if (size := path.stat().st_size) > MOST_BYTES:
+            raise InputError(f"{path}: {size} bytes, expected at most {MOST_BYTES}")
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    try:
+        return TypeAdapter(kind).validate_json(content, strict=True, extra="forbid")
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = shown(".".join(str(part) for part in first["loc"]))[1:-1] or "the file"
+        whole = first["type"] in ("json_invalid", "missing", "extra_forbidden", "dataclass_type")
+        found = key if whole else f"{key} is {shown(first['input'])}"
+        said = first["msg"].removeprefix("Value error, ").replace("Input should", "should")
+        raise InputError(f"{path}: {found}: {said[0].lower()}{said[1:]}") from error

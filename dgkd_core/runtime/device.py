@@ -1,0 +1,121 @@
+"""The device that a stage computes on, and its random state."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import tempfile
+import zlib
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from dgkd_core.runtime import distributed
+from dgkd_core.runtime.environment import wanted_device
+from dgkd_core.runtime.errors import InputError
+from dgkd_core.runtime.lock import Lock
+
+RandomStates = Mapping[str, Any]
+_marks: list[Lock] = []  # of the GPUs that this process uses; the system frees them at its end
+
+
+def get_device(given: str | None = None) -> torch.device:
+    """``given``, else DGKD_DEVICE, else a CUDA device where there is one, else the CPU.
+
+    Which of several GPUs: each process of a run its own; one alone takes a free one (`take_gpu`).
+
+    Raises:
+        InputError: there is no such device.
+    """
+    wanted = given or wanted_device()
+    try:
+        chosen = torch.device(wanted)
+        if chosen.type == "cuda" and torch.cuda.is_available():
+            own = distributed.local_rank() if distributed.world_size() > 1 else None
+            index = take_gpu(own if chosen.index is None else chosen.index)
+            chosen = torch.device("cuda", index)
+            torch.cuda.set_device(chosen)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        who = "the device" if given else "DGKD_DEVICE"
+        raise InputError(
+            f"{who} is {wanted!r}: no such device here, expected cpu or cuda"
+        ) from error
+    return chosen
+
+
+@cache
+def take_gpu(index: int | None = None) -> int:
+    """Mark a visible GPU as used until this process ends; return its index.
+
+    Without ``index`` it is the one that fewest of this user's runs use, so that experiments side by
+    side get a GPU each while there are enough.
+    """
+    count = torch.cuda.device_count()
+    if count < 2:
+        return index or 0
+    folder = Path(tempfile.gettempdir(), f"dgkd-gpus-{os.getuid()}")
+    candidates = range(count) if index is None else [index]
+    names = {i: str(torch.cuda.get_device_properties(i).uuid) for i in candidates}
+    for user in itertools.count():
+        for i, name in names.items():
+            mark = Lock(folder / f"{name}.{user}")
+            if mark.acquire():
+                _marks.append(mark)
+                return i
+    raise AssertionError("unreachable")
+
+
+class Run(Protocol):
+    """The two parameters that concern every computation: those of params.yaml."""
+
+    @property
+    def seed(self) -> int: ...
+    @property
+    def deterministic(self) -> bool: ...
+
+
+def start(run: Run, stage: str) -> torch.device:
+    """Seed all generators from the run's seed and the stage's name; return the device to use.
+
+    Where the run is ``deterministic``, torch chooses algorithms that give the same bytes twice and
+    warns where a GPU has none; else a GPU takes the fastest ones.
+    """
+    value = (run.seed * 1_000_003 + zlib.crc32(stage.encode())) % 2**31
+    random.seed(value)
+    torch.manual_seed(value)
+    np.random.seed(value)  # noqa: NPY002  (libraries that draw from NumPy's global state)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(run.deterministic, warn_only=True)
+    torch.backends.cudnn.benchmark = not run.deterministic
+    return get_device()
+
+
+def random_states(device: torch.device) -> RandomStates:
+    """The states of all generators that a step may draw from, as tensors and plain values."""
+    numpy = np.random.get_state(legacy=False)  # noqa: NPY002
+    assert isinstance(numpy, dict)
+    version, numbers, gauss = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        "numpy": {**numpy, "state": {**numpy["state"], "key": numpy["state"]["key"].tolist()}},
+        "python": [version, list(numbers), gauss],
+    }
+
+
+def set_random_states(states: RandomStates, device: torch.device) -> None:
+    """Put the generators back to where `random_states` saw them."""
+    torch.set_rng_state(states["torch"])
+    if device.type == "cuda" and states["cuda"] is not None:
+        torch.cuda.set_rng_state(states["cuda"], device)
+    numpy = states["numpy"]
+    key = np.array(numpy["state"]["key"], np.uint32)
+    np.random.set_state({**numpy, "state": {**numpy["state"], "key": key}})  # noqa: NPY002
+    version, numbers, gauss = states["python"]
+    random.setstate((version, tuple(numbers), gauss))

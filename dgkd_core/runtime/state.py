@@ -1,0 +1,217 @@
+"""What a stage has done so far: kept until it has succeeded, so that a kill loses little.
+
+The state of a run lies in ``.dgkd/state/STAGE-KEY-SLOT/`` of the project, outside of what DVC
+manages: DVC deletes a stage's outputs before it runs. KEY is a hash of the stage's parameters,
+inputs and modules as dvc.yaml lists them, so a run finds its own state only, also from DVC's
+temporary experiment folders. Two runs with the same key at once take different slots.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from importlib.metadata import version
+from itertools import chain, count
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from dgkd_core.runtime.environment import amount
+from dgkd_core.runtime.errors import InputError
+from dgkd_core.runtime.files import atomic_file, ignored_names, sha256
+from dgkd_core.runtime.lock import Lock
+from dgkd_core.runtime.paths import project_root, resolve
+from dgkd_core.runtime.result_cache import ResultCache
+
+FORMAT = 1  # of what is kept; another number, another key
+CODE = Path(__file__).resolve().parents[2]
+MOST_TIME = 0.02  # share of a run's time that writing its state may take
+
+
+def save_interval() -> float:
+    """Seconds between two states of a training run: DGKD_SAVE_EVERY, else 60; 0 is every step.
+
+    Raises:
+        InputError: it is not a number of at least 0.
+    """
+    seconds = amount("DGKD_SAVE_EVERY", "seconds")
+    return 60 if seconds is None else seconds
+
+
+def _lookup(values: Any, key: str) -> Any:
+    for part in key.split("."):
+        values = values.get(part) if isinstance(values, Mapping) else None
+    return values
+
+
+def _digest(path: str) -> str:
+    is_code = path.startswith(("dgkd_core/", "stages/"))
+    file = CODE / path if is_code else resolve(path)
+    if not file.exists():
+        return "missing"
+    return sha256(file, ignored_names(CODE / ".dvcignore") if is_code else ())
+
+
+def stage_entry(stage: str, item: str | None, params: Mapping[str, Any]) -> dict[str, Any]:
+    """A stage's entry in dvc.yaml, with ``${…}`` replaced by values of params.yaml.
+
+    Args:
+        item: which one of a stage that is repeated (``foreach``).
+    """
+    entry = YAML(typ="safe").load(CODE / "dvc.yaml")["stages"][stage]
+    names: dict[str, Any] = {}
+    if "foreach" in entry:
+        place = entry["foreach"].strip("${}")
+        each = _lookup(params, place)
+        if item not in each:
+            known = ", ".join(each) or "none"
+            raise InputError(f"{place}.{item}: params.yaml has no such entry, there are: {known}")
+        names = {"key": item, "item": each[item]}
+        entry = entry["do"]
+
+    def fill(value: Any) -> Any:
+        if isinstance(value, str):
+            return re.sub(
+                r"\$\{([\w.]+)\}", lambda m: str(_lookup({**params, **names}, m[1])), value
+            )
+        if isinstance(value, list):
+            return [fill(each) for each in value]
+        if isinstance(value, dict):
+            return {fill(key): each for key, each in value.items()}
+        return value
+
+    return {part: fill(value) for part, value in entry.items()}
+
+
+def outputs(stage: str, item: str | None = None) -> list[str]:
+    """The paths that a stage writes, as dvc.yaml lists them."""
+    entry = stage_entry(stage, item, YAML(typ="safe").load(Path("params.yaml")))
+    listed = [*entry.get("outs", []), *entry.get("metrics", []), *entry.get("plots", [])]
+    return [each if isinstance(each, str) else next(iter(each)) for each in listed]
+
+
+def stage_key(stage: str, item: str | None = None) -> str:
+    """16 hex digits of a hash of all that a stage's outputs depend on, in the current folder."""
+    params = YAML(typ="safe").load(Path("params.yaml"))
+    entry = stage_entry(stage, item, params)
+    known = {
+        "format": FORMAT,
+        "torch": version("torch"),
+        "params": {key: _lookup(params, key) for key in entry.get("params", [])},
+        "deps": {dep: _digest(dep) for dep in entry["deps"]},
+        "item": item,
+    }
+    text = json.dumps(known, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class State:
+    """The kept work of one run of a stage. Nothing is made on disk before it is asked for.
+
+    Args:
+        stage, item: as in dvc.yaml; ``item`` for one of a repeated stage.
+        folder: the slot that the first of several processes has taken; it also removes it.
+    """
+
+    def __init__(self, stage: str, item: str | None = None, folder: Path | None = None) -> None:
+        self.stage, self.item = stage, item
+        self._folder = folder
+        self._lock: Lock | None = None
+        self._caches: dict[str, ResultCache] = {}
+        self._interval = save_interval()
+        self._saved = time.monotonic()
+        self._cost = 0.0
+
+    @property
+    def folder(self) -> Path:
+        """The slot of this run: a free one that holds state if there is any, else an empty one."""
+        if self._folder is None:
+            root = project_root() / ".dgkd" / "state"
+            name = "-".join(filter(None, [self.stage, self.item, stage_key(self.stage, self.item)]))
+            kept = sorted(root.glob(f"{name}-*"))
+            for folder in chain(kept, (root / f"{name}-{i}" for i in count())):
+                lock = Lock(folder / "lock")
+                if lock.acquire():
+                    self._lock, self._folder = lock, folder
+                    return folder
+        assert self._folder is not None
+        return self._folder
+
+    def cache(self, name: str) -> ResultCache:
+        """The result cache of that name, with what an earlier run left in it.
+
+        Several processes open it together; each gets its own part.
+        """
+        if name not in self._caches:
+            self._caches[name] = ResultCache(self.folder / f"{name}.sqlite")
+        return self._caches[name]
+
+    def due(self) -> bool:
+        """Whether it is time to save again: by the interval, and not so often that it costs."""
+        waited = time.monotonic() - self._saved
+        cheap = self._interval == 0 or waited * MOST_TIME >= self._cost
+        return cheap and waited >= self._interval
+
+    def save(self, name: str, content: Mapping[str, Any]) -> bool:
+        """Write tensors and plain values, atomically; trouble is told and costs nothing else."""
+        import torch
+
+        began, path = time.monotonic(), self.folder / f"{name}.pt"
+        try:
+            with atomic_file(path) as part:
+                torch.save(dict(content), part)
+        except (OSError, InputError, RuntimeError) as error:
+            known = not isinstance(error, RuntimeError)  # torch's own tells of its source lines
+            reason = str(error) if known else f"{path}: cannot be written"
+            print(f"{self.stage}: its state is not saved, the run goes on ({reason})", flush=True)
+            return False
+        finally:
+            self._saved = time.monotonic()
+            self._cost = self._saved - began
+        return True
+
+    def load(self, name: str) -> dict[str, Any] | None:
+        """What an earlier run saved, on the CPU; None where there is nothing or it is damaged."""
+        import torch
+
+        path = self.folder / f"{name}.pt"
+        if not path.exists():
+            return None
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # a damaged file can fail in any way
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            print(f"{self.stage}: {path} is damaged, begun anew ({reason})", flush=True)
+            return None
+
+    def holds_work(self) -> bool:
+        """Whether there is anything that a next run would go on from."""
+        if self._folder is None:
+            return False
+        opened = {cache.path for cache in self._caches.values()}
+        others = [*self._folder.glob("*.pt"), *self._folder.glob("*.sqlite")]
+        return not opened.issuperset(others) or any(len(j) for j in self._caches.values())
+
+    def close(self, succeeded: bool) -> bool:
+        """Let go of the slot; remove it where the stage has succeeded or it holds nothing.
+
+        Returns:
+            whether there is work that a next run goes on from.
+        """
+        keep = not succeeded and self.holds_work()
+        for cache in self._caches.values():
+            with suppress(InputError):  # a full disk was told before
+                cache.close()
+        if self._folder is None or self._lock is None:
+            return False
+        if not keep:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        self._lock.release()
+        self._folder = self._lock = None
+        return keep

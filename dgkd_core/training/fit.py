@@ -1,0 +1,92 @@
+"""What the three training stages share: train, save, score on val."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dgkd_core.data.samples import Crops, training_batches
+from dgkd_core.evaluation.inference import Protocol, Result, View, score
+from dgkd_core.models.network import Network, Segmenter
+from dgkd_core.models.registry import ModelConfig, save_model
+from dgkd_core.runtime import distributed
+from dgkd_core.runtime.files import write_metrics
+from dgkd_core.runtime.paths import ARTIFACTS
+from dgkd_core.runtime.state import State
+from dgkd_core.training.live import live_curve
+from dgkd_core.training.loop import Recipe, Step, Validation, train
+
+
+def train_and_score(
+    stage: str,
+    folder: str,
+    model: Network | Segmenter,
+    config: ModelConfig,
+    step: Step,
+    crops: Crops,
+    section: Any,
+    view: View,
+    device: torch.device,
+    state: State,
+    pretrained: Sequence[nn.Parameter],
+    beside: Sequence[nn.Module] = (),
+    compiled: bool = False,
+) -> list[dict[str, float]]:
+    """Train a network by its section of params.yaml, save it and score it on val.
+
+    Args:
+        stage: names the curve, the metrics and the lines that are printed.
+        folder: where the model goes, below artifacts/.
+        view: the val pictures that it is scored on.
+        state: where the run is kept until it has succeeded.
+        pretrained: parameters that have weights already; all others are new layers.
+        beside: modules that are trained with it and not kept.
+        compiled: whether the step goes through torch.compile.
+
+    Returns:
+        the curve, as `dgkd_core.training.loop.train` gives it.
+    """
+    manifest, truth = crops.manifest, Path(ARTIFACTS, "prepare", "masks_val.zip")
+    has_truth = any(view.store.has(truth, f"{entry.id}.png") for entry in manifest.split("val"))
+
+    def scored(label: str) -> Result:
+        cache = state.cache("val")
+        return score(model, manifest, truth, view, Protocol(), device, label, cache)
+
+    def miou_after(step: int) -> dict[str, float]:
+        miou = distributed.broadcast(scored(f"{stage}, val after step {step}").confusion.miou())
+        return {"miou": miou} if miou == miou else {}
+
+    with live_curve(stage) as log:
+        curve = train(
+            stage,
+            step,
+            training_batches(crops, section.batch, section.iterations, device),
+            [model, *beside],
+            Recipe.of(section),
+            device,
+            pretrained,
+            state,
+            compiled,
+            log,
+            Validation(section.validations, miou_after) if has_truth else None,
+        )
+        if distributed.is_main_process():
+            save_model(Path(ARTIFACTS, folder), model, config)
+        result = scored(f"{stage}, val")
+        miou = result.confusion.miou()
+        if miou == miou:
+            log({"step": section.iterations, "miou": miou})
+    if not distributed.is_main_process():
+        return curve
+    write_metrics(f"metrics/{stage}.json", {"val": result.metrics(manifest.classes)})
+    light = "dark" if view.dark else "normal"
+    print(
+        f"{stage}: the {folder}'s mIoU is {miou:.2f} on {light} val"
+        if miou == miou
+        else f"{stage}: no {light} val picture has a mask that shows a class, the {folder} is not "
+        "scored"
+    )
+    return curve

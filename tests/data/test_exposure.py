@@ -1,0 +1,99 @@
+"""Brightening before the network: every kind stays in [0, 1] and does what it says."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from dgkd_core.config.choices import EXPOSURES
+from dgkd_core.data.exposure import expose, expose_8bit
+
+images = hnp.arrays(
+    np.uint8,
+    st.tuples(st.integers(1, 6), st.integers(1, 6), st.just(3)),
+    elements=st.integers(0, 255),
+)
+
+
+@settings(deadline=None, derandomize=True, max_examples=100)
+@given(image=images, kind=st.sampled_from(EXPOSURES))
+def test_shape_type_range_and_order(image: np.ndarray, kind: str) -> None:
+    before = image.copy()
+    out = expose(image, kind)
+    assert out.shape == image.shape
+    assert out.dtype == np.float32
+    assert np.isfinite(out).all()
+    assert out.min() >= 0
+    assert out.max() <= 1
+    assert np.array_equal(image, before)
+    order = np.argsort(image.reshape(-1), kind="stable")
+    assert (np.diff(out.reshape(-1)[order]) >= 0).all()
+    assert (out >= image / np.float32(255) - 1e-6).all()  # no kind darkens
+
+
+def test_none_divides_by_255() -> None:
+    image = np.arange(12, dtype=np.uint8).reshape(2, 2, 3) * 20
+    assert np.allclose(expose(image, "none"), image / 255)
+
+
+@pytest.mark.parametrize("kind", EXPOSURES)
+def test_a_black_picture_stays_black(kind: str) -> None:
+    out = expose(np.zeros((4, 4, 3), np.uint8), kind)
+    assert (out == 0).all()
+
+
+@pytest.mark.parametrize("kind", EXPOSURES)
+def test_a_white_picture_stays_white(kind: str) -> None:
+    assert (expose(np.full((4, 4, 3), 255, np.uint8), kind) == 1).all()
+
+
+def test_gain_makes_a_high_percentile_white() -> None:
+    image = np.zeros((100, 100, 3), np.uint8)
+    image[:, :, :] = np.linspace(0, 20, 100).astype(np.uint8)[None, :, None]
+    image[0, :10] = 200  # 0.1 % of hot pixels do not hold the gain back
+    out = expose(image, "gain")
+    assert np.allclose(out[50], np.minimum(image[50] / 20, 1), atol=1e-6)
+    assert (out[0, :10] == 1).all()
+
+
+@pytest.mark.parametrize("percentile", [50, 90, 99.5])
+def test_gains_white_is_the_percentile(percentile: float) -> None:
+    image = np.random.default_rng(0).integers(1, 90, (50, 60, 3)).astype(np.uint8)
+    ordered = np.sort(image.reshape(-1))
+    white = ordered[int(np.ceil(percentile / 100 * image.size)) - 1]
+    expected = np.minimum(image / white, 1)
+    assert np.allclose(expose(image, "gain", percentile), expected, atol=1e-6)
+
+
+def test_gains_white_is_the_lowest_value_that_covers_the_percentile() -> None:
+    image = np.full((10, 10, 3), 10, np.uint8)
+    image[5:] = 100
+    assert (expose(image, "gain", 50) == 1).all()
+    image[4, 9, 2] = 100
+    assert expose(image, "gain", 50).min() == pytest.approx(0.1)
+
+
+def test_gamma_brings_a_flat_picture_to_the_mean() -> None:
+    for level in (3, 12, 60):
+        out = expose(np.full((4, 4, 3), level, np.uint8), "gamma", mean=0.4)
+        assert np.allclose(out, 0.4, atol=1e-4)
+    bright = np.full((4, 4, 3), 200, np.uint8)
+    assert np.allclose(expose(bright, "gamma"), 200 / 255)
+
+
+def test_what_does_not_fit_is_named() -> None:
+    with pytest.raises(
+        ValueError, match=r"exposure must be one of none, gain, gamma, curve, got 'auto'"
+    ):
+        expose(np.zeros((2, 2, 3), np.uint8), "auto")
+    with pytest.raises(ValueError, match=r"image must be \(H, W, 3\) uint8, got \(2, 2\) float64"):
+        expose(np.zeros((2, 2)), "none")
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(image=images, kind=st.sampled_from(EXPOSURES))
+def test_eight_bits_are_the_nearest(image: np.ndarray, kind: str) -> None:
+    rounded = expose_8bit(image, kind)
+    assert rounded.dtype == np.uint8
+    assert np.abs(rounded / 255 - expose(image, kind)).max() <= 0.5001 / 255

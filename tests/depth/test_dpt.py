@@ -1,0 +1,297 @@
+"""The depth model: the small DPT, its way to a folder and back, and how its error is told."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from depth_models import tiny_depth_anything
+from scipy.stats import spearmanr
+from transformers import (
+    DPTConfig,
+    DPTForDepthEstimation,
+    DPTImageProcessor,
+)
+
+from dgkd_core.depth import dpt as depth_module
+from dgkd_core.depth.dpt import (
+    depth_errors,
+    estimate,
+    gradient_loss,
+    load_dpt,
+    network_inputs,
+    predict,
+    rank_correlation,
+    save_dpt,
+    small_dpt,
+    to_unit,
+    without_extremes,
+)
+from dgkd_core.runtime.errors import InputError
+from dgkd_core.runtime.files import sha256
+
+CPU = torch.device("cpu")
+STANDIN = Path(__file__).resolve().parents[3] / "shared/weights/dpt-standin"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("dpt")
+    save_dpt(*small_dpt(32, 16), path)
+    return path
+
+
+def _plain_dpt() -> DPTForDepthEstimation:
+    """As Intel/dpt-large: no convolutions before the transformer."""
+    return DPTForDepthEstimation(
+        DPTConfig(
+            hidden_size=16,
+            num_hidden_layers=4,
+            num_attention_heads=2,
+            intermediate_size=16,
+            image_size=64,
+            patch_size=16,
+            backbone_out_indices=[0, 1, 2, 3],
+            neck_hidden_sizes=[8, 8, 8, 8],
+            fusion_hidden_size=8,
+            use_auxiliary_head=False,
+        )
+    )
+
+
+@pytest.fixture(scope="module", params=["hybrid", "plain", "depth-anything"])
+def kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A model and a processor that keeps the aspect ratio, by way of a folder."""
+    torch.manual_seed(0)
+    model: Any
+    if request.param == "hybrid":
+        model, side, multiple = small_dpt(32, 16)[0], 64, 32
+    elif request.param == "plain":
+        model, side, multiple = _plain_dpt(), 64, 32
+    else:
+        model, side, multiple = tiny_depth_anything(70), 70, 14
+    processor = DPTImageProcessor(
+        size={"height": side, "width": side}, keep_aspect_ratio=True, ensure_multiple_of=multiple
+    )
+    path = tmp_path_factory.mktemp(request.param)
+    save_dpt(model, processor, path)
+    return load_dpt(path, local=True)
+
+
+ODD = [
+    *[(1, 1), (1, 500), (500, 1), (2, 2), (3, 1), (1, 3), (3, 3), (3, 500), (500, 3)],
+    *[(2000, 7), (7, 2000), (64, 255), (257, 64), (40, 57), (3000, 10)],
+]
+
+
+def _random(*size: int) -> np.ndarray:
+    return np.random.default_rng(size).integers(0, 256, (*size, 3), dtype=np.uint8)
+
+
+def test_pictures_of_all_shapes_at_once(kind: tuple[Any, Any]) -> None:
+    pictures = [_random(*size) for size in ODD]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        maps = estimate(*kind, pictures, CPU)
+    assert [depth.shape for depth in maps] == ODD
+    assert all(np.isfinite(depth).all() for depth in maps)
+    assert all(depth.dtype == np.float32 for depth in maps)
+    for i in (0, 7, 13):
+        alone = estimate(*kind, pictures[i : i + 1], CPU)[0]
+        np.testing.assert_allclose(alone, maps[i], atol=1e-5)
+
+
+def test_forty_megapixels(kind: tuple[Any, Any]) -> None:
+    (depth,) = estimate(*kind, [np.broadcast_to(_random(1, 8000), (5000, 8000, 3)).copy()], CPU)
+    assert depth.shape == (5000, 8000)
+    assert np.isfinite(depth[::50, ::50]).all()
+
+
+def test_a_network_that_can_keeps_the_aspect_ratio_and_others_get_their_square(
+    kind: tuple[Any, Any],
+) -> None:
+    model, processor = kind
+    wide, square = network_inputs(processor, [_random(100, 200), _random(50, 50)])
+    if model.config.model_type == "depth_anything":
+        assert (wide.shape, square.shape) == ((3, 70, 140), (3, 70, 70))
+    else:
+        side = model.config.image_size
+        assert wide.shape == square.shape == (3, side, side)
+    assert [depth.ndim for depth in predict(model, processor, [_random(100, 200)], CPU)] == [2]
+
+
+def test_three_rows_are_not_three_colours(kind: tuple[Any, Any]) -> None:
+    """A 3 x 3 picture of one colour is a picture of one colour."""
+    colour = np.broadcast_to(np.array([250, 5, 5], np.uint8), (3, 3, 3)).copy()
+    small, large = network_inputs(kind[1], [colour, np.tile(colour, (20, 20, 1))])
+    torch.testing.assert_close(small, large)
+    assert small[0].min() > small[1].max()
+
+
+@pytest.mark.parametrize("size", [(1, 4), (30, 120), (120, 30), (5, 5), (4000, 1000)])
+def test_pictures_up_to_1_to_4_stay_as_they_are(size: tuple[int, int]) -> None:
+    picture = _random(*size)
+    assert without_extremes(picture) is picture
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((3, 500), (125, 500)),
+        ((500, 3), (500, 125)),
+        ((1, 5), (2, 5)),
+        ((7, 2000), (500, 2000)),
+        ((4000, 900), (2048, 512)),
+        ((10, 100000), (512, 2048)),
+    ],
+)
+def test_longer_ones_are_stretched_and_no_larger_than_a_network_sees(
+    size: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    picture = np.broadcast_to(_random(1, size[1]), (*size, 3)).copy()
+    stretched = without_extremes(picture)
+    assert stretched.shape == (*expected, 3)
+    if size[1] == expected[1] > 3:
+        assert np.array_equal(stretched[0], picture[0]), "columns keep their colours"
+
+
+def test_a_cpu_computes_in_float32(kind: tuple[Any, Any]) -> None:
+    model, processor = kind
+    pixels = network_inputs(processor, [_random(40, 57)])[0]
+    with torch.inference_mode():
+        exact = model(pixel_values=pixels[None]).predicted_depth[0]
+    assert exact.dtype == torch.float32
+    assert torch.equal(predict(model, processor, [_random(40, 57)], CPU)[0], exact)
+    assert depth_module.half_precision(CPU) is None
+    assert depth_module.half_precision(torch.device("cuda")) == torch.float16
+
+
+def test_half_precision_is_close_and_gives_way_where_it_overflows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A CPU stands in for the GPU."""
+    torch.manual_seed(0)
+    weight = torch.randn(1, 3, 1, 1)
+
+    def model(scale: float) -> Any:
+        def forward(pixel_values: torch.Tensor) -> SimpleNamespace:
+            product = torch.nn.functional.conv2d(pixel_values, weight * scale)
+            return SimpleNamespace(predicted_depth=product[:, 0])
+
+        return forward
+
+    processor = DPTImageProcessor(size={"height": 8, "width": 8})
+    pictures = [_random(8, 8)]
+    exact = {scale: predict(model(scale), processor, pictures, CPU)[0] for scale in (1.0, 1e5)}
+    monkeypatch.setattr(depth_module, "half_precision", lambda device: torch.float16)
+    half = predict(model(1.0), processor, pictures, CPU)[0]
+    assert half.dtype == torch.float32
+    assert not torch.equal(half, exact[1.0])
+    torch.testing.assert_close(half, exact[1.0], rtol=1e-2, atol=1e-2)
+    assert torch.equal(predict(model(1e5), processor, pictures, CPU)[0], exact[1e5])
+
+
+@pytest.mark.parametrize("size", [(40, 57), (32, 32), (9, 90)])
+def test_a_map_has_its_pictures_size(folder: Path, size: tuple[int, int]) -> None:
+    model, processor = load_dpt(folder, local=True)
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for _ in range(2)]
+    maps = estimate(model, processor, pictures, CPU)
+    assert [depth.shape for depth in maps] == [size, size]
+    assert all(np.isfinite(depth).all() for depth in maps)
+    alone = estimate(model, processor, pictures[1:], CPU)[0]
+    np.testing.assert_allclose(alone, maps[1], atol=1e-5)
+
+
+def test_saved_and_loaded_it_is_the_same(folder: Path, tmp_path: Path) -> None:
+    model, processor = load_dpt(folder, local=True)
+    save_dpt(model, processor, tmp_path)
+    assert (tmp_path / "model.safetensors").read_bytes() == (
+        folder / "model.safetensors"
+    ).read_bytes()
+    picture = np.full((32, 48, 3), 90, np.uint8)
+    again = load_dpt(tmp_path, local=True)
+    np.testing.assert_array_equal(
+        estimate(*again, [picture], CPU)[0], estimate(model, processor, [picture], CPU)[0]
+    )
+
+
+def test_every_weight_of_the_small_dpt_that_is_used_gets_a_finite_gradient() -> None:
+    torch.manual_seed(0)
+    model, _ = small_dpt(32, 16)
+    model.train()
+    predicted = model(pixel_values=torch.rand(2, 3, 32, 32)).predicted_depth
+    gradient_loss(predicted, torch.rand_like(predicted)).backward()
+    grads = [p.grad for p in model.parameters() if p.grad is not None]
+    assert all(torch.isfinite(grad).all() for grad in grads)
+    assert sum(bool(grad.abs().max() > 0) for grad in grads) > 0.8 * len(grads)
+
+
+def test_a_pinned_folder_is_checked(folder: Path) -> None:
+    load_dpt(folder, local=True, revision=sha256(folder))
+    with pytest.raises(InputError, match=r"depth\.revision expects 0000") as caught:
+        load_dpt(folder, local=True, revision="0" * 64)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_is_no_depth_model_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    for path in (tmp_path, tmp_path / "nothing"):
+        with pytest.raises(InputError) as caught:
+            load_dpt(path, local=True)
+        assert "\n" not in str(caught.value)
+        assert "depth.model" in str(caught.value)
+
+
+def test_gradient_loss_against_loops() -> None:
+    rng = np.random.default_rng(1)
+    a, b = rng.random((2, 4, 5)), rng.random((2, 4, 5))
+    e = a - b
+    dx = [abs(e[n, y, x + 1] - e[n, y, x]) for n in range(2) for y in range(4) for x in range(4)]
+    dy = [abs(e[n, y + 1, x] - e[n, y, x]) for n in range(2) for y in range(3) for x in range(5)]
+    expected = np.abs(e).mean() + np.mean(dx) + np.mean(dy)
+    found = gradient_loss(torch.from_numpy(a), torch.from_numpy(b))
+    assert float(found) == pytest.approx(expected)
+
+
+def test_to_unit() -> None:
+    depth = to_unit(np.array([[3.0, 5.0], [4.0, 7.0]]))
+    np.testing.assert_allclose(depth, [[0, 0.5], [0.25, 1]])
+    assert to_unit(np.full((2, 2), 8.0)).max() == 0
+
+
+def test_rank_correlation_against_scipy() -> None:
+    rng = np.random.default_rng(3)
+    a, b = rng.integers(0, 9, (6, 7)).astype(float), rng.integers(0, 9, (6, 7)).astype(float)
+    assert rank_correlation(a, b) == pytest.approx(spearmanr(a.ravel(), b.ravel()).statistic)
+    assert rank_correlation(a, np.exp(3 * a)) == pytest.approx(1)
+    assert rank_correlation(a, -a) == pytest.approx(-1)
+    assert rank_correlation(a, np.full((6, 7), 2.0)) == 0
+
+
+def test_depth_errors_tell_looking_from_guessing() -> None:
+    rng = np.random.default_rng(2)
+    mean = np.linspace(0, 1, 12).reshape(3, 4)
+    exact = mean + rng.normal(0, 0.1, (5, 3, 4))
+    blind = depth_errors(np.repeat(mean[None], 5, 0), exact, mean)
+    assert blind["mae"] == blind["mae_of_mean_map"] > 0
+    assert blind["correlation_beyond_mean_map"] == 0
+    perfect = depth_errors(exact, exact, mean)
+    assert perfect["mae"] == 0
+    assert perfect["correlation_beyond_mean_map"] == pytest.approx(100)
+    opposite = depth_errors(2 * mean - exact, exact, mean)
+    assert opposite["correlation_beyond_mean_map"] == pytest.approx(-100)
+
+
+@pytest.mark.skipif(not STANDIN.is_dir(), reason="../shared/weights/dpt-standin is not here")
+def test_the_standin_of_shared_loads() -> None:
+    model, processor = load_dpt(STANDIN, local=True)
+    depth = estimate(model, processor, [np.full((60, 80, 3), 120, np.uint8)], CPU)[0]
+    assert depth.shape == (60, 80)
+    assert depth[-10:].mean() > depth[:10].mean()  # it says: lower is nearer

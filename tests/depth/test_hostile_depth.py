@@ -1,0 +1,501 @@
+"""Depth folders made to harm: nothing run, nothing fetched, no memory taken, one line each."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import random
+import runpy
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from depth_models import tiny_depth_anything
+from safetensors.torch import load_file, save_file
+from support import one_line
+from torch import Tensor
+from transformers import (
+    DPTConfig,
+    DPTForDepthEstimation,
+    DPTImageProcessor,
+    Swinv2Config,
+)
+
+from dgkd_core.depth import files
+from dgkd_core.depth.dpt import estimate, load_dpt, save_dpt, small_dpt
+from dgkd_core.runtime.errors import InputError
+
+CPU = torch.device("cpu")
+PICTURE = np.full((20, 30, 3), 90, np.uint8)
+pytestmark = pytest.mark.usefixtures("no_network")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A tiny hybrid DPT and a tiny Depth-Anything."""
+    root = tmp_path_factory.mktemp("depth")
+    torch.manual_seed(0)
+    save_dpt(*small_dpt(32, 16), root / "dpt")
+    processor = DPTImageProcessor(
+        size={"height": 28, "width": 28}, keep_aspect_ratio=True, ensure_multiple_of=14
+    )
+    save_dpt(tiny_depth_anything(28), processor, root / "anything")
+    return {"dpt": root / "dpt", "anything": root / "anything"}
+
+
+@pytest.fixture
+def folder(folders: dict[str, Path], tmp_path: Path) -> Path:
+    """A copy of the tiny DPT's folder."""
+    return Path(shutil.copytree(folders["dpt"], tmp_path / "dpt"))
+
+
+def _change(path: Path, change: dict[str, Any]) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+
+
+def _refused(folder: Path, *named: str | Path) -> str:
+    message = one_line(lambda: load_dpt(folder, local=True), "depth.model", folder, *named)
+    assert message.isprintable()
+    assert len(message) < 2 * len(str(folder)) + 600
+    return message
+
+
+def _works(folder: Path) -> None:
+    (depth,) = estimate(*load_dpt(folder, local=True), [PICTURE], CPU)
+    assert depth.shape == PICTURE.shape[:2]
+    assert np.isfinite(depth).all()
+
+
+# --- code and the network ------------------------------------------------------------------------
+
+EVIL = """
+from pathlib import Path
+Path(__file__).with_name("ran").touch()
+class EvilConfig: pass
+class EvilModel: pass
+class EvilProcessor: pass
+"""
+
+
+def test_a_python_file_in_the_folder_is_not_run(folder: Path) -> None:
+    evil, mark = folder / "evil.py", folder / "ran"
+    evil.write_text(EVIL)
+    classes = {
+        "AutoConfig": "evil.EvilConfig",
+        "AutoModelForDepthEstimation": "evil.EvilModel",
+        "AutoBackbone": "evil.EvilModel",
+        "AutoImageProcessor": ["evil.EvilProcessor", "evil.EvilProcessor"],
+    }
+    config = json.loads((folder / "config.json").read_text())
+    _change(folder / "config.json", {"auto_map": classes, "architectures": ["EvilModel"]})
+    inner = config["backbone_config"] | {"auto_map": classes}
+    _change(folder / "config.json", {"backbone_config": inner})
+    names = {"auto_map": classes, "image_processor_type": "EvilProcessor"}
+    _change(folder / "preprocessor_config.json", names)
+    _works(folder)
+    _change(folder / "config.json", {"model_type": "evil"})
+    _refused(folder, "config.json", "'evil'", "dpt or depth_anything")
+    assert not mark.exists()
+    runpy.run_path(str(evil))
+    assert mark.exists(), "it does leave its mark when it is run"
+
+
+FETCHES = {
+    "hub id": {"backbone": "someone/something"},
+    "hub id for the hybrid": {"backbone": "someone/something", "backbone_config": None},
+    "timm's": {"backbone": "resnet18", "use_timm_backbone": True, "backbone_config": None},
+    "timm's hub id": {"backbone": "hf-hub:a/b", "use_timm_backbone": True},
+    "pretrained": {"use_pretrained_backbone": True},
+    "timm as a backbone": {
+        "backbone_config": {"model_type": "timm_backbone", "backbone": "hf-hub:a/b"}
+    },
+    "timm without a name": {"backbone_config": {"model_type": "timm_backbone"}},
+    "timm's wrapper": {"backbone_config": {"model_type": "timm_wrapper", "architecture": "x"}},
+    "within": {"backbone_config": {"model_type": "bit", "backbone": "a/b"}},
+    "a nested DPT": {"backbone_config": {"model_type": "dpt"}},
+    "quantised": {"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True}},
+}
+
+
+@pytest.mark.parametrize("change", FETCHES.values(), ids=FETCHES.keys())
+@pytest.mark.parametrize("hybrid", [True, False])
+def test_a_config_fetches_nothing(folder: Path, change: dict[str, Any], hybrid: bool) -> None:
+    _change(folder / "config.json", {"is_hybrid": hybrid, **change})
+    _refused(folder, "config.json")
+
+
+@pytest.mark.parametrize(
+    "key", ["attn_implementation", "_attn_implementation", "experts_implementation"]
+)
+def test_kernels_of_the_hub_are_not_asked_for(folder: Path, key: str) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    kernel = {key: "someone/kernels:attention"}
+    inner = config["backbone_config"] | kernel
+    _change(folder / "config.json", kernel | {"backbone_config": inner})
+    model, _ = load_dpt(folder, local=True)
+    assert model.config._attn_implementation == "sdpa"
+    _works(folder)
+
+
+def test_other_files_are_not_looked_at(folder: Path) -> None:
+    adapter = {"base_model_name_or_path": "someone/something", "peft_type": "LORA"}
+    (folder / "adapter_config.json").write_text(json.dumps(adapter))
+    (folder / "generation_config.json").write_text("{")
+    (folder / "processor_config.json").write_text("{")
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../../x"}}')
+    (folder / "pytorch_model.bin").write_bytes(b"no pickle")
+    _works(folder)
+
+
+def test_names_in_a_config_are_no_paths(folder: Path, tmp_path: Path) -> None:
+    _change(folder / "config.json", {"name_or_path": "/etc", "_name_or_path": "../x"})
+    model, processor = load_dpt(folder, local=True)
+    save_dpt(model, processor, tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dpt", "out"]
+    assert "/etc" not in (tmp_path / "out" / "config.json").read_text()
+
+
+def test_a_hub_id_fetches_three_files_of_one_commit(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def cached(hub_id: str, name: str, revision: str) -> str:
+        asked.append((hub_id, name, revision))
+        return str(folder / name)
+
+    monkeypatch.setattr(files, "cached_file", cached)
+    load_dpt("someone/dpt", local=False, revision="v1")
+    names = ("config.json", "preprocessor_config.json", "model.safetensors")
+    revisions = ("v1", folder.name, folder.name)
+    assert asked == [("someone/dpt", *pair) for pair in zip(names, revisions, strict=True)]
+    _change(folder / "config.json", {"backbone": "someone/else"})
+    one_line(lambda: load_dpt("someone/dpt", local=False), "'someone/dpt'", "someone/else")
+
+
+@pytest.mark.parametrize("error", [OSError("a\nb"), ValueError(""), KeyError("x"), TypeError("y")])
+def test_a_hub_that_fails_is_one_line(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> str:
+        raise error
+
+    monkeypatch.setattr(files, "cached_file", fail)
+    one_line(lambda: load_dpt("someone/dpt", local=False), "'someone/dpt'", "cannot be fetched")
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+JSON = {
+    "empty": b"",
+    "cut short": b'{"model_type": "dpt"',
+    "a list": b"[]",
+    "null": b"null",
+    "text": b'"dpt"',
+    "nested": b'{"a":' * 100_000,
+    "a number of 100,000 digits": b'{"image_size": ' + b"9" * 100_000 + b"}",
+    "not UTF-8": b'{"model_type": "\xff"}',
+    "2 MB": b'{"model_type": "' + b" " * 2**21 + b'"}',
+    "NaN": b'{"model_type": "dpt", "hidden_size": NaN, "size": NaN}',
+    "infinity": b'{"model_type": "dpt", "hidden_size": 1e999, "size": 1e999}',
+    "a pickle": pickle.dumps({"model_type": "dpt"}),
+}
+
+
+@pytest.mark.parametrize("content", JSON.values(), ids=JSON.keys())
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
+def test_json_that_is_none(folder: Path, name: str, content: bytes) -> None:
+    (folder / name).write_bytes(content)
+    _refused(folder, folder / name)
+
+
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json", "model.safetensors"])
+def test_a_missing_file_and_a_folder_in_its_place(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    _refused(folder, folder / name, "no such file")
+    (folder / name).mkdir()
+    _refused(folder, folder / name, "no such file")
+
+
+class _Code:
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open, (self.path, "w")
+
+
+def test_pickled_weights_are_not_read(folder: Path, tmp_path: Path) -> None:
+    mark, path = tmp_path / "ran", folder / "model.safetensors"
+    path.rename(tmp_path / "weights")
+    torch.save({"a": _Code(mark)}, folder / "pytorch_model.bin")
+    _refused(folder, path, "pytorch_model.bin", "not unpickled", "safetensors")
+    (folder / "pytorch_model.bin").rename(path)
+    _refused(folder, path)
+    path.write_bytes(pickle.dumps(_Code(mark)))
+    _refused(folder, path)
+    assert not mark.exists()
+
+
+def test_weights_cut_short_anywhere(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    whole, rng = path.read_bytes(), random.Random(1)
+    for length in (0, 7, 8, len(whole) - 1, *(rng.randrange(len(whole)) for _ in range(20))):
+        path.write_bytes(whole[:length])
+        _refused(folder, path)
+
+
+def _last(tensor: Tensor, value: float) -> Tensor:
+    changed = tensor.clone()
+    changed.view(-1)[-1] = value
+    return changed
+
+
+WEIGHTS: dict[str, Callable[[dict[str, Tensor], str], dict[str, Tensor]]] = {
+    "one lacks": lambda ts, name: {k: v for k, v in ts.items() if k != name},
+    "none": lambda ts, name: {},
+    "other names": lambda ts, name: {f"x.{k}": v for k, v in ts.items()},
+    "NaN": lambda ts, name: ts | {name: _last(ts[name], float("nan"))},
+    "infinity": lambda ts, name: ts | {name: _last(ts[name], float("inf"))},
+    "another shape": lambda ts, name: ts | {name: ts[name][:1].contiguous()},
+    "no numbers": lambda ts, name: ts | {name: ts[name][:0]},
+}
+
+
+@pytest.mark.parametrize("change", WEIGHTS.values(), ids=WEIGHTS.keys())
+def test_weights_that_do_not_fit(
+    folder: Path,
+    change: Callable[[dict[str, Tensor], str], dict[str, Tensor]],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """transformers would fill what is missing with random numbers, and draw a table."""
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    name = next(name for name in tensors if name.startswith("head") and tensors[name].ndim == 4)
+    save_file(change(tensors, name), path)
+    _refused(folder)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_layers_that_published_models_lack_are_not_missed(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    used = {k: v for k, v in tensors.items() if "fusion_stage.layers.0.residual_layer1" not in k}
+    assert len(used) < len(tensors)
+    before = estimate(*load_dpt(folder, local=True), [PICTURE], CPU)[0]
+    save_file(used, path)
+    assert np.array_equal(estimate(*load_dpt(folder, local=True), [PICTURE], CPU)[0], before)
+
+
+def test_half_precision_becomes_float32(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    save_file({k: v.half() for k, v in load_file(path).items()}, path)
+    _change(folder / "config.json", {"dtype": "float16", "torch_dtype": "float16"})
+    model, _ = load_dpt(folder, local=True)
+    assert model.dtype == torch.float32
+    _works(folder)
+
+
+# --- values --------------------------------------------------------------------------------------
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    "another model": {"model_type": "bert"},
+    "a depth model that is far = large": {"model_type": "glpn"},
+    "no kind": {"model_type": None},
+    "a kind that is a list": {"model_type": ["dpt"]},
+    "hidden size of a billion": {"hidden_size": 10**9},
+    "hidden size of 100,000": {"hidden_size": 100_000},
+    "a billion layers": {"num_hidden_layers": 10**9},
+    "a thousand layers": {"num_hidden_layers": 1000},
+    "layers of text": {"num_hidden_layers": "3"},
+    "a billion heads": {"num_attention_heads": 10**9},
+    "no heads": {"num_attention_heads": 0},
+    "picture of a billion": {"image_size": 10**9},
+    "picture of 50,000": {"image_size": 50_000},
+    "picture of text": {"image_size": "large"},
+    "picture of two sides": {"image_size": [32, 32]},
+    "picture of null": {"image_size": None},
+    "patches of one": {"patch_size": 1, "image_size": 2048},
+    "patches of none": {"patch_size": 0},
+    "a million necks": {"neck_hidden_sizes": [8] * 10**5},
+    "a neck of a million": {"neck_hidden_sizes": [10**6, 8, 8, 8]},
+    "fusion of 50,000": {"fusion_hidden_size": 50_000},
+    "activation": {"hidden_act": "os.system"},
+    "indices out of range": {"backbone_out_indices": [0, 1, 2, 99]},
+    "too few indices": {"backbone_out_indices": [0]},
+    "head index": {"head_in_index": 99},
+    "factors": {"reassemble_factors": [1, 1, 1e5, 1]},
+    "factors of zero": {"reassemble_factors": [0, 0, 0, 0]},
+    "returns a tuple": {"return_dict": False},
+    "backbone a list": {"backbone_config": []},
+    "backbone a text": {"backbone_config": "bit"},
+    "backbone of deep stages": {"backbone_config": {"model_type": "bit", "depths": [10**6]}},
+    "backbone of many stages": {"backbone_config": {"model_type": "bit", "depths": [1] * 201}},
+    "window of 50,000": {
+        "is_hybrid": False,
+        "backbone_config": {"model_type": "swinv2", "window_size": 50_000},
+    },
+    "readout": {"readout_type": "evil"},
+    "epsilon of text": {"layer_norm_eps": "small"},
+    "a method": {"to_dict": 3, "save_pretrained": 4, "is_hybrid": "no"},
+    "a property": {"use_return_dict": 3},
+}
+
+
+@pytest.mark.parametrize("change", CONFIGS.values(), ids=CONFIGS.keys())
+def test_a_hostile_config(folder: Path, change: dict[str, Any]) -> None:
+    _change(folder / "config.json", change)
+    _refused(folder)
+
+
+PROCESSORS: dict[str, dict[str, Any]] = {
+    "a size of a billion": {"size": 10**9},
+    "a height of a billion": {"size": {"height": 10**9, "width": 32}},
+    "a size of zero": {"size": {"height": 0, "width": 32}},
+    "a negative size": {"size": -1},
+    "a size of text": {"size": "large"},
+    "a list": {"size": [32, 32]},
+    "another key": {"size": {"shortest_edge": 32}},
+    "a third key": {"size": {"height": 32, "width": 32, "longest_edge": 10**9}},
+    "not resized": {"do_resize": False},
+    "yes": {"do_rescale": "yes"},
+    "two colours": {"image_mean": [0.5, 0.5]},
+    "four colours": {"image_std": [0.5] * 4},
+    "a million colours": {"image_mean": [0.5] * 10**5},
+    "colours of text": {"image_mean": ["a", "b", "c"]},
+    "no spread": {"image_std": [0, 0.5, 0.5]},
+    "a negative spread": {"image_std": [-0.5, 0.5, 0.5]},
+    "a huge mean": {"image_mean": [1e38, 0, 0]},
+    "resampling": {"resample": 99},
+    "resampling of text": {"resample": "bilinear"},
+    "a multiple of a billion": {"ensure_multiple_of": 10**9},
+    "a multiple of zero": {"ensure_multiple_of": 0},
+    "a factor of zero": {"rescale_factor": 0},
+    "a huge factor": {"rescale_factor": 1e300},
+    "padding": {"do_pad": True, "size_divisor": 10**9},
+}
+
+
+@pytest.mark.parametrize("change", PROCESSORS.values(), ids=PROCESSORS.keys())
+def test_a_hostile_processor(folder: Path, change: dict[str, Any]) -> None:
+    path = folder / "preprocessor_config.json"
+    _change(path, change)
+    _refused(folder, path, next(iter(change)) if "do_pad" not in change else "size_divisor")
+
+
+def test_a_processors_other_keys_do_nothing(folder: Path) -> None:
+    path = folder / "preprocessor_config.json"
+    before = load_dpt(folder, local=True)[1].to_dict()
+    _change(path, {"preprocess": None, "__call__": 1, "device": "cuda:9", "crop_size": 10**9})
+    assert load_dpt(folder, local=True)[1].to_dict() == before
+    _change(path, dict.fromkeys(("do_pad", "size_divisor", "ensure_multiple_of")))
+    _works(folder)
+
+
+def test_no_memory_is_taken_for_a_network_that_the_weights_do_not_fill(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+
+    def note(*arguments: Any, **options: Any) -> Any:
+        made.append(options)
+        raise AssertionError("built")
+
+    monkeypatch.setattr(DPTForDepthEstimation, "from_pretrained", note)
+    _change(folder / "config.json", {"hidden_size": 20_000, "intermediate_size": 80_000})
+    _refused(folder, "config.json", "numbers")
+    assert not made
+
+
+def test_a_published_kind_of_backbone_is_read(tmp_path: Path) -> None:
+    """As Intel/dpt-swinv2-*: a config.json has keys that name no backbone, which is fine."""
+    backbone = Swinv2Config(
+        image_size=64,
+        patch_size=4,
+        embed_dim=8,
+        depths=[1, 1, 1, 1],
+        num_heads=[1, 1, 1, 1],
+        window_size=2,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )
+    config = DPTConfig(
+        backbone_config=backbone,
+        reassemble_factors=[1, 1, 1, 1],
+        neck_hidden_sizes=[8, 16, 32, 64],
+        fusion_hidden_size=8,
+        use_auxiliary_head=False,
+    )
+    torch.manual_seed(0)
+    processor = DPTImageProcessor(size={"height": 64, "width": 64})
+    save_dpt(DPTForDepthEstimation(config), processor, tmp_path / "m")
+    nothing = {"backbone": None, "use_timm_backbone": False, "use_pretrained_backbone": False}
+    _change(tmp_path / "m" / "config.json", {**nothing, "backbone_kwargs": None})
+    _works(tmp_path / "m")
+
+
+# --- seeded mutations ----------------------------------------------------------------------------
+
+POOL: list[Any] = [
+    *(None, True, False, -1, 0, 1, 2, 3, 7, 64, 99_999, 10**9, -(10**30), 0.5, -1.5, 1e-300, 1e300),
+    *("", "x", "gelu", "someone/something", "../x", "\x1b[2J\n", [], {}, [1], [0, 1, 2, 3], ["a"]),
+    *([[]], {"a": 1}, {"model_type": "bit"}, {"model_type": "timm_backbone"}),
+]
+KEYS = (
+    *("backbone", "auto_map", "use_timm_backbone", "attn_implementation", "quantization_config"),
+    *("to_dict", "model_type", "dtype", "pruned_heads", "id2label", "num_labels", "chunk_size"),
+    *("is_hybrid", "output_attentions", "return_dict", "add_projection", "name_or_path", "a\nb"),
+)
+
+
+def _places(value: Any, way: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    if way:
+        yield way
+    if isinstance(value, (dict, list)):
+        for key in value if isinstance(value, dict) else range(len(value)):
+            yield from _places(value[key], (*way, key))
+
+
+def _mutated(values: Any, rng: random.Random) -> Any:
+    values = copy.deepcopy(values)
+    for _ in range(rng.choice((1, 1, 1, 2, 4))):
+        *way, last = rng.choice(list(_places(values)))
+        inner = values
+        for key in way:
+            inner = inner[key]
+        act = rng.random()
+        if act < 0.7:
+            inner[last] = copy.deepcopy(rng.choice(POOL))
+        elif act < 0.85 or not isinstance(inner, dict):
+            del inner[last]
+        else:
+            inner[rng.choice(KEYS)] = copy.deepcopy(rng.choice(POOL))
+        if not list(_places(values)):
+            break
+    return values
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
+@pytest.mark.parametrize("kind", ["dpt", "anything"])
+def test_mutated_values_work_or_are_one_line(
+    folders: dict[str, Path], tmp_path: Path, kind: str, name: str
+) -> None:
+    folder = Path(shutil.copytree(folders[kind], tmp_path / kind))
+    values, rng = json.loads((folder / name).read_text()), random.Random(f"{kind}{name}")
+    lines, works = [], 0
+    for _ in range(80 if name == "config.json" else 50):
+        mutated = _mutated(values, rng)
+        (folder / name).write_text(json.dumps(mutated))
+        try:
+            _works(folder)
+            works += 1
+        except InputError as error:
+            lines.append(str(error))
+        except Exception as error:
+            raise AssertionError(f"{type(error).__name__} from {mutated}") from error
+    assert all(line.isprintable() and str(folder) in line for line in lines)
+    assert works > 10
+    assert len(lines) > 10

@@ -1,0 +1,184 @@
+"""The sheet of strengths: which pictures and settings, and that it shows what darkening makes."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from support import one_line
+
+from dgkd_core.data.exposure import expose
+from dgkd_core.data.manifest import Entry
+from dgkd_core.data.pack import Pack, write_pack
+from dgkd_core.data.pictures import encode_rgb
+from dgkd_core.lowlight.preview import RATIOS, SIDE, Cell, draw, shrunk, strengths, write_preview
+from dgkd_core.lowlight.synthesis import darken, darken_physical, luma, picture_rng
+
+PHYSICAL: dict[str, Any] = {
+    "ratio": (10.0, 100.0),
+    "shot": (1e-4, 1e-3),
+    "read": True,
+    "row": 0.0,
+    "bits": 12,
+    "tone_curve": True,
+}
+SIMPLE: dict[str, Any] = {
+    "alpha": (0.9, 1.0),
+    "beta": (0.05, 0.08),
+    "gamma": (1.0, 1.2),
+    "noise": 0.002,
+}
+
+
+def _settings(kind: str = "physical") -> dict[str, Any]:
+    return {"kind": kind, "physical": PHYSICAL, "simple": SIMPLE}
+
+
+def _picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(60, 256, (height, width, 3)).astype(np.uint8)
+
+
+def _data(
+    folder: Path, sizes: Sequence[tuple[int, int]], kept: Sequence[int] | None = None
+) -> tuple[list[Entry], Pack]:
+    """Entries of pictures of these sizes; the pack holds those in ``kept`` alone."""
+    entries = []
+    with write_pack(folder / "images.zip") as pack:
+        for i, (height, width) in enumerate(sizes):
+            entries.append(Entry(f"p{i}", "train", ("cat",) * (i % 2), width, height, f"{i}.png"))
+            if kept is None or i in kept:
+                pack.add(f"{i}.png", encode_rgb(_picture(height, width, i)))
+    return entries, Pack(folder / "images.zip")
+
+
+def _sheet(
+    folder: Path, entries: Sequence[Entry], images: Pack, kind: str = "physical", seed: int = 0
+) -> np.ndarray:
+    write_preview(folder / "preview.png", entries, images, _settings(kind), seed)
+    picture = Image.open(folder / "preview.png")
+    assert picture.format == "PNG"
+    assert picture.mode == "RGB"
+    return np.asarray(picture)
+
+
+def test_the_physical_strengths_are_fixed_and_all_else_is_as_configured() -> None:
+    columns = strengths(**_settings())
+    assert list(columns) == ["r = 4", "r = 10", "r = 30", "r = 100"]
+    for settings, r in zip(columns.values(), RATIOS, strict=True):
+        assert settings == _settings() | {"physical": PHYSICAL | {"ratio": (r, r)}}
+
+
+def test_the_simple_strengths_are_the_ends_of_the_configured_ranges() -> None:
+    columns = strengths(**_settings("simple"))
+    assert list(columns) == ["mildest", "strongest"]
+    image = _picture(16, 16)
+    mild, strong = (
+        luma(darken(image, picture_rng(0, "a"), **settings).clean) for settings in columns.values()
+    )
+    lumas = [
+        luma(darken(image, picture_rng(0, str(i)), **_settings("simple")).clean) for i in range(60)
+    ]
+    assert strong <= min(lumas) < max(lumas) <= mild
+    assert columns["mildest"]["simple"]["noise"] == SIMPLE["noise"]
+
+
+def test_the_sheet_shows_what_darkening_makes_of_a_picture(tmp_path: Path) -> None:
+    """Pictures of 64 x 32 pixels, four times as large; titles take 34 pixels, captions 23."""
+    entries, images = _data(tmp_path, [(32, 64)] * 2)
+    sheet = _sheet(tmp_path, entries, images, seed=7)
+    image = _picture(32, 64)
+
+    def at(column: int, top: int) -> np.ndarray:
+        left = 10 + column * (SIDE + 8)
+        tile = sheet[top : top + 128, left : left + 256]
+        assert np.array_equal(tile, tile[::4, ::4].repeat(4, 0).repeat(4, 1))
+        return tile[::4, ::4]
+
+    assert np.array_equal(at(0, 34), image)
+    for column, r in enumerate(RATIOS, 1):
+        night = darken_physical(image, picture_rng(7, "p0"), **PHYSICAL | {"ratio": (r, r)})
+        assert np.array_equal(at(column, 34), night.image)
+        bright = expose(night.image, "gain") * 255
+        assert np.abs(at(column, 34 + 128 + 23) - bright).max() <= 0.5 + 1e-4
+    second = 34 + 2 * (128 + 23) + 16
+    assert np.array_equal(at(0, second), _picture(32, 64, 1))
+
+
+@pytest.mark.parametrize(
+    ("count", "chosen"), [(1, [0]), (2, [0, 1]), (3, [0, 1, 2]), (9, [0, 4, 8])]
+)
+def test_the_first_the_middle_and_the_last_picture_are_shown(
+    tmp_path: Path, count: int, chosen: list[int]
+) -> None:
+    entries, images = _data(tmp_path, [(32, 64)] * count, kept=chosen)
+    sheet = _sheet(tmp_path, entries, images)
+    for row, i in enumerate(chosen):
+        top = 34 + row * (2 * (128 + 23) + 16)
+        assert np.array_equal(sheet[top : top + 128 : 4, 10:266:4], _picture(32, 64, i))
+
+
+@pytest.mark.parametrize("kind", ["physical", "simple"])
+def test_the_same_data_give_the_same_bytes(tmp_path: Path, kind: str) -> None:
+    entries, images = _data(tmp_path, [(20, 30)] * 4)
+    contents = []
+    for seed in (0, 0, 1):
+        _sheet(tmp_path, entries, images, kind, seed)
+        contents.append((tmp_path / "preview.png").read_bytes())
+    assert contents[0] == contents[1] != contents[2]
+
+
+@pytest.mark.parametrize("kind", ["physical", "simple"])
+@pytest.mark.parametrize(
+    "sizes", [[(1, 1)], [(1, 900)], [(900, 1)], [(2, 3), (1, 1), (300, 500)], [(2600, 1400)]]
+)
+def test_pictures_of_any_size_fit_their_column(
+    tmp_path: Path, kind: str, sizes: list[tuple[int, int]]
+) -> None:
+    entries, images = _data(tmp_path, sizes)
+    sheet = _sheet(tmp_path, entries, images, kind)
+    columns = 1 + len(strengths(**_settings(kind)))
+    assert sheet.shape[1] <= 20 + columns * (SIDE + 8) - 8
+    assert sheet.shape[0] <= 34 + len(sizes) * (2 * (SIDE + 80) + 16) + 100
+    assert (sheet[:, :10] == 255).all()
+    assert (sheet[:, -10:] == 255).all()
+
+
+def test_a_picture_is_shrunk_to_its_mean_and_only_if_it_is_large() -> None:
+    small = _picture(SIDE, 9)
+    assert shrunk(small) is small
+    large = _picture(900, 1200)
+    tile = shrunk(large)
+    assert tile.shape == (192, SIDE, 3)
+    assert luma(tile) == pytest.approx(luma(large), abs=0.5)
+    assert tile.std() < 0.5 * large.std()
+    assert shrunk(_picture(1, 4000)).shape == (1, SIDE, 3)
+
+
+def test_text_beside_a_low_tile_gets_its_room_and_words_reach_the_sheet() -> None:
+    low = Cell(np.full((1, 300, 3), 90, np.uint8), "x")
+
+    def drawn(text: str) -> np.ndarray:
+        content = draw(["a", "b"], [[[Cell(None, text), low]], [[low, low]]], ["note"])
+        return np.asarray(Image.open(io.BytesIO(content)))
+
+    short, long = drawn("one"), drawn("one\ntwo\nthree\nfour")
+    assert len(long) - len(short) == 4 * 15 - (1 + 15)
+    assert drawn("one").tobytes() == short.tobytes() != drawn("two").tobytes()
+
+
+def test_a_missing_picture_is_named_and_the_old_sheet_stays(tmp_path: Path) -> None:
+    entries, images = _data(tmp_path, [(4, 4)] * 3, kept=[0, 2])
+    path = tmp_path / "preview.png"
+    path.write_bytes(b"old")
+    one_line(
+        lambda: write_preview(path, entries, images, _settings(), 0),
+        images.path,
+        "holds no '1.png'",
+    )
+    assert path.read_bytes() == b"old"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["images.zip", "preview.png"]

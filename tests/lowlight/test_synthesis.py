@@ -1,0 +1,376 @@
+"""Low-light synthesis: the light falls by r, the noise is the sensor's, and nothing leaks."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dgkd_core.lowlight import synthesis
+from dgkd_core.lowlight.synthesis import (
+    CCM,
+    darken,
+    darken_physical,
+    darken_simple,
+    luma,
+    picture_rng,
+    process,
+    unprocess,
+)
+
+PHYSICAL: dict[str, Any] = {"ratio": (10.0, 100.0), "shot": (1e-4, 1e-3)}
+SIMPLE: dict[str, Any] = {
+    "alpha": (0.9, 1.0),
+    "beta": (0.5, 1.0),
+    "gamma": (1.5, 5.0),
+    "noise": 0.01,
+}
+
+
+def _picture(seed: int = 0, height: int = 24, width: int = 32) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype(np.uint8)
+
+
+@pytest.fixture
+def sensor(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
+    """Collects the linear sensor values that are processed: the noisy ones, then the clean ones."""
+    seen: list[np.ndarray] = []
+
+    def spy(values: np.ndarray, *args: Any) -> np.ndarray:
+        seen.append(values)
+        return process(values, *args)
+
+    monkeypatch.setattr(synthesis, "process", spy)
+    return seen
+
+
+def test_the_colour_matrix_keeps_white() -> None:
+    assert np.allclose(CCM.sum(1), 1)
+
+
+@pytest.mark.parametrize("tone_curve", [True, False])
+@pytest.mark.parametrize("gains", [(1.9, 1.5), (2.4, 1.9)])
+def test_process_undoes_unprocess(tone_curve: bool, gains: tuple[float, float]) -> None:
+    """The inverse matrix has no negative entry, so every 8-bit colour is inside the gamut."""
+    assert np.linalg.inv(CCM).min() > 0
+    levels = np.arange(0, 256, 15)
+    cube = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(-1, 18, 3) / 255.0
+    linear = unprocess(cube, *gains, tone_curve)
+    assert linear.min() >= 0
+    assert linear.max() <= 1
+    assert np.abs(process(linear, *gains, tone_curve) - cube).max() * 255 < 1
+
+
+def test_unprocess_is_the_published_inverse() -> None:
+    """Grey needs neither matrix nor gains: 1/2 - sin(asin(1 - 2x) / 3), then exponent 2.2."""
+    x = np.linspace(0, 1, 11)
+    grey = np.repeat(x[None, :, None], 3, 2)
+    expected = (0.5 - np.sin(np.arcsin(1 - 2 * x) / 3)) ** 2.2
+    linear = unprocess(grey, 2.0, 1.6)[0]
+    assert np.allclose(linear, expected[:, None] / [2.0, 1.0, 1.6])
+
+
+def test_no_darkness_and_no_noise_is_the_identity() -> None:
+    image = _picture()
+    night = darken_physical(
+        image,
+        np.random.default_rng(0),
+        ratio=(1.0, 1.0),
+        shot=(1e-12, 1e-12),
+        read=False,
+        bits=16,
+    )
+    assert night.ratio == 1
+    for made in (night.image, night.clean):
+        assert np.abs(made.astype(int) - image).max() <= 1
+
+
+@pytest.mark.parametrize("r", [2.0, 5.0])
+def test_linear_exposure_falls_by_r(r: float) -> None:
+    image = np.clip(_picture(1, 128, 128), 60, 220)
+    night = darken_physical(
+        image, np.random.default_rng(1), ratio=(r, r), shot=(1e-4, 1e-4), bits=16
+    )
+    assert night.ratio == pytest.approx(r)
+    # equal gains before and after cancel in the ratio of the means
+    before = unprocess(image / 255.0, 2, 1.7).mean((0, 1))
+    for made in (night.clean, night.image):
+        after = unprocess(made / 255.0, 2, 1.7).mean((0, 1))
+        assert np.allclose(before / after, r, rtol=0.03)
+
+
+def test_darkness_is_drawn_log_uniformly_in_its_range() -> None:
+    image = np.full((1, 1, 3), 128, np.uint8)
+    draws = [darken_physical(image, picture_rng(0, str(i)), **PHYSICAL) for i in range(600)]
+    for values, (low, high) in (
+        ([n.ratio for n in draws], (10, 100)),
+        ([n.shot for n in draws], (1e-4, 1e-3)),
+    ):
+        assert low <= min(values)
+        assert max(values) <= high
+        share = (np.log(values) - np.log(low)) / (np.log(high) - np.log(low))
+        assert np.abs(np.quantile(share, [0.25, 0.5, 0.75]) - [0.25, 0.5, 0.75]).max() < 0.06
+    logs = [2 * np.log(n.read) - 2.18 * np.log(n.shot) - 1.2 for n in draws]
+    assert np.mean(logs) == pytest.approx(0, abs=0.05)
+    assert np.std(logs) == pytest.approx(0.26, abs=0.03)
+
+
+def _patches(sensor: list[np.ndarray], **settings: Any) -> tuple[Any, np.ndarray, np.ndarray]:
+    """Signal and noise variance (patches, 3) of flat grey patches of 120 x 200 pixels."""
+    greys = np.array([110, 140, 170, 200, 230], np.uint8)
+    image = np.repeat(np.repeat(greys, 200)[None, :, None], 120, 0).repeat(3, 2)
+    keep: dict[str, Any] = {"ratio": (2.0, 2.0), "shot": (4e-4, 4e-4), "bits": 16} | settings
+    night = darken_physical(image, np.random.default_rng(5), **keep)
+    noisy, signal = (values.reshape(120, 5, 200, 3) for values in sensor)
+    return night, signal.mean((0, 2)), (noisy - signal).var((0, 2))
+
+
+def test_shot_noise_variance_is_the_gain_times_the_signal(sensor: list[np.ndarray]) -> None:
+    night, signal, variance = _patches(sensor, read=False)
+    assert night.shot == pytest.approx(4e-4)
+    assert night.read == 0
+    assert signal.max() > 5 * signal.min()
+    assert np.allclose(variance, night.shot * signal, rtol=0.06)
+
+
+def test_read_noise_adds_a_constant_variance(sensor: list[np.ndarray]) -> None:
+    night, signal, variance = _patches(sensor, shot=(3e-3, 3e-3))
+    assert night.read**2 > 0.1 * night.shot * signal.min()
+    assert np.allclose(variance, night.shot * signal + night.read**2, rtol=0.06)
+
+
+def test_noise_has_no_bias(sensor: list[np.ndarray]) -> None:
+    _patches(sensor, read=False)
+    noisy, signal = sensor
+    assert float((noisy - signal).mean()) == pytest.approx(0, abs=1e-4)
+
+
+def test_row_noise_is_shared_by_a_row_and_its_colours(sensor: list[np.ndarray]) -> None:
+    image = np.full((400, 300, 3), 200, np.uint8)
+    night = darken_physical(
+        image,
+        np.random.default_rng(2),
+        ratio=(2.0, 2.0),
+        shot=(3e-3, 3e-3),
+        row=1.0,
+        bits=16,
+    )
+    noisy, signal = sensor
+    rows = (noisy - signal).mean((1, 2))
+    assert rows.std() == pytest.approx(night.read, rel=0.12)
+    columns = (noisy - signal).mean((0, 2))
+    assert columns.std() < 0.2 * night.read
+
+
+@pytest.mark.parametrize("bits", [6, 8, 12])
+def test_the_converter_has_its_levels(bits: int, sensor: list[np.ndarray]) -> None:
+    darken_physical(_picture(), np.random.default_rng(0), **PHYSICAL, bits=bits)
+    steps = sensor[0] * (2**bits - 1)
+    assert np.allclose(steps, np.rint(steps))
+    assert steps.min() >= 0
+    assert not np.allclose(sensor[1] * (2**bits - 1), np.rint(sensor[1] * (2**bits - 1)))
+
+
+@pytest.mark.parametrize("kind", ["physical", "simple"])
+def test_a_picture_depends_on_the_seed_and_its_name_alone(kind: str) -> None:
+    pictures = {name: _picture(i) for i, name in enumerate("abcd")}
+
+    def make(names: str, seed: int = 0) -> dict[str, bytes]:
+        return {
+            n: darken(pictures[n], picture_rng(seed, n), kind, PHYSICAL, SIMPLE).image.tobytes()
+            for n in names
+        }
+
+    forward = make("abcd")
+    np.random.default_rng().random(5)
+    assert make("dcba") == forward
+    assert make("c")["c"] == forward["c"]
+    assert make("c", seed=1)["c"] != forward["c"]
+
+
+def test_names_and_seeds_do_not_run_together() -> None:
+    draws = {picture_rng(s, n).random() for s, n in ((1, "1a"), (11, "a"), (1, "a"), (11, "1a"))}
+    assert len(draws) == 4
+
+
+@pytest.mark.parametrize("kind", ["physical", "simple"])
+def test_the_input_is_left_as_it_was(kind: str) -> None:
+    image = _picture()
+    image.setflags(write=False)
+    night = darken(image, np.random.default_rng(0), kind, PHYSICAL, SIMPLE)
+    assert np.array_equal(image, _picture())
+    assert night.image.shape == image.shape
+    assert night.image.dtype == night.clean.dtype == np.uint8
+    assert luma(night.image) < luma(image)
+
+
+def test_the_simple_model_is_its_formula() -> None:
+    image = _picture()
+    spans = {"alpha": (0.95, 0.95), "beta": (0.6, 0.6), "gamma": (2.0, 2.0)}
+    night = darken_simple(image, np.random.default_rng(0), **spans, noise=0.0)
+    expected = 0.6 * (0.95 * image / 255.0) ** 2
+    assert np.abs(night.clean - 255 * expected).max() <= 0.5 + 1e-9
+    assert np.array_equal(night.image, night.clean)
+    assert night.ratio == pytest.approx(1 / 0.6)
+
+
+def test_the_simple_noise_has_its_standard_deviation() -> None:
+    image = np.full((200, 200, 3), 200, np.uint8)
+    spans = {"alpha": (1.0, 1.0), "beta": (0.6, 0.6), "gamma": (1.0, 1.0)}
+    night = darken_simple(image, np.random.default_rng(0), **spans, noise=0.03)
+    noise = night.image.astype(float) - night.clean
+    assert noise.std() == pytest.approx(0.03 * 255, rel=0.03)
+    assert noise.mean() == pytest.approx(0, abs=0.1)
+
+
+@pytest.mark.parametrize("tone_curve", [True, False])
+def test_every_colour_comes_back_from_a_day_without_noise(tone_curve: bool) -> None:
+    """A grid through the cube of 8-bit colours, and random ones; a converter too fine to matter."""
+    levels = np.arange(0, 256, 15, dtype=np.uint8)
+    grid = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(-1, 18, 3)
+    for image in (grid, _picture(3, 90, 110), _picture(4, 90, 110) // 16):
+        for name in "abc":
+            night = darken_physical(
+                image,
+                picture_rng(0, name),
+                ratio=(1.0, 1.0),
+                shot=(1e-15, 1e-15),
+                read=False,
+                bits=30,
+                tone_curve=tone_curve,
+            )
+            for made in (night.image, night.clean):
+                assert np.abs(made.astype(int) - image).max() <= 1
+
+
+@pytest.mark.parametrize("r", [1.5, 4.0, 10.0, 30.0, 100.0])
+def test_the_sensor_gets_a_part_in_r_of_the_light(r: float, sensor: list[np.ndarray]) -> None:
+    image = np.clip(_picture(6, 120, 120), 130, 250)
+    for ratio in (1.0, r):
+        darken_physical(
+            image, picture_rng(0, "a"), ratio=(ratio, ratio), shot=(1e-4, 1e-4), bits=16
+        )
+    _, day, noisy, night = sensor
+    assert np.allclose(night * r, day, rtol=1e-9)
+    noise = noisy - night  # these signals lie at least five deviations above zero
+    error = noise.std((0, 1)) / np.sqrt(noise[..., 0].size)
+    assert (np.abs(noise.mean((0, 1))) < 4.5 * error).all()
+    assert np.allclose(noisy.mean((0, 1)) * r, day.mean((0, 1)), rtol=0.01)
+
+
+def test_variance_over_signal_is_a_line_with_the_drawn_gain_and_read_noise(
+    sensor: list[np.ndarray],
+) -> None:
+    """Weighted least squares for each draw; its errors are those that statistics predict."""
+    greys = np.arange(120, 250, 16).astype(np.uint8)
+    image = np.repeat(np.repeat(greys, 200)[None, :, None], 120, 0).repeat(3, 2)
+    count, errors, intercepts = 120 * 200, [], []
+    for i in range(16):
+        sensor.clear()
+        night = darken_physical(
+            image, picture_rng(i, "flat"), ratio=(1.0, 1.2), shot=(2e-3, 6e-3), bits=16
+        )
+        noisy, signal = (v.reshape(120, len(greys), 200, 3)[..., 1] for v in sensor)
+        level, variance = signal.mean((0, 2)), (noisy - signal).var((0, 2), ddof=1)
+        weight = 1 / (variance * np.sqrt(2 / (count - 1)))
+        design = np.stack([level, np.ones_like(level)], 1) * weight[:, None]
+        covariance = np.linalg.inv(design.T @ design)
+        slope, intercept = covariance @ design.T @ (variance * weight)
+        deviation = np.sqrt(np.diag(covariance))
+        errors.append((np.array([slope, intercept]) - [night.shot, night.read**2]) / deviation)
+        intercepts.append(night.read**2 / deviation[1])
+        assert night.shot > 20 * deviation[0]
+    z = np.array(errors)
+    assert np.linalg.norm(intercepts) > 8  # read noise is seen, not lost in the errors
+    assert (np.abs(z) < 4).all()
+    assert (np.abs(z.mean(0)) < 4 / np.sqrt(len(z))).all()
+    assert (z.std(0) > 0.4).all()
+
+
+@pytest.mark.parametrize("row", [0.25, 1.0])
+def test_row_noise_is_one_offset_a_row_with_its_standard_deviation(
+    row: float, sensor: list[np.ndarray]
+) -> None:
+    image = np.full((3000, 4, 3), 220, np.uint8)
+    for part in (0.0, row):
+        night = darken_physical(
+            image,
+            np.random.default_rng(4),
+            ratio=(2.0, 2.0),
+            shot=(1e-3, 1e-3),
+            row=part,
+            bits=24,
+        )
+    offsets = sensor[2] - sensor[0]
+    assert np.ptp(offsets, axis=(1, 2)).max() < 2**-22
+    rows = offsets[:, 0, 0]
+    deviation = row * night.read
+    assert rows.std() == pytest.approx(deviation, rel=4 / np.sqrt(2 * len(rows)))
+    assert abs(rows.mean()) < 4 * deviation / np.sqrt(len(rows))
+    assert abs(np.corrcoef(rows[1:], rows[:-1])[0, 1]) < 4 / np.sqrt(len(rows))
+
+
+@pytest.mark.parametrize("bits", [6, 10, 16])
+def test_the_converter_rounds_to_the_nearest_level(bits: int, sensor: list[np.ndarray]) -> None:
+    darken_physical(
+        _picture(),
+        np.random.default_rng(0),
+        ratio=(10.0, 10.0),
+        shot=(1e-15, 1e-15),
+        read=False,
+        bits=bits,
+    )
+    digital, analogue = sensor
+    error = np.abs(digital - analogue).max() * (2**bits - 1)
+    assert 0.4 < error < 0.5 + 1e-3
+
+
+@pytest.mark.parametrize("kind", ["physical", "simple"])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1), (2, 5)])
+def test_pictures_of_any_shape_darken_as_part_of_a_larger_one_would(
+    kind: str, shape: tuple[int, int]
+) -> None:
+    """The signal of a pixel does not depend on the picture around it."""
+    image = _picture(2, 300, 300)
+    part = image[: shape[0], : shape[1]]
+    large = darken(image, picture_rng(0, "a"), kind, PHYSICAL, SIMPLE)
+    small = darken(part, picture_rng(0, "a"), kind, PHYSICAL, SIMPLE)
+    assert small.image.shape == part.shape
+    assert small.ratio == large.ratio
+    assert np.array_equal(small.clean, large.clean[: shape[0], : shape[1]])
+
+
+@pytest.mark.parametrize("kind", ["physical", "simple"])
+@pytest.mark.parametrize("tone_curve", [True, False])
+def test_grey_stays_grey_and_black_stays_black_but_for_the_noise(
+    kind: str, tone_curve: bool
+) -> None:
+    grey = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, 2)
+    settings = PHYSICAL | {"tone_curve": tone_curve, "ratio": (4.0, 4.0)}
+    night = darken(grey, picture_rng(0, "grey"), kind, settings, SIMPLE)
+    assert np.ptp(night.clean.astype(int), axis=2).max() == 0
+    levels = night.clean[0, :, 0].astype(int)
+    assert levels[0] == 0
+    assert (np.diff(levels) >= 0).all()
+    assert levels[-1] > 40
+    assert np.ptp(night.image.astype(int), axis=2).max() > 0
+
+
+def test_luma_is_rec_601() -> None:
+    colours = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]]], np.uint8)
+    for i, weight in enumerate((0.299, 0.587, 0.114)):
+        assert luma(colours[:, i : i + 1]) == pytest.approx(255 * weight)
+    assert luma(np.full((2, 2, 3), 80, np.uint8)) == pytest.approx(80)
+
+
+@pytest.mark.parametrize("kind", ["physical", "simple"])
+@pytest.mark.parametrize(
+    "image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3))]
+)
+def test_another_shape_or_type_is_refused(kind: str, image: np.ndarray) -> None:
+    with pytest.raises(ValueError, match=r"image must be \(H, W, 3\) uint8, got \(4, 4"):
+        darken(image, np.random.default_rng(0), kind, PHYSICAL, SIMPLE)
+
+
+def test_an_unknown_kind_is_refused() -> None:
+    with pytest.raises(ValueError, match="kind must be physical or simple, got 'lunar'"):
+        darken(_picture(), np.random.default_rng(0), "lunar", PHYSICAL, SIMPLE)
