@@ -37,7 +37,7 @@ def run(options: Options, folder: Path, case: str) -> list[Record]:
     jobs *= MANY // FEW if case else 1
 
     def call() -> None:
-        deque(ordered_map(dark_picture, jobs, processes), maxlen=0)
+        deque(ordered_map(dark_picture, jobs, processes if case else 0), maxlen=0)
 
     timeline = Timeline(torch.device("cpu")).measure(call, options.warmup, options.repeats)
     return timeline.records(

@@ -19,7 +19,7 @@ from dgkd_core.datasets.source import DataSet
 from dgkd_core.pipeline.stage import run
 from dgkd_core.runtime.errors import InputError
 from dgkd_core.runtime.files import write_metrics
-from dgkd_core.runtime.paths import ARTIFACTS, link_for_experiments, resolve
+from dgkd_core.runtime.paths import ARTIFACTS, resolve
 from dgkd_core.runtime.progress import Progress
 from dgkd_core.runtime.state import State
 from dgkd_core.scenes import drawing
@@ -104,8 +104,6 @@ def what_is_scored(manifest: Manifest, scored: int) -> list[str]:
 
 def prepare(params: Params, state: State) -> None:
     data, out = params.data, Path(ARTIFACTS, "prepare")
-    for root in (data.root, data.sbd_root, data.lis_root, data.depth_root):
-        link_for_experiments(root)
     items: Iterator[Item | InputError]
     if data.kind == "scenes":
         classes = drawing.CLASSES

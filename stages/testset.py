@@ -32,14 +32,13 @@ from dgkd_core.pipeline.stage import run
 from dgkd_core.runtime import distributed
 from dgkd_core.runtime.errors import InputError
 from dgkd_core.runtime.files import read_json, write_metrics, write_text
-from dgkd_core.runtime.paths import link_for_experiments, resolve
+from dgkd_core.runtime.paths import resolve
 from dgkd_core.runtime.progress import Progress
 from dgkd_core.runtime.state import State
 
 
 def testset(name: str, params: Params, state: State) -> None:
     key = f"evaluate.sets.{name}"
-    link_for_experiments(params.evaluate.sets[name])
     place, out = resolve(params.evaluate.sets[name]), ROOT / "testset" / name
     classes = tuple(read_json(ROOT / "prepare/classes.json"))
     label = f"testset {name}"

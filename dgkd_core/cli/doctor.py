@@ -5,6 +5,7 @@ Nothing is fetched, and nothing of the project is changed.
 
 from __future__ import annotations
 
+import getpass
 import os
 import platform
 import shutil
@@ -20,10 +21,10 @@ from typing import Any, Literal
 from packaging.requirements import Requirement
 
 from dgkd_core.config.params import load_params
-from dgkd_core.config.schema import NOT_USED, Params
+from dgkd_core.config.schema import DATA_ROOTS, NOT_USED, Params
 from dgkd_core.runtime.errors import InputError, reason
 from dgkd_core.runtime.files import sha256
-from dgkd_core.runtime.paths import resolve
+from dgkd_core.runtime.paths import for_experiments, resolve
 
 Level = Literal["ok", "warn", "problem"]
 GB = 10**9
@@ -32,7 +33,7 @@ TOLD = ("torch", "torchvision", "transformers", "diffusers", "timm", "dvc", "dvc
 LITTLE_DISK = 5 * GB  # below that a run of some size ends with a full disk
 NO_DISK = GB // 5
 LITTLE_MEMORY = 2 * GB  # the built-in scenes take 1.4 GB
-LITTLE_SHARED = GB // 2  # of /dev/shm, through which data workers pass their batches
+LITTLE_SHARED = GB // 2  # of /dev/shm, through which the processes of several GPUs talk
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,14 @@ def devices() -> Iterator[Finding]:
 
     from dgkd_core.runtime.device import get_device
 
-    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    for index in range(gpus):
         found = torch.cuda.get_device_properties(index)
         yield Finding("ok", f"GPU {index}: {found.name}, {found.total_memory / GB:.0f} GB")
+    shared = Path("/dev/shm")
+    if gpus > 1 and shared.is_dir() and (free := shutil.disk_usage(shared).free) < LITTLE_SHARED:
+        said = f"{shared}: {free / GB:.2f} GB free, little for {gpus} GPUs' processes"
+        yield Finding("warn", f"{said} (docker: --shm-size)")
     if Path("/proc/driver/nvidia").exists() and not torch.cuda.is_available():
         built = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
         yield Finding("warn", f"an NVIDIA driver, but torch (built {built}) finds no GPU")
@@ -102,8 +108,8 @@ def devices() -> Iterator[Finding]:
 
 
 def machine() -> Iterator[Finding]:
-    """Cores, memory and shared memory."""
-    from dgkd_core.runtime.parallel import cores, memory, wanted_workers
+    """Cores, memory, and whether worker processes start."""
+    from dgkd_core.runtime.parallel import cores, memory, ordered_map, wanted_workers
 
     threads = os.environ.get("OMP_NUM_THREADS")
     workers = wanted_workers()
@@ -113,10 +119,8 @@ def machine() -> Iterator[Finding]:
     yield Finding("ok", ", ".join(told))
     few = memory() < LITTLE_MEMORY
     yield Finding("warn" if few else "ok", f"{memory() / GB:.1f} GB of memory")
-    shared = Path("/dev/shm")
-    if shared.is_dir() and (free := shutil.disk_usage(shared).free) < LITTLE_SHARED:
-        said = f"{shared}: {free / GB:.2f} GB free, little for data workers"
-        yield Finding("warn", f"{said} (docker: --shm-size; or DGKD_WORKERS=0)")
+    if workers != 0:
+        list(ordered_map(str, [0], 1))
 
 
 def _disk(folder: Path, what: str) -> Finding:
@@ -127,23 +131,41 @@ def _disk(folder: Path, what: str) -> Finding:
 
 
 def repository() -> Iterator[Finding]:
-    """git, DVC and its cache, and the disks that they lie on."""
+    """git, DVC and its cache, and the disks that they lie on; whether DVC bears place and user."""
+    import pygit2
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
     from dvc.scm import Git
     from scmrepo.exceptions import SCMError
 
+    here = str(Path.cwd())
     yield _disk(Path(), "this folder")
+    if set("{}") & set(here):
+        yield Finding("problem", f"{here}: DVC fails where a path holds {{ or }}; move the project")
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        who = f"user {os.getuid()} has no name in /etc/passwd, and DVC needs one"
+        yield Finding("problem", f"{who} (export USER=me)")
+        return
     try:
         with closing(Repo(str(Path.cwd()))) as repo:
             if isinstance(repo.scm, Git):
                 dirty = "changed files" if repo.scm.is_dirty(untracked_files=False) else "clean"
                 yield Finding("ok", f"git: {repo.scm.get_rev()[:7]}, {dirty}")
+                try:
+                    pygit2.Repository(repo.scm.root_dir)
+                except pygit2.GitError as error:
+                    way = f"git config --global --add safe.directory '{repo.scm.root_dir}'"
+                    yield Finding("problem", f"git: {reason(error)} ({way})")
             else:
                 yield Finding("warn", "git: no repository, so `dvc exp` has nothing to keep it in")
             cache = Path(repo.cache.local.path)
             place = next(path for path in (cache, *cache.parents) if path.exists())
             yield _disk(place, f"DVC's cache {cache}")
+            if set("#?") & set(here) or not f"{here}{cache}".isascii():
+                said = f"{here}: `dvc exp run --temp` and the queue fail where the project's path"
+                yield Finding("warn", f"{said} or its cache's holds #, ? or letters beyond ASCII")
     except (DvcException, SCMError, OSError) as error:
         yield Finding("problem", f"DVC: {reason(error)} (`dvc init` makes a repository)")
 
@@ -176,6 +198,21 @@ def _measured(params: Params) -> Iterator[Finding]:
         yield Finding("problem", f"data.depth_root: {root} is no folder, expected maps ID.png")
     else:
         yield Finding("ok", f"data.depth_root: {root}")
+
+
+def _watched(params: Params) -> Iterator[Finding]:
+    """Data that DVC, which watches it, would not find or not take."""
+    data = params.data
+    given = {f"data.{key}": getattr(data, key) for key in DATA_ROOTS}
+    given |= {f"evaluate.sets.{name}": path for name, path in params.evaluate.sets.items()}
+    for key, path in given.items():
+        if (ignoring := resolve(path) / ".dvcignore").exists():
+            yield Finding(
+                "problem", f"{key}: {ignoring}: DVC takes no data that holds one; remove it"
+            )
+        if (absolute := for_experiments(path)) != path:
+            said = f"{key}: `dvc exp run --temp` and the queue do not find {path}"
+            yield Finding("warn", f"{said}; give {absolute}, as `dgkd preset` does")
 
 
 def _pinned(key: str, path: Path, pin: str | None, kind: str) -> Finding:
@@ -233,7 +270,7 @@ def project() -> Iterator[Finding]:
         return
     params = load_params()
     yield Finding("ok", "params.yaml: every value is allowed")
-    for part in (_data, _measured, _weights):
+    for part in (_data, _measured, _watched, _weights):
         yield from _guarded(partial(part, params))
     yield from _guarded(repository)
 

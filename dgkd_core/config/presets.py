@@ -13,10 +13,10 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.tokens import CommentToken
 
 from dgkd_core.config.params import validate, wants_text, yaml_problem
-from dgkd_core.config.schema import NOT_USED, Params
+from dgkd_core.config.schema import DATA_ROOTS, NOT_USED
 from dgkd_core.runtime.errors import InputError
 from dgkd_core.runtime.files import sha256, write_text
-from dgkd_core.runtime.paths import link_for_experiments, resolve
+from dgkd_core.runtime.paths import for_experiments, resolve
 
 _SPECIAL_DEPTH = ("scenes", "given", "gradient")
 _BY_NAME = ("evaluate.sets",)  # the user names the keys: replaced as a whole
@@ -196,7 +196,7 @@ def apply_preset(name: str, assignments: Sequence[str], folder: str | Path = "."
     A preset may name another one that is laid first: ``base: NAME``.
 
     The file is written only when the result is valid. Weights files and depth folders are pinned by
-    their SHA-256.
+    their SHA-256; paths of data outside of the project become absolute.
 
     Returns:
         notes for the user, a line each.
@@ -214,19 +214,18 @@ def apply_preset(name: str, assignments: Sequence[str], folder: str | Path = "."
     for text in assignments:
         _lay_over(params, _assignment(text))
     _expand_home(params)
-    checked: Params = validate(_plain(params))
+    validate(_plain(params))
     _pin(params, folder)
     notes = []
-    roots = ("root", "sbd_root", "lis_root", "depth_root")
-    places = {f"data.{key}": getattr(checked.data, key) for key in roots}
-    places |= {f"evaluate.sets.{name}": path for name, path in checked.evaluate.sets.items()}
-    for key, given in places.items():
-        if given == NOT_USED:
-            continue
-        if not resolve(given, folder).exists():
-            notes.append(f"{key}: {resolve(given, folder)} is not there yet")
-        elif not link_for_experiments(given, folder):
-            notes.append(f"{key}: queued experiments cannot follow {given}; give an absolute path")
+    data, sets = params["data"], params["evaluate"]["sets"]
+    places = [("data.", data, key) for key in DATA_ROOTS]
+    places += [("evaluate.sets.", sets, name) for name in sets]
+    for where, section, key in places:
+        found, given = resolve(section[key], folder), section[key]
+        if (findable := for_experiments(given, folder)) != given:
+            section[key] = findable
+        if given != NOT_USED and not found.exists():
+            notes.append(f"{where}{key}: {found} is not there yet")
     buffer = io.StringIO()
     _yaml().dump(params, buffer)
     text = buffer.getvalue()

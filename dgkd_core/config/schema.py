@@ -27,6 +27,7 @@ Count = Annotated[int, Field(ge=1)]
 Scale = Annotated[float, Field(ge=0.1, le=4)]
 Span = tuple[Positive, Positive]
 NOT_USED = "data/none"  # stands for a folder that a data set does not have
+DATA_ROOTS = ("root", "sbd_root", "lis_root", "depth_root")  # of the section data: folders
 
 
 class Scenes(_Section):

@@ -58,9 +58,6 @@ class ImageCache:
         self._memory = mmap.mmap(-1, max(1, end + len(self._places)))
         self._filled = np.frombuffer(self._memory, np.uint8, len(self._places), end)
 
-    def __reduce__(self) -> tuple[type[ImageCache], tuple[tuple[()], int]]:
-        return ImageCache, ((), 0)  # a worker that is not forked has no part in it
-
     def __len__(self) -> int:
         """How many places are filled."""
         return int(np.count_nonzero(self._filled))

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from dgkd_core.runtime.checks import RAW_SUFFIXES
-from dgkd_core.runtime.errors import InputError, reason
+from dgkd_core.runtime.errors import InputError, no_such_file, reason
 
 MOST_PIXELS = 256_000_000  # phones reach 200 million; a larger one is taken for a bomb
 _TURNS: dict[Any, Image.Transpose] = {
@@ -146,7 +146,7 @@ def glance(path: Path) -> str | None:
         with _own_limit(), Image.open(path):
             return None
     except FileNotFoundError:
-        return f"{path}: no such file"
+        return f"{path}: {no_such_file(path)}"
     except UnidentifiedImageError:
         return f"{path}: not a picture file"
     except Exception as error:  # as in `_decoding`

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler, default_collate
 
 from dgkd_core.config.choices import MEAN
 from dgkd_core.data.exposure import expose, expose_8bit
@@ -21,9 +26,9 @@ from dgkd_core.data.pictures import decode_depth, decode_mask, decode_rgb
 from dgkd_core.data.transforms import apply_geometry, colour_jitter, draw_geometry
 from dgkd_core.runtime import distributed
 from dgkd_core.runtime.errors import InputError
-from dgkd_core.runtime.parallel import cores, wanted_workers
-from dgkd_core.runtime.signals import serve_parent
+from dgkd_core.runtime.parallel import ahead, cores, in_flight, ordered_map, wanted_workers
 
+_Layout = tuple[str, torch.Size, torch.dtype]
 _DEPTH = np.float16  # of a depth map in memory: half of it, and finer than a network's use of it
 
 
@@ -262,8 +267,11 @@ def workers(device: torch.device) -> int:
     return 0 if device.type == "cpu" else min(8, max(1, cores() - 1))
 
 
-def _start_worker(_number: int) -> None:
-    serve_parent()
+def _scratch() -> IO[bytes]:
+    """An unnamed file in memory that forked processes share: no folder limits its path or size."""
+    if sys.platform == "linux":
+        return open(os.memfd_create("dgkd"), "w+b", buffering=0)
+    return tempfile.TemporaryFile(buffering=0)
 
 
 def training_batches(
@@ -271,29 +279,65 @@ def training_batches(
     batch: int,
     iterations: int,
     device: torch.device,
-    collate: Callable[[Any], dict[str, Tensor]] | None = None,
+    collate: Callable[[Any], dict[str, Tensor]] = default_collate,
 ) -> Callable[[int], Iterator[dict[str, Tensor]]]:
     """A function from a step to the batches from there to ``iterations``.
 
     The batches are the same for any number of workers, and drawing them leaves torch's random state
-    alone.
+    alone. For a CUDA device they lie in pinned memory.
+
+    Raises:
+        InputError: a worker was killed, or there is no room for what they make.
     """
     count = workers(device)
+    pinned = device.type == "cuda"
+
+    def make(keys: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
+        return collate([crops[key] for key in keys])
+
+    def here(positions: Positions) -> Iterator[dict[str, Tensor]]:
+        for keys in positions:
+            made = make(keys)
+            yield {name: x.pin_memory() for name, x in made.items()} if pinned else made
+
+    def elsewhere(positions: Positions) -> Iterator[dict[str, Tensor]]:
+        """A worker writes a batch into a shared file, and one thread here reads it."""
+
+        def write(task: tuple[int, list[tuple[int, int]]]) -> tuple[int, list[_Layout]]:
+            number, keys = task
+            torch.set_num_threads(1)  # OpenMP's threads do not outlive a fork
+            made = make(keys)
+            try:
+                files[number].seek(0)
+                with open(files[number].fileno(), "wb", closefd=False) as file:
+                    for x in made.values():
+                        file.write(x.contiguous().numpy().data)
+            except OSError as error:
+                said = f"a worker's batch finds no room ({error.strerror})"
+                raise InputError(f"{said}; DGKD_WORKERS=0 works without workers") from error
+            return number, [(name, x.shape, x.dtype) for name, x in made.items()]
+
+        def read(written: tuple[int, list[_Layout]]) -> dict[str, Tensor]:
+            number, layout = written
+            if pinned:
+                torch.cuda.set_device(device)  # this thread's
+            files[number].seek(0)
+            found = {}
+            with open(files[number].fileno(), "rb", closefd=False) as file:
+                for name, shape, kind in layout:
+                    found[name] = torch.empty(shape, dtype=kind, pin_memory=pinned)
+                    file.readinto(found[name].numpy().data)
+            return found
+
+        with ExitStack() as stack:
+            # one for each batch in flight, and for the two that are being read and used
+            files = [stack.enter_context(_scratch()) for _ in range(in_flight(count) + 2)]
+            tasks = zip(cycle(range(len(files))), positions, strict=False)
+            yield from ahead(read, ordered_map(write, tasks, count, chunk=1))
 
     def start(first: int) -> Iterator[dict[str, Tensor]]:
-        loader: DataLoader[Any] = DataLoader(
-            crops,
-            batch_sampler=Positions(len(crops), batch, iterations, crops.seed, first),
-            num_workers=count,
-            collate_fn=collate,
-            pin_memory=device.type == "cuda",
-            worker_init_fn=_start_worker,
-            generator=torch.Generator(),
-        )
-        try:
-            yield from loader
-        except InputError as error:  # a worker's message brings its traceback along
-            raise InputError(str(error).rpartition("InputError: ")[2].strip()) from error
+        positions = Positions(len(crops), batch, iterations, crops.seed, first)
+        return elsewhere(positions) if count else here(positions)
 
     return start
 

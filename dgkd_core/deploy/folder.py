@@ -21,7 +21,7 @@ from pydantic import AfterValidator, Field
 
 from dgkd_core import __version__
 from dgkd_core.config.choices import MOST_CLASSES, Exposure
-from dgkd_core.config.schema import Params, Scale
+from dgkd_core.config.schema import DATA_ROOTS, Params, Scale
 from dgkd_core.depth.files import CONFIG, PROCESSOR, WEIGHTS
 from dgkd_core.runtime.checked_json import read_checked
 from dgkd_core.runtime.checks import holds_control_characters
@@ -121,7 +121,7 @@ def _place(value: str | None, names: tuple[str, ...]) -> str | None:
 def portable(params: Params) -> dict[str, Any]:
     """What of params.yaml decides the weights; files and folders are told by their pins alone."""
     values = params.model_dump(mode="json", by_alias=True)
-    for key in ("root", "sbd_root", "lis_root", "depth_root"):
+    for key in DATA_ROOTS:
         del values["data"][key]
     del values["package"], values["evaluate"]["sets"], values["evaluate"]["sheet"]
     values["model"]["weights"] = _place(params.model.weights, ("imagenet",))

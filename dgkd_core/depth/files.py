@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from dgkd_core.runtime.checks import shown
-from dgkd_core.runtime.errors import InputError, reason
+from dgkd_core.runtime.errors import InputError, no_such_file, reason
 from dgkd_core.runtime.tensors import read_tensors
 
 CONFIG, PROCESSOR, WEIGHTS = "config.json", "preprocessor_config.json", "model.safetensors"
@@ -91,7 +91,9 @@ def _not_a_number(name: str) -> Any:
 
 def _read_object(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise InputError(f"{path}: no such file, expected {CONFIG}, {PROCESSOR} and {WEIGHTS}")
+        raise InputError(
+            f"{path}: {no_such_file(path)}, expected {CONFIG}, {PROCESSOR} and {WEIGHTS}"
+        )
     try:
         if (size := path.stat().st_size) > MOST_BYTES:
             raise InputError(f"{path}: {size} bytes, expected at most {MOST_BYTES}")
@@ -250,7 +252,7 @@ def read_model(folder: Path, config: Any, model_class: Any) -> Any:
     if not path.is_file():
         pickled = sorted(file.name for file in folder.glob("*.bin"))
         beside = f" (beside {', '.join(pickled[:3])}, which is not unpickled)" if pickled else ""
-        raise InputError(f"{path}: no such file{beside}, expected weights as safetensors")
+        raise InputError(f"{path}: {no_such_file(path)}{beside}, expected weights as safetensors")
     tensors = read_tensors(path)
     try:
         _check_room(folder / CONFIG, model_class, config, tensors)

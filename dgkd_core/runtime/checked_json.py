@@ -8,7 +8,7 @@ from typing import TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from dgkd_core.runtime.checks import shown
-from dgkd_core.runtime.errors import InputError
+from dgkd_core.runtime.errors import InputError, no_such_file
 
 T = TypeVar("T")
 MOST_BYTES = 1 << 20
@@ -24,7 +24,7 @@ def read_checked(path: Path, kind: type[T], what: str) -> T:
         InputError: it is missing, larger than `MOST_BYTES`, damaged or holds something else.
     """
     if not path.is_file():
-        raise InputError(f"{path}: no such file, expected {what}")
+        raise InputError(f"{path}: {no_such_file(path)}, expected {what}")
     try:
         if (size := path.stat().st_size) > MOST_BYTES:
             raise InputError(f"{path}: {size} bytes, expected at most {MOST_BYTES}")

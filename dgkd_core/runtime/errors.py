@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from pathlib import Path
 
 _LONGEST = 200
 # what torch says on a CPU, on CUDA and on MPS; NumPy's error is a MemoryError
@@ -18,6 +20,13 @@ class InputError(ValueError):
     The message is one line: the file or key, what was found, what was expected. Stages and the
     command line print it without a traceback and exit with status 1.
     """
+
+
+def no_such_file(path: Path) -> str:
+    """What to say of a file that is not there; of a link into DVC's cache that was copied, too."""
+    if not path.is_symlink():
+        return "no such file"
+    return f"a link to {os.readlink(path)}, which is not there (`cp -rL` copies files, not links)"
 
 
 def reason(error: BaseException) -> str:

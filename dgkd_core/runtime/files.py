@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from dgkd_core.runtime.errors import InputError, reason
+from dgkd_core.runtime.errors import InputError, no_such_file, reason
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -146,7 +146,7 @@ def read_json(path: str | Path) -> Any:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
+        raise InputError(f"{path}: {no_such_file(Path(path))}") from error
     except (OSError, ValueError, RecursionError) as error:  # not UTF-8, not JSON, endless
         raise InputError(f"{path}: not a readable JSON file ({error})") from error
 

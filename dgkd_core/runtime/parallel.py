@@ -8,8 +8,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from dgkd_core.runtime import distributed
 from dgkd_core.runtime.environment import whole
@@ -41,8 +42,35 @@ def wanted_workers() -> int | None:
     return whole("DGKD_WORKERS", "processes")
 
 
-def _run(function: Callable[[T], R], chunk: list[T]) -> list[R]:
-    return [function(item) for item in chunk]
+def in_flight(processes: int) -> int:
+    """Chunks that `ordered_map` has given to ``processes`` processes, or has back, at most."""
+    return 3 * processes
+
+
+_function: Callable[[Any], Any]  # of a worker process
+
+
+def _enter(function: Callable[[Any], Any]) -> None:
+    global _function
+    _function = function
+    serve_parent()
+
+
+def _run(chunk: list[Any]) -> list[Any]:
+    return [_function(item) for item in chunk]
+
+
+@contextmanager
+def _starting() -> Iterator[None]:
+    """Within the block processes start, or none remain."""
+    try:
+        yield
+    except OSError as error:
+        for child in multiprocessing.active_children():
+            child.kill()
+        said = f"worker processes cannot start ({error.strerror})"
+        more = "they need a little room in /dev/shm and a limit (ulimit -u) that lets them be"
+        raise InputError(f"{said}: {more}; DGKD_WORKERS=0 works without them") from error
 
 
 def ordered_map(
@@ -50,34 +78,41 @@ def ordered_map(
 ) -> Iterator[R]:
     """Yield ``function(item)`` in the items' order, computed ahead in ``processes`` processes.
 
-    The results do not depend on the number of processes. Only a few chunks are in flight, so memory
-    does not grow with the number of items.
+    The results do not depend on the number of processes. Only a few chunks are in flight
+    (`in_flight`), so memory does not grow with the number of items.
 
     Args:
-        function: importable by name, as are its arguments and results picklable.
-        processes: DGKD_WORKERS or one a core, where not given; 1 runs in this process.
+        function: its arguments and results can be pickled; it itself is inherited.
+        processes: 0 works in this process. Where not given: DGKD_WORKERS, or one a core, of which
+            one is this process.
 
     Raises:
-        InputError: a process was killed.
+        InputError: a process was killed, or cannot start.
     """
-    count = processes or wanted_workers() or cores()
-    if count <= 1:
+    if processes is None:
+        given = wanted_workers()
+        processes = cores() if given is None else given
+        processes = 0 if processes == 1 else processes
+    if processes == 0:
         yield from map(function, items)
         return
-    methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("fork" if "fork" in methods else None)
+    context = multiprocessing.get_context("fork")
     source = iter(items)
     pending: deque[Future[list[R]]] = deque()
-    with ProcessPoolExecutor(count, mp_context=context, initializer=serve_parent) as pool:
+    with _starting():
+        made = ProcessPoolExecutor(processes, context, _enter, (function,))
+    with made as pool:
         try:
             while True:
-                while len(pending) < 3 * count and (part := list(islice(source, chunk))):
-                    pending.append(pool.submit(_run, function, part))
+                while len(pending) < in_flight(processes) and (part := list(islice(source, chunk))):
+                    with _starting():
+                        pending.append(pool.submit(_run, part))
                 if not pending:
                     return
                 yield from pending.popleft().result()
         except BrokenProcessPool as error:
-            raise InputError("a worker process was killed (out of memory?)") from error
+            said = "a worker process was killed (out of memory?)"
+            raise InputError(f"{said}; a smaller DGKD_WORKERS needs less") from error
         finally:
             for future in pending:
                 future.cancel()

@@ -1,7 +1,9 @@
 """What a path in params.yaml means, also inside DVC's temporary experiment folders.
 
-`dvc queue` and `dvc exp run --temp` check the project out into ``.dvc/tmp/exps/…``. A relative path
-in params means the same there as in the project: it counts from the project's own root.
+`dvc queue` and `dvc exp run --temp` check the project out into ``.dvc/tmp/exps/…``. To a stage a
+relative path in params means the same there as in the project: it counts from the project's own
+root. DVC itself, which watches the data, takes it from the temporary folder: so it finds there what
+git and DVC carry along, and other data by an absolute path (`for_experiments`).
 """
 
 from __future__ import annotations
@@ -13,12 +15,18 @@ ARTIFACTS = "artifacts"  # what stages write for each other, in the current fold
 
 
 def project_root(folder: str | Path = ".") -> Path:
-    """The project's root; for a temporary experiment folder the root that it was made from."""
+    """The project's root; for a temporary experiment folder the root that it was made from.
+
+    The temporary folder is a checkout of the git repository, in which the project may lie deeper.
+    """
     folder = Path(folder).resolve()
     parts = folder.parts
     for i in range(len(parts) - 3, 0, -1):
         if parts[i : i + 3] == (".dvc", "tmp", "exps"):
-            return Path(*parts[:i])
+            top = folder  # of DVC there, as the other's is here
+            while top.parent.name not in ("exps", "standalone") and not (top / ".dvc").is_dir():
+                top = top.parent
+            return Path(*parts[:i], folder.relative_to(top))
     return folder
 
 
@@ -39,26 +47,11 @@ def resolve(path: str | Path, folder: str | Path = ".") -> Path:
     return Path(os.path.normpath(root / path))
 
 
-def link_for_experiments(path: str | Path, folder: str | Path = ".") -> bool:
-    """Let DVC find ``path`` from its temporary experiment folders too; False where it cannot.
+def for_experiments(path: str | Path, folder: str | Path = ".") -> str:
+    """``path`` as params.yaml of ``folder`` is to hold it, for experiments to find it, too.
 
-    DVC resolves a stage's dependencies itself, from the folder it runs in, so ``../x`` would mean
-    ``.dvc/tmp/exps/x`` there. A symbolic link at that place leads to the real one. Absolute paths
-    and paths inside the project (git or ``dvc add`` carries those) need none.
+    Absolute where it leads out of the project, be it by a link; else as it was given.
     """
-    path, root = Path(path), project_root(folder)
-    up = path.parts.count("..")
-    if path.is_absolute() or not up:
-        return True
-    exps = root / ".dvc" / "tmp" / "exps"
-    if not (root / ".dvc").is_dir() or path.parts[:up] != ("..",) * up or len(path.parts) == up:
-        return False
-    target = Path(os.path.normpath(root / Path(*path.parts[: up + 1])))
-    for start in (exps / "tmp", exps / "standalone" / "tmp"):
-        place = Path(os.path.normpath(start / Path(*path.parts[: up + 1])))
-        if not place.is_relative_to(root / ".dvc" / "tmp"):
-            return False
-        place.parent.mkdir(parents=True, exist_ok=True)
-        if not place.exists() and not place.is_symlink():
-            place.symlink_to(target, target_is_directory=target.is_dir())
-    return True
+    found = resolve(path, folder)
+    inside = found.resolve().is_relative_to(Path(folder).resolve())
+    return str(path) if inside else str(found)

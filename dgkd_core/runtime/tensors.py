@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dgkd_core.runtime.checks import shown
-from dgkd_core.runtime.errors import InputError, reason
+from dgkd_core.runtime.errors import InputError, no_such_file, reason
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -23,7 +23,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         InputError: the file is missing, damaged or holds more than tensors.
     """
     if not path.is_file():
-        raise InputError(f"{path}: no such file, expected a weights file")
+        raise InputError(f"{path}: {no_such_file(path)}, expected a weights file")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import pwd
 import shutil
+import subprocess
 from collections import namedtuple
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
+import pygit2
 import pytest
+from support import environment
 
 from dgkd_core.cli import doctor
 from dgkd_core.cli.doctor import devices, machine, packages, project
@@ -108,9 +114,17 @@ def test_room_on_the_disk(monkeypatch: pytest.MonkeyPatch, free: int, level: str
     assert doctor._disk(Path(), "here").level == level
 
 
-def test_little_shared_memory_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: Disk(0, 0, 64 << 20))
-    assert "--shm-size" in said(machine, "warn")
+def test_workers_that_cannot_start_are_a_problem(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> int:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(os, "fork", fail)
+    assert doctor.examine() == 1
+    assert "problem  worker processes cannot start (Resource temp" in capsys.readouterr().out
+    monkeypatch.setenv("DGKD_WORKERS", "0")
+    list(machine())
 
 
 def test_a_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,6 +159,49 @@ def test_a_device_that_is_not_there(
     monkeypatch.setenv("DGKD_DEVICE", "tpu")
     assert doctor.examine() == 1
     assert "problem  DGKD_DEVICE is 'tpu'" in capsys.readouterr().out
+
+
+def test_what_dvc_does_not_bear(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Places, users and owners: without a word of doctor DVC fails later, in words of its own."""
+
+    def found(level: str, place: str = "plain") -> str:
+        Path(tmp_path, place).mkdir(exist_ok=True)
+        monkeypatch.chdir(tmp_path / place)
+        if not Path(".dvc").exists():
+            subprocess.run("git init -q && dvc init -q", shell=True, check=True, env=environment())
+            commit = "git -c user.name=t -c user.email=t@example.invalid commit -qm start"
+            subprocess.run(commit, shell=True, check=True)
+        return said(doctor.repository, level)
+
+    assert found("problem") == found("warn") == ""
+    for place in ("a#b", "a?b", "ü"):
+        assert "--temp" in found("warn", place)
+    assert "holds { or }" in found("problem", "{a}")
+
+    def fail(*_: Any) -> None:
+        raise pygit2.GitError("repository path is not owned by current user")
+
+    monkeypatch.setattr(pygit2, "Repository", fail)
+    assert "git config --global --add safe.directory" in found("problem")
+
+    def nobody(uid: int) -> None:
+        raise KeyError(uid)
+
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    assert "has no name in /etc/passwd" in found("problem")
+
+
+def test_data_that_experiments_do_not_find_or_dvc_does_not_take(project: Path) -> None:
+    Path("data/photos").mkdir()
+    Path("data/photos/.dvcignore").touch()
+    text = Path("params.yaml").read_text()
+    Path("params.yaml").write_text(text.replace("root: data/scenes", "root: data/photos", 1))
+    assert "data/photos/.dvcignore: DVC takes no data" in said(doctor.project, "problem")
+    Path("params.yaml").write_text(text.replace("sets: {} ", "sets: {night: ../night} ", 1))
+    expected = f"the queue do not find ../night; give {project.parent}/night"
+    assert expected in said(doctor.project, "warn")
 
 
 @pytest.mark.slow

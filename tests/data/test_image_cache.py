@@ -1,6 +1,5 @@
 """Decoded pictures that processes share."""
 
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -56,12 +55,6 @@ def test_a_forked_process_fills_it_for_all() -> None:
     ended = fork(lambda: shelf.put((PACK, "0.png"), np.full((5, 7, 3), 9, np.uint8)))
     assert ended.status == 0, ended.output
     assert np.array_equal(shelf.get((PACK, "0.png")), np.full((5, 7, 3), 9))
-
-
-def test_a_process_that_is_not_forked_has_no_part_in_it() -> None:
-    shelf = pickle.loads(pickle.dumps(ImageCache(_sizes(1), 1 << 20)))
-    shelf.put((PACK, "0.png"), np.ones((5, 7, 3), np.uint8))
-    assert shelf.get((PACK, "0.png")) is None
 
 
 def test_room(monkeypatch: pytest.MonkeyPatch) -> None:

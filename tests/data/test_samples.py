@@ -1,5 +1,8 @@
 """Training samples: aligned parts, padding that says so, draws of seed and position alone."""
 
+import os
+import signal
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dgkd_core.config.choices import MEAN
+from dgkd_core.data import samples
 from dgkd_core.data.image_cache import ImageCache, Size
 from dgkd_core.data.manifest import Entry, Manifest
 from dgkd_core.data.pack import Pack, write_pack
@@ -205,16 +209,49 @@ def test_epochs_and_seeds_have_orders_of_their_own() -> None:
 
 
 def test_batches_are_the_same_for_any_number_of_workers(
-    packs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    packs: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    """In a folder for temporary files of a long name too, where no socket could be."""
+    (tmp_path / ("t" * 110)).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("t" * 110)))
     batches = []
-    for count in ("0", "2"):
+    for count in ("0", "1", "2"):
         monkeypatch.setenv("DGKD_WORKERS", count)
         loader = training_batches(_crops(packs), 2, 4, torch.device("cpu"))(0)
         batches.append(list(loader))
-    assert all(_same(a, b) for a, b in zip(*batches, strict=True))
+    assert all(_same(a, b) and _same(a, c) for a, b, c in zip(*batches, strict=True))
     assert len(batches[0]) == 4
     assert batches[0][0]["dark"].shape == (2, 3, 32, 32)
+
+
+def _die(*_: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _full() -> Any:
+    return open("/dev/full", "r+b", buffering=0)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "broken", "said"),
+    [
+        (Crops, "__getitem__", _die, r"was killed \(out of memory\?\); a smaller DGKD_WORKERS"),
+        (Pack, "read", lambda *_: {}["odd"], "odd"),
+        (samples, "_scratch", _full, r"finds no room \(No space.*; DGKD_WORKERS=0"),
+    ],
+)
+def test_whatever_happens_to_a_worker_ends_the_batches(
+    packs: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    owner: Any,
+    name: str,
+    broken: Any,
+    said: str,
+) -> None:
+    monkeypatch.setenv("DGKD_WORKERS", "2")
+    monkeypatch.setattr(owner, name, broken)
+    with pytest.raises((InputError, KeyError), match=said):
+        list(training_batches(_crops(packs), 2, 4, torch.device("cpu"))(0))
 
 
 def _as_they_are(pictures: list[np.ndarray]) -> list[torch.Tensor]:

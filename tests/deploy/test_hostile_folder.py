@@ -57,6 +57,8 @@ def test_no_json(folder: Path, name: str, content: bytes) -> None:
 def test_what_is_missing_is_named(folder: Path, name: str) -> None:
     (folder / name).unlink()
     one_line(lambda: load(folder, "cpu"), folder / name, "no such file")
+    (folder / name).symlink_to("/no/cache")
+    one_line(lambda: load(folder, "cpu"), folder / name, "a link to /no/cache, which is not there")
 
 
 def test_a_pipe_is_not_waited_for(folder: Path) -> None:

@@ -3,9 +3,12 @@
 import hashlib
 import json
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
+from support import ROOT
 
 from dgkd_core.runtime.errors import InputError
 from dgkd_core.runtime.files import (
@@ -171,3 +174,16 @@ def test_sha256_of_a_folder_follows_names_and_contents_alone(tmp_path: Path) -> 
     assert len({first, *(make(f"x{i}", files) for i, files in enumerate(others))}) == 4
     assert json.dumps(first) == f'"{first}"'
     assert len(first) == 64
+
+
+def test_a_clone_that_turns_line_ends_keeps_every_byte(tmp_path: Path) -> None:
+    """DVC hashes the code: a clone with core.autocrlf would compute everything anew."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    for name in (".gitattributes", "dvc.yaml"):
+        shutil.copy(ROOT / name, first)
+    git = "git -c user.name=t -c user.email=t@example.invalid -c core.autocrlf=true"
+    steps = "git init -q", "git add -A", f"{git} commit -qm start", f"{git} clone -q . {second}"
+    for step in steps:
+        subprocess.run(step.split(), cwd=first, check=True)
+    assert (second / "dvc.yaml").read_bytes() == (ROOT / "dvc.yaml").read_bytes()

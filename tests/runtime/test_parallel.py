@@ -1,11 +1,16 @@
 """Results come in order, whatever the number of processes, and trouble comes as one line."""
 
+import _multiprocessing
+import errno
+import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from forked import at_call
 
 from dgkd_core.runtime.errors import InputError
 from dgkd_core.runtime.parallel import ahead, cores, ordered_map, wanted_workers
@@ -28,15 +33,16 @@ def _die(x: int) -> int:
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 50])
-@pytest.mark.parametrize("processes", [1, 2, 3])
+@pytest.mark.parametrize("processes", [0, 1, 2, 3])
 def test_results_are_in_order(processes: int, count: int) -> None:
     results = list(ordered_map(_square, range(count), processes, chunk=3))
     assert [value for value, _ in results] == [x * x for x in range(count)]
 
 
-def test_one_process_is_this_one_and_two_are_others() -> None:
-    assert {pid for _, pid in ordered_map(_square, range(9), 1)} == {os.getpid()}
-    assert os.getpid() not in {pid for _, pid in ordered_map(_square, range(9), 2, chunk=1)}
+def test_none_is_this_process_and_others_are_not() -> None:
+    assert {pid for _, pid in ordered_map(_square, range(9), 0)} == {os.getpid()}
+    for count in (1, 2):
+        assert os.getpid() not in {p for _, p in ordered_map(_square, range(9), count, chunk=1)}
 
 
 def test_only_a_few_items_are_taken_ahead() -> None:
@@ -54,7 +60,7 @@ def test_only_a_few_items_are_taken_ahead() -> None:
     results.close()  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [0, 2])
 def test_an_error_of_an_item_comes_through(processes: int) -> None:
     results = ordered_map(_refuse, range(9), processes, chunk=1)
     assert [next(results) for _ in range(5)] == [0, 1, 2, 3, 4]
@@ -67,10 +73,33 @@ def test_a_killed_process_is_one_line() -> None:
         list(ordered_map(_die, range(9), 2, chunk=1))
 
 
+@pytest.mark.parametrize(
+    ("owner", "name", "call"),
+    [(os, "fork", 1), (os, "fork", 2), (_multiprocessing, "SemLock", 1)],
+)
+def test_processes_that_cannot_start_are_one_line_and_none_is_left(
+    owner: Any, name: str, call: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit of processes is reached, or nothing can be made in /dev/shm."""
+    monkeypatch.setattr(owner, name, getattr(owner, name))  # put back afterwards
+
+    def fail() -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    at_call(owner, name, call, fail)
+    said = r"cannot start \(No space left on device\): .*/dev/shm.*; DGKD_WORKERS=0 works"
+    with pytest.raises(InputError, match=said):
+        list(ordered_map(_square, range(9), 2, chunk=1))
+    for child in multiprocessing.active_children():
+        child.join(60)
+        assert child.exitcode == -signal.SIGKILL
+
+
 def test_the_environment_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DGKD_WORKERS", "1")
-    assert wanted_workers() == 1
-    assert {pid for _, pid in ordered_map(_square, range(9))} == {os.getpid()}
+    for count in (0, 1):
+        monkeypatch.setenv("DGKD_WORKERS", str(count))
+        assert wanted_workers() == count
+        assert {pid for _, pid in ordered_map(_square, range(9))} == {os.getpid()}
     monkeypatch.setenv("DGKD_WORKERS", "2")
     assert os.getpid() not in {pid for _, pid in ordered_map(_square, range(9))}
     monkeypatch.delenv("DGKD_WORKERS")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dgkd_core.runtime.paths import link_for_experiments, project_root, resolve
+from dgkd_core.runtime.paths import for_experiments, project_root, resolve
 
 
 @pytest.fixture
@@ -22,6 +22,18 @@ EXPERIMENTS = (".dvc/tmp/exps/tmpX", ".dvc/tmp/exps/standalone/tmpY")
 @pytest.mark.parametrize("place", [".", *EXPERIMENTS])
 def test_the_root_is_the_project(place: str, project: Path) -> None:
     assert project_root(project / place) == project
+
+
+@pytest.mark.parametrize("place", EXPERIMENTS)
+@pytest.mark.parametrize("dvc_lies", [".", "sub/deep"])
+def test_the_root_is_the_project_deeper_in_a_repository(
+    place: str, dvc_lies: str, project: Path
+) -> None:
+    """DVC's own root is the repository's or (`dvc init --subdir`) the project's."""
+    (project / place / dvc_lies / ".dvc").mkdir(parents=True)
+    (project / place / "sub/deep").mkdir(parents=True, exist_ok=True)
+    expected = project if dvc_lies != "." else project / "sub/deep"
+    assert project_root(project / place / "sub/deep") == expected
 
 
 def test_other_dvc_folders_are_no_experiments(project: Path) -> None:
@@ -57,34 +69,17 @@ def test_absolute_paths_and_home(project: Path, monkeypatch: pytest.MonkeyPatch)
     assert resolve("~/voc", project) == Path("/home/someone/voc")
 
 
-@pytest.mark.parametrize("written", ["../voc", "../voc/deep/er", "../../far"])
-@pytest.mark.parametrize("start", [".", EXPERIMENTS[0]])
-def test_dvc_finds_the_same_folder_from_an_experiment(
-    written: str, start: str, project: Path
-) -> None:
-    meant = resolve(written, project)
-    meant.mkdir(parents=True, exist_ok=True)
-    (meant / "mark").write_text(written)
-    assert link_for_experiments(written, project / start)
-    for place in EXPERIMENTS:
-        assert (project / place / written / "mark").read_text() == written
-    assert link_for_experiments(written, project / start)  # a second time changes nothing
-
-
-@pytest.mark.parametrize("written", ["data/mine", "/abs/olute"])
-def test_no_link_is_needed_inside_or_for_an_absolute_path(written: str, project: Path) -> None:
-    before = sorted(project.rglob("*"))
-    assert link_for_experiments(written, project)
-    assert sorted(project.rglob("*")) == before
-
-
-@pytest.mark.parametrize("written", ["..", "../..", "data/../../voc", "../../../../voc"])
-def test_no_link_can_help(written: str, project: Path) -> None:
-    before = sorted(project.rglob("*"))
-    assert not link_for_experiments(written, project)
-    assert sorted(project.rglob("*")) == before
-
-
-def test_no_link_without_dvc(tmp_path: Path) -> None:
-    assert not link_for_experiments("../voc", tmp_path)
-    assert list(tmp_path.iterdir()) == []
+def test_data_outside_of_the_project_becomes_absolute(project: Path) -> None:
+    (project / "data/photos").symlink_to(project.parent / "voc")
+    (project / "data/other").symlink_to("mine")
+    for written, kept in {
+        "../voc": str(project.parent / "voc"),
+        "../not/there": str(project.parent / "not/there"),
+        "/voc": "/voc",
+        "data/photos": str(project / "data/photos"),
+        "data/photos/deep": str(project / "data/photos/deep"),
+        "data/mine": "data/mine",
+        "data/other": "data/other",
+        "data/../rain.txt": "data/../rain.txt",
+    }.items():
+        assert for_experiments(written, project) == kept

@@ -178,7 +178,7 @@ def test_the_sources_that_read_weights_are_among_those_checked() -> None:
         *("tensors.py", "checkpoint.py", "state.py")
     }
     assert {path.name for path in _calls("numpy.load")} == {"pictures.py"}
-    assert {path.name for path in _calls(".from_pretrained")} == {"depth_files.py"}
+    assert {path.name for path in _calls(".from_pretrained")} == {"files.py"}
     assert {path.name for path in _calls("subprocess.run")} == {"repository.py", "__main__.py"}
 
 
