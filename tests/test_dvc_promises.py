@@ -164,6 +164,9 @@ READERS = {
     "deterministic": (
         "depth_model depth_adapt depth teacher distill cam segment evaluate package testset"
     ),
+    "threads": (
+        "depth_model depth_adapt depth teacher distill cam segment evaluate package testset"
+    ),
     "data": "prepare package",
     "data.root": "prepare",
     "data.sbd_root": "prepare",

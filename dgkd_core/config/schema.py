@@ -433,6 +433,10 @@ class Params(_Section):
 
     seed: int = Field(ge=0, lt=2**31, description="every random draw of every stage follows it")
     deterministic: bool = Field(description="the same bytes twice on a GPU too; false is faster")
+    threads: Count | None = Field(
+        description="threads of a CPU that networks compute with; null: all cores. Another number "
+        "rounds differently, so one gives the same bytes whatever the number of cores"
+    )
     compile: bool = Field(description="torch.compile the training steps of teacher to segment")
     data: Data
     lowlight: Lowlight

@@ -72,12 +72,14 @@ def take_gpu(index: int | None = None) -> int:
 
 
 class Run(Protocol):
-    """The two parameters that concern every computation: those of params.yaml."""
+    """The parameters that concern every computation: those of params.yaml."""
 
     @property
     def seed(self) -> int: ...
     @property
     def deterministic(self) -> bool: ...
+    @property
+    def threads(self) -> int | None: ...
 
 
 def start(run: Run, stage: str) -> torch.device:
@@ -91,6 +93,8 @@ def start(run: Run, stage: str) -> torch.device:
     torch.manual_seed(value)
     np.random.seed(value)  # noqa: NPY002  (libraries that draw from NumPy's global state)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if run.threads is not None:
+        torch.set_num_threads(run.threads)
     torch.use_deterministic_algorithms(run.deterministic, warn_only=True)
     torch.backends.cudnn.benchmark = not run.deterministic
     return get_device()
