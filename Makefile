@@ -1,6 +1,7 @@
 # make repro   set up and run the whole pipeline (dvc repro)
-# make test    set up and run the tests, one by one: on two cores that is the fastest. On more:
-#              python -m pytest --numprocesses 8 --dist loadgroup --no-loadscope-reorder
+# make test    set up and run the quick tests: some minutes, everything touched once
+# make test-full   set up and run the others: every kind of kill, DVC's queue, browsers, several processes
+#              (on more than two cores: python -m pytest -n 8 --dist loadgroup --no-loadscope-reorder)
 # make check   set up, lint and type check
 # make sweeps [JOBS=2] [PLANS="experiments/lambda.yaml ..."]   set up, run through DVC's queue what these plans
 #              hold and has not run (about 4.5 minutes a run), write docs/RESULTS.md, its tables and figures
@@ -14,7 +15,7 @@ BIN := .venv/bin
 PIP = $(BIN)/python -m pip install -qq --disable-pip-version-check
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup repro test check sweeps ablation docs figures lock
+.PHONY: setup repro test test-full check sweeps ablation docs figures lock
 .DEFAULT_GOAL := setup
 
 setup: .venv/.ready
@@ -34,7 +35,10 @@ repro: setup
 	dvc repro
 
 test: setup
-	python -m pytest
+	python -m pytest -m "not full"
+
+test-full: setup
+	python -m pytest -m full
 
 check: setup
 	ruff check .

@@ -20,7 +20,7 @@ from support import CHAIN, dvc, environment, stages_run
 from dgkd_core.config.params import validate
 from dgkd_core.runtime.errors import InputError
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.full
 ROOT = Path(__file__).resolve().parent.parent
 ONE_CORE = {"OMP_NUM_THREADS": "1"}
 

@@ -12,7 +12,7 @@ import pytest
 from ruamel.yaml import YAML
 from support import CHAIN, dvc, environment, stages_run
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.full
 
 
 def test_all_thirteen_stages_leave_what_dvc_yaml_promises(built: Path) -> None:

@@ -15,7 +15,7 @@ from dgkd_core.config.presets import apply_preset
 from dgkd_core.data.pictures import encode_mask
 from dgkd_core.scenes import drawing
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.full
 NAMES = ("cat", "cow", "dog", "horse", "person", "sheep")
 IDS = (8, 10, 12, 13, 15, 17)
 

@@ -204,7 +204,7 @@ def test_data_that_experiments_do_not_find_or_dvc_does_not_take(project: Path) -
     assert expected in said(doctor.project, "warn")
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_repository_that_has_run_is_fit(chain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(chain)
     assert said(project, "problem") == ""

@@ -264,7 +264,7 @@ def test_an_earlier_file_outlives_a_failure(
     assert set(tmp_path.iterdir()) == {source, out}
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_whole_network(tmp_path: Path) -> None:
     """Each tensor holds a ramp of its own."""
     with torch.device("meta"):

@@ -31,7 +31,7 @@ def night(index: int, size: int = 48) -> Image.Image:
     return Image.fromarray(render(5, "night", index, size).image // 12)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_its_masks_are_the_chain_s_to_the_byte(chain: Path) -> None:
     packaged = dgkd_core.load(chain / "artifacts/model")
     dark = Pack(chain / "artifacts/darken/dark.zip")

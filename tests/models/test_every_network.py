@@ -15,9 +15,9 @@ BACKBONES = [
     "timm:tf_efficientnet_lite0",
     "resnet18",
     "resnet34",
-    pytest.param("resnet50", marks=pytest.mark.slow),
-    pytest.param("resnet101", marks=pytest.mark.slow),
-    pytest.param("wide_resnet38", marks=pytest.mark.slow),
+    pytest.param("resnet50", marks=pytest.mark.full),
+    pytest.param("resnet101", marks=pytest.mark.full),
+    pytest.param("wide_resnet38", marks=pytest.mark.full),
 ]
 
 

@@ -23,7 +23,7 @@ from dgkd_core.pseudo_labels.class_maps import class_maps
 from dgkd_core.pseudo_labels.refinement import pseudo_label, sharpen_by_crf, sharpen_by_pamr
 from dgkd_core.training import loop
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.full
 CPU = torch.device("cpu")
 DARK, IMAGES = Path("artifacts/darken/dark.zip"), Path("artifacts/prepare/images.zip")
 DEPTH = Path("artifacts/depth/depth.zip")

@@ -23,7 +23,7 @@ from dgkd_core.runtime.errors import InputError
 from dgkd_core.runtime.state import State, outputs
 from dgkd_core.scenes import drawing
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.full
 CLASSES = list(drawing.CLASSES)
 UP_TO_DEPTH = ("prepare", "darken", "depth_model", "depth_adapt", "depth")
 AFTER_TEACHER = ("distill", "cam", "refine", "segment", "evaluate", "report")

@@ -23,7 +23,7 @@ from dgkd_core.runtime import result_cache
 from dgkd_core.runtime.state import ResultCache, State, outputs
 from dgkd_core.training import loop
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.full
 
 EVERY_STEP = {"DGKD_SAVE_EVERY": "0"}
 Kill = Callable[[], object]

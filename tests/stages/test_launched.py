@@ -16,7 +16,7 @@ from forked import Ended, Workplace, alive, forked, made, same_bytes
 from ranks import forked_ranks, well
 from support import environment, read_live
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.full
 
 EVERY_STEP = {"DGKD_SAVE_EVERY": "0"}
 

@@ -10,7 +10,7 @@ from forked import Workplace, bytes_below, forked
 from ruamel.yaml import YAML
 from support import read_live
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.full
 SCORED = {"teacher": [4, 9, 14, 18], "distill": [4, 9, 14, 18], "segment": [2, 5, 8, 10]}
 
 

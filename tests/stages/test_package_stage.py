@@ -36,7 +36,7 @@ def copy(chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_again_elsewhere_the_same_bytes(
     copy: Path, chain: Path, run_stages: Callable[..., None]
 ) -> None:
@@ -46,7 +46,7 @@ def test_again_elsewhere_the_same_bytes(
     assert sha256(MODEL) == before
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_what_the_folder_holds(copy: Path) -> None:
     names = {path.relative_to(MODEL).as_posix() for path in MODEL.rglob("*") if path.is_file()}
     assert names == {
@@ -66,7 +66,7 @@ def test_what_the_folder_holds(copy: Path) -> None:
     assert read_settings(MODEL).batch == load_params().evaluate.batch
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_without_the_student(copy: Path, run_stages: Callable[..., None]) -> None:
     apply_preset("tiny", ["package.student=false"])
     run_stages("package")
@@ -74,7 +74,7 @@ def test_without_the_student(copy: Path, run_stages: Callable[..., None]) -> Non
     assert "student/model.safetensors" not in read_run(MODEL).sha256
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_adapted_dpt_is_taken_where_there_is_one(
     copy: Path, run_stages: Callable[..., None]
 ) -> None:
@@ -86,7 +86,7 @@ def test_the_adapted_dpt_is_taken_where_there_is_one(
     assert json.loads((MODEL / "depth/config.json").read_text()) == {"adapted": "one"}
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_card_s_head_is_the_hub_s_yaml(copy: Path) -> None:
     text = (MODEL / "README.md").read_text()
     _, head, body = text.split("---\n", 2)
@@ -100,7 +100,7 @@ def test_the_card_s_head_is_the_hub_s_yaml(copy: Path) -> None:
         assert f"| {name} |" in body
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("source", ["scenes", "given", "gradient", "nobody/dpt"])
 def test_where_depth_comes_from(copy: Path, source: str) -> None:
     write_json("artifacts/depth_model/source.json", {"model": source})

@@ -36,7 +36,7 @@ from dgkd_core.runtime.files import write_json
 from dgkd_core.runtime.state import ResultCache, outputs
 from dgkd_core.training import loop
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.full
 
 
 def _weights(folder: Path, stage: str) -> dict[str, torch.Tensor]:

@@ -18,7 +18,7 @@ from support import CHAIN, ROOT
 from dgkd_core.runtime.state import outputs
 from dgkd_core.training import loop
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.full
 EVERY_STEP = {"DGKD_SAVE_EVERY": "0"}
 
 

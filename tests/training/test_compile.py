@@ -29,7 +29,7 @@ def curve(compiled: bool) -> list[dict[str, float]]:
     return train("compile", step, batches, [network], RECIPE, CPU, compiled=compiled)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_compiled_step_gives_the_same_curve() -> None:
     torch._dynamo.reset()
     before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
