@@ -40,7 +40,8 @@ HEAD = """# Parameters
 
 Every number that a stage reads stands in [`params.yaml`](../params.yaml). Types, ranges and
 meanings are those of [`schema.py`](../dgkd_core/config/schema.py), from which `make docs` writes
-this page. A value that is not allowed ends a stage, or `dgkd preset`, with a line that says what is.
+this page. A value that is not allowed ends a stage, or `dgkd preset`, with a line that says what
+is.
 Single values are changed in `params.yaml` or by `dvc exp run -S key=value`; `dgkd preset` lays a
 whole setting over the defaults ([data.md](data.md)).
 
