@@ -64,6 +64,7 @@ def in_experiment(folder: Path, name: str, path: str) -> bytes:
     return git("show", f"{references.strip()}:{path}")
 
 
+@pytest.mark.full
 def test_experiments_at_once_make_what_they_make_one_after_the_other(built: Path) -> None:
     changes = {"one": ["segment.lr=0.002"], "other": ["segment.lr=0.004", "segment.init=weights"]}
     before, running, locks = contents(built), {}, {}
@@ -85,6 +86,7 @@ def test_experiments_at_once_make_what_they_make_one_after_the_other(built: Path
     assert locks["one"] != locks["other"]
 
 
+@pytest.mark.full
 def test_going_back_to_earlier_parameters_restores_all_and_computes_nothing(built: Path) -> None:
     before, changed = contents(built), ["refine", "segment", "evaluate", "package", "report"]
     preset(built, "refine.margin=0.2")
@@ -98,6 +100,7 @@ def test_going_back_to_earlier_parameters_restores_all_and_computes_nothing(buil
     assert contents(built) == before
 
 
+@pytest.mark.full
 def test_a_clone_pulls_every_artifact_and_has_nothing_to_run(built: Path, tmp_path: Path) -> None:
     remote, clone = str(tmp_path / "remote"), tmp_path / "clone"
     subprocess.run(["git", "clone", "-q", str(built), str(clone)], check=True)
@@ -139,6 +142,7 @@ def beside(chain: Path) -> Beside:
     return Beside(said, refused, second.returncode, forced.pid, before, contents(chain))
 
 
+@pytest.mark.full
 def test_a_forced_repro_repeats_every_byte_with_two_data_processes(beside: Beside) -> None:
     assert sorted(stages_run(beside.forced)) == sorted(CHAIN)
     assert beside.after == beside.before
@@ -279,6 +283,7 @@ def another(values: dict[str, Any], leaf: str) -> Any:
     raise AssertionError(f"{leaf}: no other value is allowed, add one to OTHERS")
 
 
+@pytest.mark.full
 def test_dvc_reruns_the_stages_of_the_table(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One parameter of every key that dvc.yaml names, by DVC's own judgement."""
     from dvc.repo import Repo

@@ -50,6 +50,7 @@ def test_a_changed_module_reruns_the_stages_that_import_it(built: Path) -> None:
         module.write_text(before)
 
 
+@pytest.mark.full
 def test_a_changed_added_or_removed_file_of_the_data_set_reruns_prepare(built: Path) -> None:
     root, readme = built / "data/scenes", built / "data/scenes/README.md"
     before = readme.read_text()
@@ -71,6 +72,7 @@ def test_a_changed_added_or_removed_file_of_the_data_set_reruns_prepare(built: P
     assert direct() == []
 
 
+@pytest.mark.full
 def test_a_further_test_set_runs_alone_and_again_when_its_pictures_change(built: Path) -> None:
     from dgkd_core.data.pictures import encode_rgb
     from dgkd_core.scenes.drawing import render
@@ -110,6 +112,7 @@ def test_only_evaluate_depends_on_training_masks() -> None:
         assert "masks_train" not in (root / "stages" / f"{name}.py").read_text()
 
 
+@pytest.mark.full
 def test_an_experiment_in_a_temporary_folder_follows_relative_paths(
     built: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

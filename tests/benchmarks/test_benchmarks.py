@@ -33,6 +33,7 @@ PARTS = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("name", "case"), ALL, ids=[f"{n} {c}".strip() for n, c in ALL])
 def test_figures_are_finite_and_complete(
     name: str, case: str, tiny: Options, pictures: Path

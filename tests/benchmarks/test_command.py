@@ -100,6 +100,7 @@ def _command(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 SMALL = ["--size", "32", "--crop", "32", "--batch", "2", "--device", "cpu", "--threads", "1"]
 
 
+@pytest.mark.full
 def test_it_prints_a_table_writes_the_json_and_nothing_else(folder: Path) -> None:
     before = set(folder.parent.iterdir())
     out = folder / "found.json"

@@ -265,6 +265,7 @@ def _refused(*arguments: str | Path) -> str:
     return line
 
 
+@pytest.mark.full
 def test_a_checkpoint_becomes_a_model_folder(
     released: State, student: Network, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -300,6 +300,7 @@ def _same(first: Sample, second: Sample) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
 
 
+@pytest.mark.full
 @SETTINGS
 @given(
     keys=st.lists(

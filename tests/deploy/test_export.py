@@ -73,6 +73,7 @@ def _example(script: Path, *words: str | Path) -> str:
     return done.stdout
 
 
+@pytest.mark.full
 def test_the_graphs_compute_what_the_model_does(
     exported: tuple[Path, list[str]], lively: Path
 ) -> None:
@@ -163,6 +164,7 @@ def test_the_file_is_checked_and_tells_nothing_of_the_machine(
     assert [output.name for output in proto.graph.output] == ["ids", "masks", "scores"]
 
 
+@pytest.mark.full
 def test_another_process_writes_the_same_bytes(
     exported: tuple[Path, list[str]], lively: Path, tmp_path: Path
 ) -> None:
@@ -175,6 +177,7 @@ def test_another_process_writes_the_same_bytes(
         assert (tmp_path / name).read_bytes() == exported[0].with_name(name).read_bytes()
 
 
+@pytest.mark.full
 def test_torch_without_depth(
     with_depth: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

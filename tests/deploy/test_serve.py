@@ -124,6 +124,7 @@ def _requests(browser: Chrome) -> set[str]:
     return {url for url in found if not url.startswith(("chrome:", "data:", "blob:", "about:"))}
 
 
+@pytest.mark.full
 def test_a_dark_photograph_becomes_depth_class_map_and_mask(
     browser: Chrome,
     server: tuple[str, subprocess.Popen[str]],

@@ -94,6 +94,7 @@ def _random(*size: int) -> np.ndarray:
     return np.random.default_rng(size).integers(0, 256, (*size, 3), dtype=np.uint8)
 
 
+@pytest.mark.full
 def test_pictures_of_all_shapes_at_once(kind: tuple[Any, Any]) -> None:
     pictures = [_random(*size) for size in ODD]
     with warnings.catch_warnings():
@@ -197,6 +198,7 @@ def test_half_precision_is_close_and_gives_way_where_it_overflows(
     assert torch.equal(predict(model(1e5), processor, pictures, CPU)[0], exact[1e5])
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("size", [(40, 57), (32, 32), (9, 90)])
 def test_a_map_has_its_pictures_size(folder: Path, size: tuple[int, int]) -> None:
     model, processor = load_dpt(folder, local=True)

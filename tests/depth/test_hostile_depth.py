@@ -82,6 +82,7 @@ class EvilProcessor: pass
 """
 
 
+@pytest.mark.full
 def test_a_python_file_in_the_folder_is_not_run(folder: Path) -> None:
     evil, mark = folder / "evil.py", folder / "ran"
     evil.write_text(EVIL)
@@ -129,6 +130,7 @@ def test_a_config_fetches_nothing(folder: Path, change: dict[str, Any], hybrid: 
     _refused(folder, "config.json")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "key", ["attn_implementation", "_attn_implementation", "experts_implementation"]
 )
@@ -477,6 +479,7 @@ def _mutated(values: Any, rng: random.Random) -> Any:
     return values
 
 
+@pytest.mark.full
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
 @pytest.mark.parametrize("kind", ["dpt", "anything"])

@@ -215,6 +215,7 @@ def test_without_an_adapter_nothing_is_added() -> None:
     assert {name.split(".")[0] for name in more - names} == {"adapt"}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("steps", [1, 3, 5])
 def test_gradients_through_ddim(steps: int) -> None:
     """Of the refined features by the student's and by every parameter of the denoiser."""

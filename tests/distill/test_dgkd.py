@@ -168,6 +168,7 @@ def test_the_autoencoder_compares_wide_features_in_its_latent(denoise: bool) -> 
         torch.testing.assert_close(losses[f"kd_{pair}"], dist_loss(reduced, code))
 
 
+@pytest.mark.full
 def test_the_encoder_learns_from_reconstruction_alone() -> None:
     torch.manual_seed(0)
     dgkd = DGKD(3, 6, autoencoder=2, noise_adapter=True).train()

@@ -54,6 +54,7 @@ def _view(packs: dict[str, Path]) -> View:
     return View(Store(), packs["dark"], packs["depth"], True, "gain")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", ["network", "segmenter"])
 @pytest.mark.parametrize("backbone", ["timm:test_resnet", "resnet18"])
 def test_networks_take_pictures_of_any_shape(

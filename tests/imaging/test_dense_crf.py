@@ -116,6 +116,7 @@ def test_bilateral_filter_is_near_the_exact_one(kind: str, sigmas: tuple[float, 
     assert error.abs().max() < 0.04 * expected.max()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("sigmas", SIGMAS)
 def test_mild_weights_are_near_the_exact_answer_everywhere(
@@ -128,6 +129,7 @@ def test_mild_weights_are_near_the_exact_answer_everywhere(
     assert (crf(image, p) - _slow(image, p, crf)).abs().max() < 0.01
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("sigmas", SIGMAS)
 @pytest.mark.parametrize("classes", [2, 4])

@@ -29,6 +29,7 @@ def _perturbed(module: nn.Module) -> dict[str, Tensor]:
     }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_torchvisions_weights_load(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"resnet18{suffix}"
@@ -86,6 +87,7 @@ def test_pinned_weights_must_be_the_pinned_ones(tmp_path: Path) -> None:
     assert all(torch.equal(v, before[k]) for k, v in encoder.state_dict().items())
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("have", "want"),
     [

@@ -16,7 +16,14 @@ def _is_norm(module: nn.Module) -> bool:
     return isinstance(module, nn.modules.batchnorm._BatchNorm)
 
 
-@pytest.fixture(scope="module", params=[(n, s) for n in NAMES for s in (8, 16)], ids=str)
+EACH = [
+    pytest.param((name, stride), marks=[] if name == "timm:test_resnet" else pytest.mark.full)
+    for name in NAMES
+    for stride in (8, 16)
+]
+
+
+@pytest.fixture(scope="module", params=EACH, ids=str)
 def built(request: pytest.FixtureRequest) -> tuple[Encoder, int]:
     name, stride = request.param
     torch.manual_seed(0)
@@ -150,6 +157,7 @@ def test_resnet50_is_dilated_as_torchvision_does_it() -> None:
         assert mine == theirs, name
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50"])
 @pytest.mark.parametrize("stride", [8, 16])
 def test_a_dilated_resnet_agrees_with_the_strided_one(name: str, stride: int) -> None:
@@ -181,6 +189,7 @@ def test_a_timm_network_without_three_levels_after_stride_four_is_refused() -> N
         TimmEncoder("test_vit", 32)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", NAMES)
 def test_freeze_holds_stem_and_norms_through_train(name: str) -> None:
     torch.manual_seed(4)

@@ -13,8 +13,8 @@ SIZE = (49, 65)  # odd: stride 8 gives 7 x 9, stride 4 gives 13 x 17
 BACKBONES = [
     "timm:test_resnet",
     "timm:tf_efficientnet_lite0",
-    "resnet18",
-    "resnet34",
+    pytest.param("resnet18", marks=pytest.mark.full),
+    pytest.param("resnet34", marks=pytest.mark.full),
     pytest.param("resnet50", marks=pytest.mark.full),
     pytest.param("resnet101", marks=pytest.mark.full),
     pytest.param("wide_resnet38", marks=pytest.mark.full),

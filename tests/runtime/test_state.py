@@ -38,6 +38,7 @@ def _set(text: str, value: str) -> None:
     params.write_text(before.replace(text, value, 1))
 
 
+@pytest.mark.full
 def test_the_key_is_a_hash_of_params_inputs_and_modules(
     here: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

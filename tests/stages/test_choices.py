@@ -73,6 +73,7 @@ def _guide(entry: Entry, guide: str, depth: bool) -> np.ndarray:
     return np.concatenate([picture, beside[..., None]], 2).astype(np.float32)
 
 
+@pytest.mark.full
 def test_sources_of_class_maps_and_guides_of_refinement(trained: Callable[..., None]) -> None:
     manifest = read_manifest("artifacts/prepare")
     entry = next(e for e in manifest.split("train") if e.labels)
@@ -110,6 +111,7 @@ def test_sources_of_class_maps_and_guides_of_refinement(trained: Callable[..., N
     assert len(set(seen.values())) == 3, "three sources, three kinds of maps"
 
 
+@pytest.mark.full
 def test_the_control_is_a_vertical_gradient(trained: Callable[..., None]) -> None:
     pack = Pack(DEPTH)
     for entry in read_manifest("artifacts/prepare").entries:
@@ -118,6 +120,7 @@ def test_the_control_is_a_vertical_gradient(trained: Callable[..., None]) -> Non
         np.testing.assert_allclose(depth, np.repeat(ramp, entry.width, 1), atol=1e-4)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("init", ["teacher", "weights"])
 def test_what_the_student_does_not_inherit_learns_at_the_new_layers_rate(
     project: Path, run_stages: Callable[..., None], monkeypatch: pytest.MonkeyPatch, init: str
@@ -145,6 +148,7 @@ def test_what_the_student_does_not_inherit_learns_at_the_new_layers_rate(
     assert sum(rates.values()) > len(list(student.parameters())), "the denoisers are trained too"
 
 
+@pytest.mark.full
 def test_denoisers_that_have_not_learned_are_named(
     project: Path, run_stages: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:

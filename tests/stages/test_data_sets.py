@@ -66,6 +66,7 @@ def page() -> str:
     return Path("reports/index.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.full
 def test_real_pairs(project: Path, run_stages: Callable[..., None]) -> None:
     root = make(project / "mine", ("normal", "dark"))
     choose("cam.source=mean", "refine.guide=normal")
@@ -79,6 +80,7 @@ def test_real_pairs(project: Path, run_stages: Callable[..., None]) -> None:
     assert set(metrics("evaluate")["segmenter"]) == {"normal", "dark"}
 
 
+@pytest.mark.full
 def test_dark_pictures_alone_and_a_teacher_from_elsewhere(
     project: Path, run_stages: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -134,6 +136,7 @@ def test_dark_pictures_alone_and_a_teacher_from_elsewhere(
     assert next(same) == next(same)
 
 
+@pytest.mark.full
 def test_a_teacher_from_elsewhere_must_fit_and_be_the_pinned_one(
     project: Path, run_stages: Callable[..., None]
 ) -> None:
@@ -151,6 +154,7 @@ def test_a_teacher_from_elsewhere_must_fit_and_be_the_pinned_one(
     one_line(lambda: choose("teacher.model=nowhere"), "teacher.model", "nowhere is not a folder")
 
 
+@pytest.mark.full
 def test_no_mask_at_all(
     project: Path, run_stages: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -186,6 +190,7 @@ def test_no_mask_at_all(
     assert "so nothing is scored" in page()
 
 
+@pytest.mark.full
 def test_some_masks(project: Path, run_stages: Callable[..., None], capsys: Any) -> None:
     root = make(project / "mine", ("normal",))
     (root / "masks" / "é 3.png").unlink()
@@ -223,6 +228,7 @@ SIZES = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("depth", ["gradient", "scenes"])
 def test_pictures_of_odd_sizes_go_through_the_whole_chain(
     depth: str, project: Path, run_stages: Callable[..., None]
@@ -238,6 +244,7 @@ def test_pictures_of_odd_sizes_go_through_the_whole_chain(
         assert decode_mask(predictions.read(f"{name} v.png"), name).shape == (height, width)
 
 
+@pytest.mark.full
 def test_forty_megapixels_go_through_the_whole_chain(
     project: Path, run_stages: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -254,6 +261,7 @@ def test_forty_megapixels_go_through_the_whole_chain(
     assert (mask[:, 512:] == 0).all()
 
 
+@pytest.mark.full
 def test_further_test_sets(
     project: Path, run_stages: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

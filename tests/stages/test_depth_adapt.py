@@ -94,6 +94,7 @@ def test_off_it_says_so_and_depth_is_by_the_dpt_as_it_was(with_dpt: None, run_st
     assert Path("artifacts/depth/depth.zip").read_bytes() == off
 
 
+@pytest.mark.full
 def test_on_depth_is_by_the_adapted_dpt_the_same_every_time(
     with_dpt: None, run_stages: Run
 ) -> None:
@@ -119,6 +120,7 @@ def test_on_depth_is_by_the_adapted_dpt_the_same_every_time(
     assert sha256(ADAPTED) != folder
 
 
+@pytest.mark.full
 def test_maps_of_pictures_that_it_learned_from_agree_better(
     with_dpt: None, run_stages: Run
 ) -> None:
@@ -134,6 +136,7 @@ def test_maps_of_pictures_that_it_learned_from_agree_better(
     assert correlation["after"] > correlation["before"] + 5
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("pack", [DARK, PREPARED / "images.zip"])
 def test_val_pictures_change_no_weight(with_dpt: None, run_stages: Run, pack: Path) -> None:
     apply_preset("tiny", ON)

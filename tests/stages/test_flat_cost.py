@@ -163,6 +163,7 @@ def costs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Cost, Cos
     return {stage: (few[stage], many[stage]) for stage in STAGES}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("stage", STAGES)
 def test_memory_does_not_grow_with_the_pictures(
     costs: dict[str, tuple[Cost, Cost]], stage: str

@@ -87,6 +87,7 @@ def killers(rng: random.Random) -> list[tuple[str, Kill]]:
     ]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("stage", ["teacher", "distill"])
 def test_training_survives_kills_drawn_from_a_seed(
@@ -102,6 +103,7 @@ def test_training_survives_kills_drawn_from_a_seed(
     assert not list((folder / ".dgkd/state").iterdir())
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("stage", ["teacher", "distill"])
 def test_training_survives_kills_at_any_time(stage: str, unbroken: Path, before: Workplace) -> None:
     """An alarm that nobody handles ends the process wherever it is, later from run to run."""
@@ -133,6 +135,7 @@ def test_every_training_stage_goes_on_after_a_kill(
     same_bytes(folder, unbroken, stage)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("stage", ["darken", "depth", "cam", "refine", "evaluate"])
 def test_stages_of_many_files_go_on_with_what_is_missing(
     stage: str, unbroken: Path, before: Workplace
@@ -174,6 +177,7 @@ def test_stages_of_many_files_go_on_with_what_is_missing(
     same_bytes(folder, unbroken, stage)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_saves_and_ends_between_two_steps(
     number: signal.Signals, unbroken: Path, before: Workplace

@@ -96,6 +96,7 @@ def _said_of(stage: str, who: int) -> str:
     )
 
 
+@pytest.mark.full
 def test_training_goes_on_after_a_process_was_killed(
     unbroken: Path, of_two: Path, before: Workplace, tmp_path: Path
 ) -> None:
@@ -119,6 +120,7 @@ def test_training_goes_on_after_a_process_was_killed(
         assert curve[name] == pytest.approx(values, 5e-2, 1 if name == "val/miou" else 1e-3)
 
 
+@pytest.mark.full
 def test_a_stage_of_many_files_goes_on_after_a_process_was_killed(
     unbroken: Path, before: Workplace
 ) -> None:
@@ -131,6 +133,7 @@ def test_a_stage_of_many_files_goes_on_after_a_process_was_killed(
     assert not list(folder.rglob("*.sqlite*"))
 
 
+@pytest.mark.full
 def test_a_wish_to_stop_is_said_once_and_the_next_run_goes_on(
     of_two: Path, before: Workplace
 ) -> None:

@@ -44,6 +44,7 @@ def _weights(folder: Path, stage: str) -> dict[str, torch.Tensor]:
     return load_file(file)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("stage", ["teacher", "distill", "segment", "depth_adapt"])
 def test_two_processes_train_what_one_trains(
     stage: str, unbroken: Path, of_two: Path, before: Workplace
@@ -76,6 +77,7 @@ def test_two_processes_train_what_one_trains(
     assert not list((folder / ".dgkd/state").iterdir())
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.parametrize("stage", ["darken", "depth", "cam", "refine", "evaluate"])
 def test_several_processes_make_the_bytes_of_one(
@@ -153,6 +155,7 @@ def _dies_at(number: int, who: int, rank: int) -> None:
         at_call(ResultCache, "put", number, kill_me, after=True)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("who", [0, 1])
 @pytest.mark.parametrize("then", [1, 2])
 def test_pieces_of_the_killed_are_taken_over(
@@ -179,6 +182,7 @@ def test_pieces_of_the_killed_are_taken_over(
     assert not list(folder.rglob("*.sqlite*"))
 
 
+@pytest.mark.full
 def test_training_of_two_goes_on_after_the_first_was_killed(
     of_two: Path, before: Workplace
 ) -> None:

@@ -37,6 +37,7 @@ def no_room(most: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("stage", CHAIN)
 def test_a_stage_that_cannot_write_ends_with_a_line_and_leaves_what_was_there(
     stage: str, again: Path
@@ -76,6 +77,7 @@ def _inputs(stage: str) -> list[str]:
 NOT_READ = {("cam", "artifacts/teacher"), ("cam", "artifacts/prepare/images.zip")}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("stage", [stage for stage in CHAIN if _inputs(stage)])
 def test_an_input_that_has_vanished_is_named(stage: str, again: Path) -> None:
     before = written(again, stage)

@@ -36,6 +36,7 @@ def test_a_grid_is_the_same_bytes_twice(tmp_path: Path) -> None:
     assert height > 200
 
 
+@pytest.mark.full
 def test_all_figures_of_a_run(
     chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

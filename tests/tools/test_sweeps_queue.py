@@ -123,6 +123,7 @@ class Recording(Repository):
 queued: list[str] = []
 
 
+@pytest.mark.full
 def test_the_queue_leaves_out_what_is_done(
     plan_file: Path,
     tmp_path: Path,

@@ -140,6 +140,7 @@ def _adapt(model: nn.Module, original: nn.Module, iterations: int = 25) -> list[
     return train("adapt", step, from_step([batch] * iterations), [model], recipe, CPU)
 
 
+@pytest.mark.full
 def test_the_dark_map_comes_to_follow_the_normal_one(untrained: nn.Module) -> None:
     model, original = deepcopy(untrained), untrained.requires_grad_(False)
     before = {name: value.clone() for name, value in original.state_dict().items()}
@@ -159,6 +160,7 @@ def test_the_dark_map_comes_to_follow_the_normal_one(untrained: nn.Module) -> No
     assert not model.training
 
 
+@pytest.mark.full
 def test_pictures_of_several_shapes_count_alike(untrained: nn.Module) -> None:
     """Three pictures of one batch entry and one of another weigh as the four in one."""
     normal, dark = _lights(2, 4)

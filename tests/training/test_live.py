@@ -195,6 +195,7 @@ def _same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("times", [0, 1, 3, 11, 50])
 def test_scores_on_the_way_change_nothing_of_what_is_trained(times: int) -> None:
     plain, weights = _run()
@@ -220,6 +221,7 @@ def test_they_are_spread_evenly_and_none_is_at_the_end(
     assert Validation(times, lambda step: {}).steps(iterations) == steps
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("stop", [3, 6, 9])
 def test_a_run_that_broke_while_it_was_scored_goes_on_with_the_score(
     stop: int, place: Path, monkeypatch: pytest.MonkeyPatch

@@ -170,6 +170,7 @@ def _train(recipe: Recipe, batches: list[Batch], seed: int = 0) -> tuple[_Toy, l
     return toy, curve
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_two_runs_are_bit_identical(optimizer: str) -> None:
     recipe = replace(RECIPE, optimizer=optimizer, lr=0.01, lr_warmup=3)

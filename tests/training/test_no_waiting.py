@@ -63,6 +63,7 @@ def segmenters() -> tuple[Step, list[nn.Module]]:
     return segmenter_step(model), [model]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("make", [teachers, students, segmenters])
 def test_a_step_reads_no_values(make: Callable[[], tuple[Step, list[nn.Module]]]) -> None:
     step, modules = make()

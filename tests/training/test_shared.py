@@ -102,6 +102,7 @@ NORMS: dict[str, Callable[[], nn.BatchNorm2d]] = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("kind", NORMS)
 def test_batch_norm_takes_its_statistics_from_the_whole_batch(
@@ -147,6 +148,7 @@ def _bottleneck() -> nn.Module:
     return Bottleneck(6, 6, 1, 0.5).double()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("kind", DROPOUTS)
 def test_dropout_draws_for_the_whole_batch(kind: str, channels_last: bool) -> None:
@@ -186,6 +188,7 @@ def _averaged(
     return list(values), list(gradients)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("shape", [(6, 4), (6, 3, 3, 4)])
 @pytest.mark.parametrize("weights", [(1.0, 1.0), (0.0, 1.0), (2.0, 0.5)])
 @pytest.mark.parametrize("count", [2, 3])
@@ -321,6 +324,7 @@ def _trained(setup: str, count: int) -> tuple[list[dict[str, float]], list[dict[
     return curve, [deepcopy(module.state_dict()) for module in modules]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("setup", SETUPS)
 def test_two_processes_train_what_one_trains(setup: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In double precision throughout: the rounding of sums does not reach the eighth digit."""
@@ -381,6 +385,7 @@ def _stopped(count: int, at: int) -> list[Any]:
     return together(count, body) if count > 1 else [body()]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("first", "then"), [(2, 2), (2, 1), (3, 2)])
 def test_a_run_that_was_stopped_between_two_rows_goes_on_to_the_same_curve(
     first: int, then: int, seldom: Path

@@ -104,6 +104,7 @@ def test_the_student_sees_the_dark_picture_and_the_teacher_the_normal_one() -> N
     assert {k for k in usual if dark[k] != usual[k]} == KD | {"cls"}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("dgf2", ["off", "paper", "gated"])
 def test_who_learns(dgf2: str) -> None:
     teacher, student, dgkd = freeze(_network(seed=3)), _network(dgf2), _dgkd()
@@ -151,6 +152,7 @@ def _run(optimizer: str) -> tuple[list[dict[str, float]], dict[str, torch.Tensor
     return curve, student.state_dict() | dgkd.state_dict()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_two_runs_of_the_student_are_bit_identical(optimizer: str) -> None:
     (curve, state), (again, other) = _run(optimizer), _run(optimizer)
@@ -189,6 +191,7 @@ def test_a_batch_without_decided_pixels_gives_zero() -> None:
     assert all(bool(p.grad.isfinite().all()) for p in segmenter.parameters() if p.grad is not None)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("pairs", [("map",), ("deep",), ("map", "shallow")])
 def test_the_teacher_computes_what_is_compared_and_nothing_else(pairs: tuple[str, ...]) -> None:
     teacher, student = freeze(_network(seed=3)), _network()

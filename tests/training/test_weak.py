@@ -118,6 +118,7 @@ def test_freeze_takes_a_module_out_of_training() -> None:
     assert not any(p.requires_grad for p in module.parameters())
 
 
+@pytest.mark.full
 def test_the_auxiliary_classifier_trains_the_projections_and_nothing_else() -> None:
     plain, helped, batch = _network(), _network(), _batch()
     auxiliary = AuxiliaryClassifier(16, 2)
