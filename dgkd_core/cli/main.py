@@ -6,16 +6,29 @@ import argparse
 import json
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from dgkd_core import __version__
 from dgkd_core.config.presets import apply_preset
-from dgkd_core.runtime.errors import InputError, out_of_memory
+from dgkd_core.runtime.errors import InputError, enough_memory
 from dgkd_core.runtime.signals import Interrupted
 
-MODEL = Path("artifacts/model")
 SKIPPED = 3  # exit status: done, but for inputs that were unusable
+MODEL: dict[str, Any] = {
+    "type": Path,
+    "default": Path("artifacts/model"),
+    "metavar": "MODEL",
+    "help": "a folder that the stage `package` wrote; default: %(default)s",
+}
+DEVICE: dict[str, Any] = {
+    "metavar": "DEVICE",
+    "help": "such as cpu or cuda:1; default: DGKD_DEVICE, else a GPU where there is one",
+}
+
+
+# Each command's function imports what it needs itself: `dgkd --help` does not wait for torch.
 
 
 def _preset(args: argparse.Namespace) -> None:
@@ -25,7 +38,7 @@ def _preset(args: argparse.Namespace) -> None:
 
 
 def _convert_authors(args: argparse.Namespace) -> None:
-    from dgkd_core.convert.authors import convert_authors  # torch: not for --help
+    from dgkd_core.convert.authors import convert_authors
 
     names = None if args.classes is None else [name.strip() for name in args.classes.split(",")]
     print(*convert_authors(args.checkpoint, args.out, args.role, names), sep="\n")
@@ -51,60 +64,22 @@ def _unpack(args: argparse.Namespace) -> None:
 def _predict(args: argparse.Namespace) -> None:
     from dgkd_core.deploy.predict import predict
 
-    skipped = predict(
-        args.photos,
-        args.model,
-        args.out,
-        device=args.device,
-        batch=args.batch,
-        depth=args.depth,
-        overlays=args.overlay,
-    )
-    if skipped:
+    if predict(
+        args.photos, args.model, args.out, args.device, args.batch, args.depth, args.overlay
+    ):
         sys.exit(SKIPPED)
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 4096:
-        raise argparse.ArgumentTypeError(f"{text!r}, expected a whole number from 1 to 4096")
-    return int(text)
+def _export(args: argparse.Namespace) -> None:
+    from dgkd_core.deploy.export import export
+
+    print(*export(args.model, args.out, args.format), sep="\n")
 
 
-def _add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = commands.add_parser(
-        "predict",
-        help="masks of dark photographs",
-        description="Write a mask of every photograph: OUT/NAME.png (class ids, VOC's palette, the "
-        "photograph's own size, upright), OUT/overlay/NAME.jpg (the brightened photograph under "
-        "its mask) and OUT/predictions.json (areas and probabilities of the classes). Folders are "
-        "searched with all their subfolders, which OUT mirrors. Where two photographs would be "
-        "called the same, the second keeps its suffix in its name or gets a number. What OUT holds "
-        "already is written anew. Example: dgkd predict night/ -o masks",
-        epilog="Exit status: 0 all done; 3 some photographs were unusable and skipped (named on "
-        "stderr and in predictions.json), the others done; 1 nothing done, or the model or OUT is "
-        "unusable; 2 wrong usage; 130 Ctrl-C, what was done is kept.",
-    )
-    command.add_argument(
-        "photos", nargs="+", metavar="PHOTO", help="files, folders or (quoted) glob patterns"
-    )
-    _add_model(command, "-m", "--model")
-    command.add_argument(
-        "-o", "--out", type=Path, required=True, metavar="OUT", help="a folder, new or not"
-    )
-    _add_device(command)
-    command.add_argument(
-        "--batch", type=_count, metavar="N", help="photographs at once; default: as in the chain"
-    )
-    command.add_argument(
-        "--depth",
-        type=Path,
-        metavar="FOLDER",
-        help="measured depth maps NAME.png, for a model of depth.model: given",
-    )
-    command.add_argument(
-        "--no-overlay", dest="overlay", action="store_false", help="masks and the table alone"
-    )
-    command.set_defaults(run=_predict)
+def _serve(args: argparse.Namespace) -> None:
+    from dgkd_core.deploy.serve import serve
+
+    serve(args.model, args.host, args.port, args.device)
 
 
 def _info(args: argparse.Namespace) -> None:
@@ -115,73 +90,16 @@ def _info(args: argparse.Namespace) -> None:
     print(text if args.json else described(args.model, known))
 
 
-def _add_info(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = commands.add_parser(
-        "info",
-        help="what a model folder holds and where it comes from",
-        description="Load a model folder, which checks it, and tell its classes, networks, size, "
-        "scores and how it was made.",
-    )
-    _add_model(command, "model", nargs="?")
-    command.add_argument("--json", action="store_true", help="all of it, for programs")
-    command.set_defaults(run=_info)
-
-
 def _doctor(args: argparse.Namespace) -> None:
     from dgkd_core.cli.doctor import examine
 
     sys.exit(examine())
 
 
-def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = commands.add_parser(
-        "doctor",
-        help="whether this machine and this project are fit for `dvc repro`",
-        description="Look at packages, devices, memory, disk, git, DVC and, where there is a "
-        "params.yaml here, at the data and weights that it names. Nothing is fetched or changed.",
-        epilog="Exit status: 0 fit, warnings or not; 1 something would stop `dvc repro`.",
-    )
-    command.set_defaults(run=_doctor)
-
-
-def _add_model(command: argparse.ArgumentParser, *names: str, nargs: str | None = None) -> None:
-    command.add_argument(
-        *names,
-        nargs=nargs,
-        type=Path,
-        default=MODEL,
-        metavar="MODEL",
-        help="a folder that the stage `package` wrote; default: %(default)s",
-    )
-
-
-def _add_device(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--device",
-        metavar="DEVICE",
-        help="such as cpu or cuda:1; default: DGKD_DEVICE, else a GPU where there is one",
-    )
-
-
-def _add_unpack(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = commands.add_parser(
-        "unpack",
-        help="check and unpack a data set's downloaded archives",
-        description="Compare a downloaded archive's MD5 with the published one, check all that is "
-        "in it and unpack it whole or not at all; it can be run again. The published MD5s of "
-        "VOCtrainval_11-May-2012.tar and benchmark.tgz (SBD) are known. "
-        "Example: dgkd unpack VOCtrainval_11-May-2012.tar benchmark.tgz data",
-    )
-    command.add_argument(
-        "archives", nargs="+", type=Path, metavar="ARCHIVE", help="a tar, tar.gz or zip file"
-    )
-    command.add_argument("out", type=Path, metavar="OUT", help="a folder; what is in it stays")
-    command.add_argument(
-        "--md5",
-        metavar="HASH",
-        help="what the MD5 of the (only) archive must be; any: unpack whatever it is",
-    )
-    command.set_defaults(run=_unpack)
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 4096:
+        raise argparse.ArgumentTypeError(f"{text!r}, expected a whole number from 1 to 4096")
+    return int(text)
 
 
 def _add_convert(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -221,79 +139,114 @@ def _add_convert(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     mxnet.set_defaults(run=_convert_mxnet)
 
 
-def _export(args: argparse.Namespace) -> None:
-    from dgkd_core.deploy.export import export
-
-    print(*export(args.model, args.out, args.format), sep="\n")
-
-
-def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = commands.add_parser(
-        "export",
-        help="write a model's networks as ONNX or torch.export files",
-        description="Write a model's networks as files that need no dgkd, with a script beside "
-        "them that runs them on a photograph, and compare what they compute with the model. "
-        "Example: dgkd export -m artifacts/model -o night.onnx",
-    )
-    _add_model(command, "-m", "--model")
-    command.add_argument(
-        "--format",
-        choices=("onnx", "torch"),
-        default="onnx",
-        help="onnx (the default) for onnxruntime and others, torch for torch.export.load",
-    )
-    command.add_argument(
-        "-o", "--out", type=Path, required=True, metavar="FILE", help="NAME.onnx or NAME.pt2"
-    )
-    command.set_defaults(run=_export)
-
-
-def _serve(args: argparse.Namespace) -> None:
-    from dgkd_core.deploy.serve import serve
-
-    serve(args.model, args.host, args.port, args.device)
-
-
-def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = commands.add_parser(
-        "serve",
-        help="a page on this machine: a dark photograph in, its segmentation out",
-        description="Show a model on a page in the browser, for this machine alone unless --host "
-        "says otherwise. Nothing is sent or fetched elsewhere. Behind a web server that shows it "
-        "under a path of its own: GRADIO_ROOT_PATH=/PATH dgkd serve. "
-        "Example: dgkd serve -m artifacts/model",
-    )
-    _add_model(command, "-m", "--model")
-    command.add_argument("--port", type=int, default=7860, help="7860 where none is given")
-    command.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: the network's, too"
-    )
-    _add_device(command)
-    command.set_defaults(run=_serve)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "dgkd", description="Weakly-supervised semantic segmentation in the dark."
     )
     parser.add_argument("--version", action="version", version=f"dgkd {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    preset = commands.add_parser(
-        "preset",
-        help="lay a preset and single values over params.yaml",
-        description="Lay presets/NAME.yaml, then the given values, over params.yaml; comments "
-        "stay. Example: dgkd preset voc12-animals data.root=../voc6/VOC2012 distill.lambda=0.5",
+
+    def add(
+        run: Callable[[argparse.Namespace], None], help: str, description: str, epilog: str = ""
+    ) -> Callable[..., argparse.Action]:
+        """A command that is called as its function; what adds an argument to it."""
+        command = commands.add_parser(
+            run.__name__[1:], help=help, description=description, epilog=epilog
+        )
+        command.set_defaults(run=run)
+        return command.add_argument
+
+    argument = add(
+        _preset,
+        "lay a preset and single values over params.yaml",
+        "Lay presets/NAME.yaml, then the given values, over params.yaml; comments stay. "
+        "Example: dgkd preset voc12-animals data.root=../voc6/VOC2012 distill.lambda=0.5",
     )
-    preset.add_argument("name", help="a file in presets/ without .yaml; scenes is the default")
-    preset.add_argument("values", nargs="*", metavar="key=value", help="such as seed=1")
-    preset.set_defaults(run=_preset)
-    _add_unpack(commands)
+    argument("name", help="a file in presets/ without .yaml; scenes is the default")
+    argument("values", nargs="*", metavar="key=value", help="such as seed=1")
+
+    argument = add(
+        _unpack,
+        "check and unpack a data set's downloaded archives",
+        "Compare a downloaded archive's MD5 with the published one, check all that is in it and "
+        "unpack it whole or not at all; it can be run again. The published MD5s of "
+        "VOCtrainval_11-May-2012.tar and benchmark.tgz (SBD) are known. "
+        "Example: dgkd unpack VOCtrainval_11-May-2012.tar benchmark.tgz data",
+    )
+    argument("archives", nargs="+", type=Path, metavar="ARCHIVE", help="a tar, tar.gz or zip file")
+    argument("out", type=Path, metavar="OUT", help="a folder; what is in it stays")
+    md5 = "what the MD5 of the (only) archive must be; any: unpack whatever it is"
+    argument("--md5", metavar="HASH", help=md5)
+
     _add_convert(commands)
-    _add_predict(commands)
-    _add_export(commands)
-    _add_serve(commands)
-    _add_info(commands)
-    _add_doctor(commands)
+
+    argument = add(
+        _predict,
+        "masks of dark photographs",
+        "Write a mask of every photograph: OUT/NAME.png (class ids, VOC's palette, the "
+        "photograph's own size, upright), OUT/overlay/NAME.jpg (the brightened photograph under "
+        "its mask) and OUT/predictions.json (areas and probabilities of the classes). Folders are "
+        "searched with all their subfolders, which OUT mirrors. Where two photographs would be "
+        "called the same, the second keeps its suffix in its name or gets a number. What OUT holds "
+        "already is written anew. Example: dgkd predict night/ -o masks",
+        "Exit status: 0 all done; 3 some photographs were unusable and skipped (named on "
+        "stderr and in predictions.json), the others done; 1 nothing done, or the model or OUT is "
+        "unusable; 2 wrong usage; 130 Ctrl-C, what was done is kept.",
+    )
+    argument("photos", nargs="+", metavar="PHOTO", help="files, folders or (quoted) glob patterns")
+    argument("-m", "--model", **MODEL)
+    argument("-o", "--out", type=Path, required=True, metavar="OUT", help="a folder, new or not")
+    argument("--device", **DEVICE)
+    batch = "photographs at once; default: as in the chain"
+    argument("--batch", type=_count, metavar="N", help=batch)
+    depth = "measured depth maps NAME.png, for a model of depth.model: given"
+    argument("--depth", type=Path, metavar="FOLDER", help=depth)
+    alone = "masks and the table alone"
+    argument("--no-overlay", dest="overlay", action="store_false", help=alone)
+
+    argument = add(
+        _export,
+        "write a model's networks as ONNX or torch.export files",
+        "Write a model's networks as files that need no dgkd, with a script beside them that runs "
+        "them on a photograph, and compare what they compute with the model. "
+        "Example: dgkd export -m artifacts/model -o night.onnx",
+    )
+    argument("-m", "--model", **MODEL)
+    form = "onnx (the default) for onnxruntime and others, torch for torch.export.load"
+    argument("--format", choices=("onnx", "torch"), default="onnx", help=form)
+    name = "NAME.onnx or NAME.pt2"
+    argument("-o", "--out", type=Path, required=True, metavar="FILE", help=name)
+
+    argument = add(
+        _serve,
+        "a page on this machine: a dark photograph in, its segmentation out",
+        "Show a model on a page in the browser, for this machine alone unless --host says "
+        "otherwise. Nothing is sent or fetched elsewhere. Behind a web server that shows it under "
+        "a path of its own: GRADIO_ROOT_PATH=/PATH dgkd serve. "
+        "Example: dgkd serve -m artifacts/model",
+    )
+    argument("-m", "--model", **MODEL)
+    argument("--port", type=int, default=7860, help="7860 where none is given")
+    address = "address to listen on; 0.0.0.0: the network's, too"
+    argument("--host", default="127.0.0.1", help=address)
+    argument("--device", **DEVICE)
+
+    argument = add(
+        _info,
+        "what a model folder holds and where it comes from",
+        "Load a model folder, which checks it, and tell its classes, networks, size, scores and "
+        "how it was made.",
+    )
+    argument("model", nargs="?", **MODEL)
+    argument("--json", action="store_true", help="all of it, for programs")
+
+    add(
+        _doctor,
+        "whether this machine and this project are fit for `dvc repro`",
+        "Look at packages, devices, memory, disk, git, DVC and, where there is a params.yaml "
+        "here, at the data and weights that it names. Nothing is fetched or changed.",
+        "Exit status: 0 fit, warnings or not; 1 something would stop `dvc repro`.",
+    )
     return parser
 
 
@@ -301,17 +254,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point; unusable input ends with one line and exit status 1."""
     args = _parser().parse_args(argv)
     try:
-        args.run(args)
+        with enough_memory():
+            args.run(args)
     except (Interrupted, KeyboardInterrupt) as error:
         number = error.signal if isinstance(error, Interrupted) else signal.SIGINT
         print(f"dgkd: stopped by {signal.Signals(number).name}", file=sys.stderr)
         sys.exit(128 + number)
     except InputError as error:
         sys.exit("\n".join(f"dgkd: {line}" for line in str(error).splitlines()))
-    except (MemoryError, RuntimeError) as error:
-        if said := out_of_memory(error):
-            sys.exit(f"dgkd: {said}")
-        raise
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
         sys.exit(f"dgkd: {name}{error.strerror or error}")

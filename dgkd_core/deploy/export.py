@@ -125,10 +125,8 @@ class Parity:
     others: float
 
     def __str__(self) -> str:
-        same = 100 * (1 - self.others)
-        return (
-            f"probabilities within {self.difference:.1e}, {same:.3f} % of pixels of the same class"
-        )
+        same = f"{100 * (1 - self.others):.3f} % of pixels of the same class"
+        return f"probabilities within {self.difference:.1e}, {same}"
 
 
 def _traced(graph: nn.Module, inputs: Sequence[Tensor], shapes: Sequence[Any]) -> ExportedProgram:
@@ -313,13 +311,11 @@ def run_torch(content: bytes | Path) -> Run:
 
 def dark_pictures(count: int, height: int, width: int, seed: int = 0) -> list[np.ndarray]:
     """Drawn night scenes, (height, width, 3) uint8 each."""
-    size = max(height, width, 32)
+    size, light = max(height, width, 32), {"ratio": (20.0, 20.0), "shot": (3e-4, 3e-4)}
     drawn = [render(seed, "val", i, size).image[:height, :width] for i in range(count)]
+    rngs = [picture_rng(seed, str(i)) for i in range(count)]
     return [
-        darken_physical(
-            scene, picture_rng(seed, str(i)), ratio=(20.0, 20.0), shot=(3e-4, 3e-4)
-        ).image
-        for i, scene in enumerate(drawn)
+        darken_physical(scene, rng, **light).image for scene, rng in zip(drawn, rngs, strict=True)
     ]
 
 
@@ -332,22 +328,20 @@ def compare(model: Model, segmenter: Run, depth: Run | None) -> Parity:
         given = [gradient(height, width)] * count if settings.depth == "given" else None
         photos = [Photograph("", picture, (width, height), ()) for picture in pictures]
         seen = model.look(photos, given)
-        maps = [depth_batch([s.depth])[0] for s in seen if s.depth is not None]
-        image, stored = picture_batch(pictures, model.config.exposure), maps or None
-        expected, _ = run_loaded(
-            model.segmenter,
-            (image, torch.stack(stored) if stored else None),
-            protocol,
-            model.device,
+        maps = [s.depth for s in seen if s.depth is not None]
+        image, stored = (
+            picture_batch(pictures, model.config.exposure),
+            depth_batch(maps) if maps else None,
         )
+        expected, _ = run_loaded(model.segmenter, (image, stored), protocol, model.device)
         inputs = {"image": image.numpy()}
         if depth is not None:
             assert model.dpt is not None
             exposed = [expose_8bit(picture, settings.depth_exposure) for picture in pictures]
             seen_by_dpt = torch.stack(network_inputs(model.dpt[1], exposed)).numpy()
             inputs["depth"] = depth({"pixels": seen_by_dpt})[0]
-        elif stored:
-            inputs["depth"] = torch.stack(stored).numpy()
+        elif stored is not None:
+            inputs["depth"] = stored.numpy()
         ids, masks, _ = segmenter(inputs)
         difference = max(difference, float(np.abs(masks - expected.numpy()).max()))
         others += int((ids != np.stack([s.mask for s in seen])).sum())
@@ -357,12 +351,10 @@ def compare(model: Model, segmenter: Run, depth: Run | None) -> Parity:
 
 def _example(out: Path, graph: Graph, depth: Graph | None, depth_name: str) -> str:
     """A script that runs the files on a photograph."""
-    loader = jinja2.PackageLoader("dgkd_core.deploy", "")
-    environment = jinja2.Environment(
-        loader=loader, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    )
-    return environment.get_template(
-        "example.py.jinja"
+    template = Path(__file__).with_name("example.py.jinja").read_text(encoding="utf-8")
+    blocks = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
+    return jinja2.Template(
+        template, **blocks
     ).render(
         onnx=out.suffix == ".onnx",
         file=out.name,
@@ -378,21 +370,10 @@ def _example(out: Path, graph: Graph, depth: Graph | None, depth_name: str) -> s
 
 
 def check_packages() -> None:
-    """Refuse to write ONNX without what writes, checks and runs it.
-
-    Raises:
-        InputError: a package is not installed.
-    """
+    """Raise InputError where a package that writes, checks or runs ONNX is not installed."""
     for package in ("onnx", "onnxscript", "onnxruntime"):
         if find_spec(package) is None:
             raise InputError(f"{package} is not installed: pip install 'dgkd[export]'")
-
-
-def _check_out(out: Path, form: str) -> None:
-    if out.suffix != FORMATS[form]:
-        raise InputError(f"--out is {out}, expected a name that ends in {FORMATS[form]} for {form}")
-    if form == "onnx":
-        check_packages()
 
 
 def export(folder: str | Path, out: Path, form: str) -> list[str]:
@@ -409,7 +390,10 @@ def export(folder: str | Path, out: Path, form: str) -> list[str]:
     Raises:
         InputError: the model cannot be exported, or its graphs compute something else.
     """
-    _check_out(out, form)
+    if out.suffix != FORMATS[form]:
+        raise InputError(f"--out is {out}, expected a name that ends in {FORMATS[form]} for {form}")
+    if form == "onnx":
+        check_packages()
     model = load(folder, "cpu")
     torch.manual_seed(0)
     write, run = (as_onnx, run_onnx) if form == "onnx" else (_as_torch, run_torch)

@@ -15,12 +15,11 @@ from PIL import Image
 
 from dgkd_core.data.exposure import expose_8bit
 from dgkd_core.data.pictures import encode_mask, open_picture
-from dgkd_core.deploy.folder import STUDENT
 from dgkd_core.deploy.model import Model
 from dgkd_core.deploy.overlay import veiled
 from dgkd_core.evaluation.figures import colour_heat, colour_mask
 from dgkd_core.runtime.checks import PICTURE_SUFFIXES
-from dgkd_core.runtime.errors import InputError, out_of_memory
+from dgkd_core.runtime.errors import InputError, enough_memory
 from dgkd_core.runtime.files import atomic_file
 
 EXAMPLES = "examples"  # of a model folder: dark photographs to click on
@@ -74,24 +73,12 @@ def _problem(message: str) -> Any:
     return gr.HTML(text, visible=bool(message))
 
 
-def class_map(maps: np.ndarray, choice: str, classes: Sequence[str]) -> tuple[np.ndarray, str]:
-    """The map of one class, or of the one with the most of it, in colours, and its name.
-
-    Args:
-        maps: (C, H, W) uint8, 255 = 1.
-        choice: a class or `STRONGEST`.
-    """
-    index = int(maps.reshape(len(maps), -1).mean(1).argmax())
-    if choice != STRONGEST:
-        index = classes.index(choice)
-    return colour_heat(maps[index] / 255), classes[index]
-
-
 def _cam(maps: np.ndarray | None, choice: str, classes: Sequence[str]) -> Any:
+    """Of maps (C, H, W) uint8 the one of the chosen class, or the strongest, in colours."""
     if maps is None:
         return gr.Image(None, label=CAM)
-    picture, name = class_map(maps, choice, classes)
-    return gr.Image(picture, label=f"{CAM}: {name}")
+    index = int(maps.mean((1, 2)).argmax()) if choice == STRONGEST else classes.index(choice)
+    return gr.Image(colour_heat(maps[index] / 255), label=f"{CAM}: {classes[index]}")
 
 
 @dataclass(frozen=True)
@@ -120,7 +107,7 @@ def look(model: Model, path: Path) -> Seen:
     photo = model.prepare(open_picture(path.read_bytes(), path.name), path.name)
     (seen,) = model.look([photo])
     maps = None
-    if (model.folder / STUDENT).is_dir():
+    if model.has_student:
         found = model.class_maps(Image.fromarray(photo.rgb))  # at the size that the networks see
         maps = np.rint(found * 255).astype(np.uint8)
     kind = model.config.exposure
@@ -132,42 +119,32 @@ def look(model: Model, path: Path) -> Seen:
 
 def _outputs(model: Model, folder: Path, path: str | None, choice: str) -> list[Any]:
     """The page's outputs, in their order: problem, four pictures, table, download and maps."""
-    problem = ""
-    if path is not None:
-        try:
-            seen = look(model, Path(path))
-        except InputError as error:
-            problem = str(error)
-            if "expected" not in problem:
-                problem += ", expected a photograph such as JPEG or PNG"
-        except (MemoryError, RuntimeError) as error:
-            if not (said := out_of_memory(error)):
-                raise
-            problem = f"{said}, expected a smaller photograph"
-        else:
-            target = Path(tempfile.mkdtemp(dir=folder), f"{Path(path).stem}.mask.png")
-            with atomic_file(target) as part:
-                part.write_bytes(encode_mask(seen.mask))
-            return [
-                _problem(""),
-                seen.overlay,
-                seen.bright,
-                seen.depth,
-                _cam(seen.maps, choice, model.classes),
-                areas(seen.mask, model.classes),
-                gr.DownloadButton(value=str(target), interactive=True),
-                seen.maps,
-            ]
-    cam = _cam(None, choice, model.classes)
+    problem, cam = "", _cam(None, choice, model.classes)
+    try:
+        if path is not None:
+            with enough_memory(", expected a smaller photograph"):
+                return _shown(look(model, Path(path)), model, folder, Path(path).stem, choice)
+    except InputError as error:
+        problem = str(error)
+        if "expected" not in problem:
+            problem += ", expected a photograph such as JPEG or PNG"
+    no_download = gr.DownloadButton(interactive=False)
+    return [_problem(problem), None, None, None, cam, "", no_download, None]
+
+
+def _shown(seen: Seen, model: Model, folder: Path, name: str, choice: str) -> list[Any]:
+    target = Path(tempfile.mkdtemp(dir=folder), f"{name}.mask.png")
+    with atomic_file(target) as part:
+        part.write_bytes(encode_mask(seen.mask))
     return [
-        _problem(problem),
-        None,
-        None,
-        None,
-        cam,
-        "",
-        gr.DownloadButton(interactive=False),
-        None,
+        _problem(""),
+        seen.overlay,
+        seen.bright,
+        seen.depth,
+        _cam(seen.maps, choice, model.classes),
+        areas(seen.mask, model.classes),
+        gr.DownloadButton(value=str(target), interactive=True),
+        seen.maps,
     ]
 
 
@@ -183,8 +160,6 @@ def page(model: Model, folder: Path) -> gr.Blocks:
     Args:
         folder: takes the masks that are handed out.
     """
-    with_depth = model.settings.depth != "off"
-    with_maps = (model.folder / STUDENT).is_dir()
     names = ", ".join(model.classes)
     with gr.Blocks(
         analytics_enabled=False, title="Segmentation in the dark", delete_cache=(KEPT, KEPT)
@@ -217,8 +192,10 @@ def page(model: Model, folder: Path) -> gr.Blocks:
                 )
         with gr.Row():
             bright = _picture("Brightened photograph", elem_id="bright")
-            depth = _picture("Depth, bright = near", elem_id="depth", visible=with_depth)
-            with gr.Column(visible=with_maps):
+            depth = _picture(
+                "Depth, bright = near", elem_id="depth", visible=model.settings.depth != "off"
+            )
+            with gr.Column(visible=model.has_student):
                 cam = _picture(CAM, elem_id="cam")
                 choice = gr.Dropdown(
                     [STRONGEST, *model.classes], value=STRONGEST, label="Class of the map"

@@ -15,7 +15,7 @@ from dgkd_core.data.pictures import decode_depth, encode_mask, open_picture
 from dgkd_core.deploy.model import Model, Prediction, enlarged_mask, load
 from dgkd_core.deploy.overlay import overlay
 from dgkd_core.deploy.photographs import TABLE, Photograph, Source, chunks, sources
-from dgkd_core.runtime.errors import InputError, out_of_memory
+from dgkd_core.runtime.errors import InputError, OutOfMemory, enough_memory
 from dgkd_core.runtime.files import atomic_file, read_bytes, sha256, write_json
 from dgkd_core.runtime.parallel import ahead
 from dgkd_core.runtime.progress import Progress
@@ -45,14 +45,13 @@ def _read(
     unusable = []
     for source in some:
         try:
-            picture = open_picture(read_bytes(source.path), str(source.path))
-            photo = model.prepare(picture, str(source.path))
-            measured = None if depth is None else _measured(source, depth)
+            with enough_memory():
+                picture = open_picture(read_bytes(source.path), str(source.path))
+                photo = model.prepare(picture, str(source.path))
+                measured = None if depth is None else _measured(source, depth)
             found.append((source, photo, measured))
         except InputError as error:
             unusable.append((source, str(error).removeprefix(f"{source.path}: ")))
-        except MemoryError as error:
-            unusable.append((source, out_of_memory(error) or "out of memory"))
     return found, unusable
 
 
@@ -170,20 +169,18 @@ def predict(
                 for source, why in unusable:
                     writer.skip(str(source.path), source.name, why)
                 depths = [d for _, _, d in usable if d is not None] if depth else None
-                seen = model.look([photo for _, photo, _ in usable], depths)
-                for (source, photo, _), prediction in zip(usable, seen, strict=True):
-                    writer.put(source, photo, prediction)
+                with enough_memory():
+                    seen = model.look([photo for _, photo, _ in usable], depths)
+                    for (source, photo, _), prediction in zip(usable, seen, strict=True):
+                        writer.put(source, photo, prediction)
         except Interrupted:
             writer.close()
             raise
-        except (MemoryError, RuntimeError) as error:
-            if not (said := out_of_memory(error)):
-                raise
+        except OutOfMemory as error:
             writer.close()
-            size, done = model.settings.batch, len(writer.rows)
             raise InputError(
-                f"{said}, {done} of {len(found)} done; expected a --batch smaller than {size}, or "
-                f"--device cpu"
+                f"{error}, {len(writer.rows)} of {len(found)} done; expected a --batch smaller "
+                f"than {model.settings.batch}, or --device cpu"
             ) from error
     if not writer.rows:
         raise InputError(f"none of {len(writer.skipped)} photographs could be used")

@@ -13,7 +13,7 @@ from typing import NoReturn
 from dgkd_core.config.params import load_params
 from dgkd_core.config.schema import Params
 from dgkd_core.runtime import distributed
-from dgkd_core.runtime.errors import InputError, out_of_memory
+from dgkd_core.runtime.errors import InputError, enough_memory
 from dgkd_core.runtime.files import clear_stand_ins
 from dgkd_core.runtime.launch import follow_launcher, run_as, run_by, say, that_share, wanted
 from dgkd_core.runtime.paths import ARTIFACTS
@@ -72,7 +72,8 @@ def run(
             raise InputError(f"runs as one process, not as {os.environ['WORLD_SIZE']}")
         if shared and not distributed.is_launched():
             _share(name, batch)
-        with listening(), distributed.process_group(), _quiet_unless_first():
+        memory = enough_memory(f"; {_LESS}")
+        with listening(), distributed.process_group(), _quiet_unless_first(), memory:
             _run_here(stage, body, item, kept)
             print(f"{name}: done in {time.monotonic() - started:.0f} s", flush=True)
     except InputError as error:
@@ -85,9 +86,7 @@ def run(
             sys.exit(128 + error.signal)
         go_on = "; run it again to go on" if any(kept) else ""
         _end(f"{name}: {error}{go_on}", 128 + error.signal)
-    except (MemoryError, RuntimeError) as error:
-        if said := out_of_memory(error):
-            _end(f"{name}: {said}; {_LESS}")
+    except RuntimeError as error:
         if not (distributed.is_distributed() and distributed.is_connection_error(error)):
             raise
         reason = str(error).splitlines()[0]

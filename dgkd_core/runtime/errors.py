@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _LONGEST = 200
@@ -20,6 +22,10 @@ class InputError(ValueError):
     The message is one line: the file or key, what was found, what was expected. Stages and the
     command line print it without a traceback and exit with status 1.
     """
+
+
+class OutOfMemory(InputError):
+    """Memory did not suffice."""
 
 
 def no_such_file(path: Path) -> str:
@@ -46,3 +52,17 @@ def out_of_memory(error: BaseException) -> str | None:
     where = " of the GPU" if "CUDA" in text or "MPS" in text else ""
     wanted = _AMOUNT.search(text)
     return f"out of memory{where}" + (f" (another {wanted[1]} were asked for)" if wanted else "")
+
+
+@contextmanager
+def enough_memory(advice: str = "") -> Iterator[None]:
+    """Raise OutOfMemory, one line that ends with ``advice``, where a library has too little memory.
+
+    Other errors pass as they are.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if said := out_of_memory(error):
+            raise OutOfMemory(said + advice) from error
+        raise

@@ -24,6 +24,7 @@ from dgkd_core.cli.main import main
 from dgkd_core.data.pictures import open_picture, to_photo
 from dgkd_core.deploy import export as module
 from dgkd_core.deploy.export import compare, dark_pictures, export, run_onnx, run_torch
+from dgkd_core.deploy.folder import NETWORK_FILES, copy_files
 from dgkd_core.models.registry import load_model, save_model
 
 pytest.importorskip("onnxscript")
@@ -41,8 +42,7 @@ def _lively(folder: Path) -> Path:
         model.classify[1].weight.mul_(30)
         model.classify[1].bias.zero_()
     save_model(folder.parent / "lively", model, config)
-    for name in ("model.safetensors", "model.json"):
-        shutil.copy(folder.parent / "lively" / name, folder / name)
+    copy_files(folder.parent / "lively", NETWORK_FILES, folder)
     return folder
 
 
@@ -52,10 +52,16 @@ def lively(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def exported(lively: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """An ONNX file with its DPT and example, and what was said."""
+def exported(lively: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An ONNX file with its DPT and example, written by another process."""
     out = tmp_path_factory.mktemp("onnx") / "night.onnx"
-    return out, export(lively, out, "onnx")
+    command = [sys.executable, "-m", "dgkd_core", "export", "-m", str(lively), "-o", str(out)]
+    other = environment(PYTHONHASHSEED="1", PYTHONPATH=str(ROOT))
+    done = subprocess.run(command, env=other, check=True, capture_output=True, text=True)
+    assert "100.000 % of pixels of the same class" in done.stdout
+    names = sorted(path.name for path in out.parent.iterdir())
+    assert names == ["night.depth.onnx", "night.onnx", "night.onnx.example.py"]
+    return out
 
 
 def _photo(folder: Path) -> Path:
@@ -65,53 +71,46 @@ def _photo(folder: Path) -> Path:
     return path
 
 
-def _example(script: Path, *words: str | Path) -> str:
-    """Run an example where neither this project nor its folder is on the path."""
-    command = [sys.executable, "-I", str(script), *map(str, words)]
-    done = subprocess.run(command, cwd=script.parent, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.mark.full
+def test_the_graphs_compute_what_the_model_does_and_no_other(
+    exported: Path, lively: Path, whole: Path
+) -> None:
+    graphs = run_onnx(exported), run_onnx(exported.with_name("night.depth.onnx"))
+    parity = compare(load(lively, "cpu"), *graphs)
+    assert parity.difference < 1e-4
+    assert parity.others == 0
+    assert compare(load(whole, "cpu"), *graphs).difference > module.TOLERANCE
 
 
 @pytest.mark.full
-def test_the_graphs_compute_what_the_model_does(
-    exported: tuple[Path, list[str]], lively: Path
-) -> None:
-    out, said = exported
-    depth = out.with_name("night.depth.onnx")
-    parity = compare(load(lively, "cpu"), run_onnx(out), run_onnx(depth))
-    assert parity.difference < 1e-4
-    assert parity.others == 0
-    assert said[-1] == f"as PyTorch: {parity}"
+def test_another_process_writes_the_same_bytes(exported: Path, lively: Path) -> None:
+    model = load(lively, "cpu")
+    graph = module.segmenter_graph(model.segmenter, model.config, model.settings)
+    assert module.as_onnx(graph) == exported.read_bytes()
 
 
-def test_the_comparison_sees_another_network(exported: tuple[Path, list[str]], whole: Path) -> None:
-    out, _ = exported
-    other = compare(load(whole, "cpu"), run_onnx(out), run_onnx(out.with_name("night.depth.onnx")))
-    assert other.difference > module.TOLERANCE
-
-
+@pytest.mark.full
 def test_the_example_needs_no_torch_and_gives_the_models_mask(
-    exported: tuple[Path, list[str]], lively: Path, tmp_path: Path
+    exported: Path, lively: Path, tmp_path: Path
 ) -> None:
-    script, photo = exported[0].with_name("night.onnx.example.py"), _photo(tmp_path)
+    """It is run where neither this project nor its folder is on the path."""
+    script, photo, mask = exported.with_name("night.onnx.example.py"), _photo(tmp_path), "mask.png"
     assert "torch" not in script.read_text()
     assert "dgkd_core" not in script.read_text()
-    said = _example(script, photo, tmp_path / "mask.png")
-    with Image.open(tmp_path / "mask.png") as found, Image.open(photo) as picture:
-        mask = load(lively, "cpu")(picture)
-        assert found.mode == "P"
-        assert found.size == picture.size
-        assert len(np.unique(np.asarray(mask))) > 1
-        assert (np.asarray(found) == np.asarray(mask)).mean() >= 0.999
-        assert found.getpalette()[:9] == mask.getpalette()[:9]
-    assert "dog | cow: " in said
+    command = [sys.executable, "-I", script, photo, mask]
+    done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert "dog | cow: " in done.stdout
+    with Image.open(tmp_path / mask) as found, Image.open(photo) as picture:
+        expected = load(lively, "cpu")(picture)
+        assert (found.mode, found.size) == ("P", picture.size)
+        assert len(np.unique(np.asarray(expected))) > 1
+        assert (np.asarray(found) == np.asarray(expected)).mean() >= 0.999
+        assert found.getpalette()[:9] == expected.getpalette()[:9]
 
 
-def test_the_example_reads_photographs_as_predict_does(
-    exported: tuple[Path, list[str]], tmp_path: Path
-) -> None:
-    example = runpy.run_path(str(exported[0].with_name("night.onnx.example.py")))
+@pytest.mark.full
+def test_the_example_reads_photographs_as_predict_does(exported: Path, tmp_path: Path) -> None:
+    example = runpy.run_path(str(exported.with_name("night.onnx.example.py")))
     colours = Image.fromarray(dark_pictures(1, 80, 112, seed=2)[0])
     deep = Image.fromarray(np.asarray(colours.convert("L")).astype(np.uint16) * 257)
     turned = Image.Exif()
@@ -147,15 +146,14 @@ def test_the_example_reads_photographs_as_predict_does(
             example["main"](str(tmp_path / name), str(tmp_path / "mask.png"))
 
 
-def test_the_file_is_checked_and_tells_nothing_of_the_machine(
-    exported: tuple[Path, list[str]],
-) -> None:
-    for path in (exported[0], exported[0].with_name("night.depth.onnx")):
+@pytest.mark.full
+def test_the_file_is_checked_and_tells_nothing_of_the_machine(exported: Path) -> None:
+    for path in (exported, exported.with_name("night.depth.onnx")):
         content = path.read_bytes()
         onnx.checker.check_model(onnx.load_from_string(content), full_check=True)
         for word in (str(ROOT), sys.prefix, ".py", "dgkd_core"):
             assert word.encode() not in content
-    proto = onnx.load(exported[0])
+    proto = onnx.load(exported)
     (about,) = (json.loads(p.value) for p in proto.metadata_props if p.key == module.METADATA)
     assert about["classes"] == ["background", "cat", "dog | cow"]
     assert (about["exposure"], about["long_side"], about["depth"]) == ("gain", 64, "dpt")
@@ -165,91 +163,54 @@ def test_the_file_is_checked_and_tells_nothing_of_the_machine(
 
 
 @pytest.mark.full
-def test_another_process_writes_the_same_bytes(
-    exported: tuple[Path, list[str]], lively: Path, tmp_path: Path
-) -> None:
-    command = ["-m", "dgkd_core", "export", "-m", lively, "-o", tmp_path / "night.onnx"]
-    again = environment(PYTHONHASHSEED="1", PYTHONPATH=str(ROOT))
-    subprocess.run([sys.executable, *map(str, command)], env=again, check=True)
-    names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["night.depth.onnx", "night.onnx", "night.onnx.example.py"]
-    for name in names:
-        assert (tmp_path / name).read_bytes() == exported[0].with_name(name).read_bytes()
-
-
-@pytest.mark.full
-def test_torch_without_depth(
-    with_depth: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_torch_without_depth(with_depth: Callable[..., Path], tmp_path: Path) -> None:
     folder, out = _lively(with_depth("off", flip=False)), tmp_path / "night.pt2"
-    words = ["export", "-m", str(folder), "--format", "torch", "-o", str(out)]
-    main(words)
-    assert "100.000 % of pixels of the same class" in capsys.readouterr().out
-    first = out.read_bytes()
-    assert str(ROOT).encode() not in first
+    main(["export", "-m", str(folder), "--format", "torch", "-o", str(out)])
     assert not out.with_name("night.depth.pt2").exists()
-    assert compare(load(folder, "cpu"), run_torch(out), None).difference < 1e-5
-    main(words)
-    assert out.read_bytes() == first
-    photo = _photo(tmp_path)
-    _example(out.with_name("night.pt2.example.py"), photo, tmp_path / "mask.png")
+    content, model = out.read_bytes(), load(folder, "cpu")
+    assert str(ROOT).encode() not in content
+    graph = module.segmenter_graph(model.segmenter, model.config, model.settings)
+    assert module._as_torch(graph) == content
+    assert compare(model, run_torch(out), None).difference < 1e-5
+    example, photo = runpy.run_path(str(tmp_path / "night.pt2.example.py")), _photo(tmp_path)
+    example["main"](str(photo), str(tmp_path / "mask.png"))
     with Image.open(tmp_path / "mask.png") as found, Image.open(photo) as picture:
-        same = np.asarray(found) == np.asarray(load(folder, "cpu")(picture))
-    assert same.mean() >= 0.999
+        assert (np.asarray(found) == np.asarray(model(picture))).mean() >= 0.999
 
 
-def _never(*_: Any) -> Any:
-    raise AssertionError("a network was traced")
+def _constant(inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+    n, _, height, width = inputs["image"].shape
+    masks = np.full((n, 3, height, width), 0.5, np.float32)
+    return [np.zeros((n, height, width), np.uint8), masks, masks[:, 1:, 0, 0]]
 
 
-def test_a_wrong_name_is_one_line(whole: Path, tmp_path: Path) -> None:
-    for form, name, wanted in (("onnx", "a.pt2", ".onnx"), ("torch", "a.onnx", ".pt2")):
-        one_line(lambda n=name, f=form: export(whole, tmp_path / n, f), name, wanted)
-
-
-def test_a_missing_package_is_one_line(
+def test_what_cannot_be_exported_is_one_line_and_nothing_is_written(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "find_spec", lambda name: None if name == "onnxscript" else name)
-    monkeypatch.setattr(module, "segmenter_graph", _never)
-    said = one_line(lambda: export(whole, tmp_path / "a.onnx", "onnx"), "onnxscript")
-    assert "pip install 'dgkd[export]'" in said
+    def said(name: str, form: str, *named: str | Path) -> None:
+        one_line(lambda: export(whole, tmp_path / name, form), *named)
+        assert list(tmp_path.iterdir()) == []
 
+    said("a.pt2", "onnx", "a.pt2", ".onnx")
+    said("a.onnx", "torch", "a.onnx", ".pt2")
 
-def test_a_depth_model_of_any_size_is_one_line(
-    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = load(whole, "cpu")
-    assert model.dpt is not None
-    model.dpt[1].keep_aspect_ratio = True
-    one_line(lambda: module.depth_graph(model), whole / "depth", "aspect ratio")
-
-
-def test_a_graph_that_computes_something_else_is_not_written(
-    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    graph = module.Graph(None, ("image", "depth"), module.OUTPUTS, {})  # type: ignore[arg-type]
-    monkeypatch.setattr(module, "segmenter_graph", lambda *_: graph)
-    monkeypatch.setattr(module, "depth_graph", lambda model: None)
-    monkeypatch.setattr(module, "_as_torch", lambda graph: b"")
-
-    def constant(inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
-        n, _, height, width = inputs["image"].shape
-        masks = np.full((n, 3, height, width), 0.5, np.float32)
-        return [np.zeros((n, height, width), np.uint8), masks, masks[:, 1:, 0, 0]]
-
-    monkeypatch.setattr(module, "run_torch", lambda content: constant)
-    said = one_line(lambda: export(whole, tmp_path / "a.pt2", "torch"), whole, "something else")
-    assert "nothing was written" in said
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_what_torch_cannot_trace_is_one_line(
-    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
     def fails(*_: Any, **__: Any) -> None:
         raise RuntimeError("no such operation\nand much more")
 
     monkeypatch.setattr(torch.export, "export", fails)
-    one_line(lambda: export(whole, tmp_path / "a.pt2", "torch"), whole, "no such operation")
-    assert list(tmp_path.iterdir()) == []
+    said("a.pt2", "torch", whole, "no such operation")
+    monkeypatch.setattr(module, "find_spec", lambda name: None if name == "onnxscript" else name)
+    said("a.onnx", "onnx", "onnxscript", "pip install 'dgkd[export]'")
+    graph = module.Graph(None, ("image", "depth"), module.OUTPUTS, {})  # type: ignore[arg-type]
+    monkeypatch.setattr(module, "segmenter_graph", lambda *_: graph)
+    monkeypatch.setattr(module, "depth_graph", lambda model: None)
+    monkeypatch.setattr(module, "_as_torch", lambda graph: b"")
+    monkeypatch.setattr(module, "run_torch", lambda content: _constant)
+    said("a.pt2", "torch", whole, "something else", "nothing was written")
+
+
+def test_a_depth_model_of_any_size_is_one_line(whole: Path) -> None:
+    model = load(whole, "cpu")
+    assert model.dpt is not None
+    model.dpt[1].keep_aspect_ratio = True
+    one_line(lambda: module.depth_graph(model), whole / "depth", "aspect ratio")

@@ -164,6 +164,7 @@ def test_a_dark_photograph_becomes_depth_class_map_and_mask(
     assert severe == []
 
 
+@pytest.mark.full
 def test_an_example_is_shown_and_the_model_folder_left_as_it_is(
     browser: Chrome, server: tuple[str, subprocess.Popen[str]], model: Path
 ) -> None:
@@ -175,6 +176,7 @@ def test_an_example_is_shown_and_the_model_folder_left_as_it_is(
     assert sorted(model.rglob("*")) == before
 
 
+@pytest.mark.full
 def test_a_damaged_picture_and_a_text_file_are_told_and_the_server_lives_on(
     browser: Chrome, server: tuple[str, subprocess.Popen[str]], photo: Path
 ) -> None:
@@ -195,46 +197,41 @@ def test_a_damaged_picture_and_a_text_file_are_told_and_the_server_lives_on(
     assert running.poll() is None
 
 
-def test_too_little_memory_is_told_on_the_page(
+@pytest.mark.full
+def test_what_is_wrong_with_a_photograph_is_told_on_the_page(
     model: Path, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from dgkd_core.deploy import page  # which needs gradio
+
+    loaded, text = load(model, "cpu"), tmp_path / "notes.txt"
+    text.write_text("no picture")
+    (problem, *_) = page._outputs(loaded, tmp_path, str(text), page.STRONGEST)
+    assert "notes.txt: " in problem.value
+    assert "expected a photograph such as JPEG or PNG" in problem.value
 
     def hungry(*_: Any) -> None:
         raise MemoryError
 
     monkeypatch.setattr(page, "look", hungry)
-    problem, *others = page._outputs(load(model, "cpu"), tmp_path, str(photo), page.STRONGEST)
+    problem, *others = page._outputs(loaded, tmp_path, str(photo), page.STRONGEST)
     assert "out of memory, expected a smaller photograph" in problem.value
     assert others[:3] == [None] * 3
 
 
-def test_a_port_in_use_is_one_line(model: Path) -> None:
+def test_what_cannot_be_served_is_one_line(
+    whole: Path, with_depth: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, here = dict(os.environ), "127.0.0.1"
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
+        taken.bind((here, 0))
         taken.listen()
         port = taken.getsockname()[1]
-        one_line(lambda: serve(model, "127.0.0.1", port, "cpu"), f"--port {port}", "in use")
-
-
-def test_a_host_that_no_name_can_be_is_one_line() -> None:
+        one_line(lambda: serve(whole, here, port, "cpu"), f"--port {port}", "in use")
     one_line(lambda: check_port("a..b", 7860), "--host a..b", "expected a free port")
-
-
-@pytest.mark.parametrize(("host", "port"), [("127.0.0.1", 0), ("127.0.0.1", 65536)])
-def test_no_port_is_one_line(host: str, port: int) -> None:
-    one_line(lambda: check_port(host, port), f"--port is {port}", "1 to 65535")
-
-
-def test_without_gradio_it_says_what_to_install(
-    model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "find_spec", lambda name: None)
-    one_line(lambda: serve(model, "127.0.0.1", 1, "cpu"), "pip install 'dgkd[serve]'")
-
-
-def test_a_model_of_measured_depth_is_one_line(with_depth: Callable[..., Path]) -> None:
-    folder = with_depth("given")
-    before = dict(os.environ)
-    one_line(lambda: serve(folder, "127.0.0.1", _free_port(), "cpu"), folder, "measured depth")
+    for port in (0, 65536):
+        one_line(lambda port=port: check_port(here, port), f"--port is {port}", "1 to 65535")
+    given = with_depth("given")
+    one_line(lambda: serve(given, here, _free_port(), "cpu"), given, "measured depth")
     assert dict(os.environ) == before
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    one_line(lambda: serve(whole, here, 1, "cpu"), "pip install 'dgkd[serve]'")

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dgkd_core.report.charts import HEIGHT, WIDTH, by_prefix, line_chart, number, ticks
+from dgkd_core.report.charts import HEIGHT, WIDTH, line_chart, number, ticks
 from dgkd_core.report.curves import Series
 
-SETTINGS = settings(deadline=None, derandomize=True, max_examples=200)
+SETTINGS = settings(deadline=None, derandomize=True, max_examples=60)
 NUMBERS = st.floats(-1e6, 1e6).map(lambda x: float(f"{x:.6g}"))
 
 
@@ -28,16 +28,12 @@ def test_ticks_are_few_round_even_and_around_all(low: float, high: float, most: 
     assert min(abs(digit - round_one) for round_one in (1, 2, 5)) < 1e-3
 
 
-def test_ticks_of_a_percentage() -> None:
+def test_ticks_and_labels_of_some_numbers() -> None:
     assert ticks(0, 71.4, 4) == [0, 20, 40, 60, 80]
     assert ticks(0.01, 0.95, 5) == [0, 0.2, 0.4, 0.6, 0.8, 1]
     assert ticks(3, 3, 4)[0] <= 3 <= ticks(3, 3, 4)[-1]
-
-
-def test_labels_are_short() -> None:
-    assert [number(x) for x in (0, 0.05, 0.0005, 1500, 40_000)] == [
-        *("0", "0.05", "0.0005", "1,500", "40k")
-    ]
+    labels = [number(x) for x in (0, 0.05, 0.0005, 1500, 40_000)]
+    assert labels == ["0", "0.05", "0.0005", "1,500", "40k"]
 
 
 def test_a_line_goes_through_its_points() -> None:
@@ -70,13 +66,3 @@ def test_everything_is_inside_and_what_is_no_number_is_left_out(
     points = [tuple(map(float, pair.split(","))) for pair in chart.lines[0].points.split()]
     assert len(points) == len(known)
     assert all(0 <= px <= WIDTH and 0 <= py <= HEIGHT for px, py in points)
-
-
-def test_losses_of_one_kind_share_a_chart() -> None:
-    series = [Series(name, (1,), (1,)) for name in ("cls", "kd_map", "kd_deep", "lr")]
-    groups = by_prefix(series)
-    assert {key: [each.name for each in found] for key, found in groups.items()} == {
-        "cls": ["cls"],
-        "kd": ["kd_map", "kd_deep"],
-        "lr": ["lr"],
-    }
