@@ -71,7 +71,7 @@ def make_dark(
     made = Progress(ordered_map(dark_picture, jobs), label, total, 4, total - len(left), each)
     for entry, (content, row) in zip(todo, made, strict=True):
         cache.put([(entry.id, content, row)])
-    cache.gather()
+    distributed.barrier()
 
 
 def write_dark(manifest: Manifest, out: Path, cache: ResultCache) -> dict[str, Any]:

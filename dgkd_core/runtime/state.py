@@ -14,7 +14,6 @@ import re
 import shutil
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from importlib.metadata import version
 from itertools import chain, count
 from pathlib import Path
@@ -123,7 +122,6 @@ class State:
         self.stage, self.item = stage, item
         self._folder = folder
         self._lock: Lock | None = None
-        self._caches: dict[str, ResultCache] = {}
         self._interval = save_interval()
         self._saved = time.monotonic()
         self._cost = 0.0
@@ -144,13 +142,8 @@ class State:
         return self._folder
 
     def cache(self, name: str) -> ResultCache:
-        """The result cache of that name, with what an earlier run left in it.
-
-        Several processes open it together; each gets its own part.
-        """
-        if name not in self._caches:
-            self._caches[name] = ResultCache(self.folder / f"{name}.sqlite")
-        return self._caches[name]
+        """The result cache of that name, with what an earlier run left in it."""
+        return ResultCache(self.folder / name)
 
     def due(self) -> bool:
         """Whether it is time to save again: by the interval, and not so often that it costs."""
@@ -194,9 +187,8 @@ class State:
         """Whether there is anything that a next run would go on from."""
         if self._folder is None:
             return False
-        opened = {cache.path for cache in self._caches.values()}
-        others = [*self._folder.glob("*.pt"), *self._folder.glob("*.sqlite")]
-        return not opened.issuperset(others) or any(len(j) for j in self._caches.values())
+        files = (path.name for path in self._folder.rglob("*") if path.is_file())
+        return any(name != "lock" and not name.startswith(".") for name in files)
 
     def close(self, succeeded: bool) -> bool:
         """Let go of the slot; remove it where the stage has succeeded or it holds nothing.
@@ -205,9 +197,6 @@ class State:
             whether there is work that a next run goes on from.
         """
         keep = not succeeded and self.holds_work()
-        for cache in self._caches.values():
-            with suppress(InputError):  # a full disk was told before
-                cache.close()
         if self._folder is None or self._lock is None:
             return False
         if not keep:
