@@ -33,12 +33,11 @@ _WHOLE = 1 << 53
 
 @dataclass(frozen=True, eq=False)
 class Annotation:
-    """One instance: polygons, (2P,) float64 x, y, … each, or ``counts``, (R,) int64 run lengths."""
+    """One instance; ``runs`` are its pixels as run lengths, packed as pycocotools has them."""
 
     category: str
     crowd: bool
-    polygons: tuple[np.ndarray, ...]
-    counts: np.ndarray | None
+    runs: dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,8 +90,8 @@ def unpack_counts(text: str) -> list[int]:
     return counts
 
 
-def _counts(segmentation: Mapping[str, Any], width: int, height: int) -> np.ndarray:
-    """(R,) int64 run lengths that fill a picture of this size exactly."""
+def _counts(segmentation: Mapping[str, Any], width: int, height: int) -> list[int]:
+    """Run lengths that fill a picture of this size exactly, as pycocotools takes for granted."""
     size, counts = segmentation.get("size"), segmentation.get("counts")
     if size != [height, width]:
         raise InputError(f"size {shown(size)}, expected [height, width] = [{height}, {width}]")
@@ -105,11 +104,11 @@ def _counts(segmentation: Mapping[str, Any], width: int, height: int) -> np.ndar
             raise InputError(f"a run of {shown(count)}, expected 0 to {width * height} pixels")
     if sum(counts) != width * height:
         raise InputError(f"runs of {sum(counts)} pixels, expected {width}x{height}")
-    return np.array(counts, np.int64)
+    return counts
 
 
-def _polygon(numbers: Any, width: int, height: int) -> np.ndarray:
-    """(2P,) float64; every point lies within one picture's size of the picture."""
+def _polygon(numbers: Any, width: int, height: int) -> list[float]:
+    """x, y, x, y, …; every point lies within one picture's size of the picture."""
     if not isinstance(numbers, list):
         raise InputError(f"a polygon {shown(numbers)}, expected a list of numbers")
     if len(numbers) < 6 or len(numbers) % 2:
@@ -119,12 +118,11 @@ def _polygon(numbers: Any, width: int, height: int) -> np.ndarray:
         if type(number) not in (int, float) or not -side <= number <= 2 * side:
             axis = "xy"[place % 2]
             raise InputError(f"{axis} = {shown(number)}, expected {-side} to {2 * side}")
-    polygon = np.array(numbers, np.float64)
-    points = polygon.reshape(-1, 2)
+    points = np.array(numbers, np.float64).reshape(-1, 2)
     length = np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum()
     if length + len(points) > _LONGEST_OUTLINE:
         raise InputError(f"an outline of {length:.0f} pixels, expected {_LONGEST_OUTLINE} at most")
-    return polygon
+    return numbers
 
 
 class _Reader:
@@ -246,20 +244,22 @@ class _Reader:
         if picture is None:
             return None
         given = record.get("segmentation")
-        polygons: tuple[np.ndarray, ...] = ()
-        counts = None
+        width, height = picture.width, picture.height
         try:
             if isinstance(given, dict):
-                counts = _counts(given, picture.width, picture.height)
+                counts = _counts(given, width, height)
+                checked = {"size": [height, width], "counts": counts}
+                runs = coco_mask.frPyObjects(checked, height, width)
             elif isinstance(given, list) and given:
-                polygons = tuple(_polygon(each, picture.width, picture.height) for each in given)
+                polygons = [_polygon(each, width, height) for each in given]
+                runs = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
             else:
                 found = shown(given) if "segmentation" in record else "missing"
                 raise InputError(f"{found}, expected polygons or run lengths")
         except InputError as error:
             self.say(f"{where}: segmentation", str(error))
             return None
-        return Annotation(category, crowd == 1, polygons, counts)
+        return Annotation(category, crowd == 1, runs)
 
     def annotations(
         self,
@@ -315,15 +315,6 @@ def read_coco(path: Path) -> Coco:
     return Coco(tuple(whole), names)
 
 
-def _runs(annotation: Annotation, width: int, height: int) -> np.ndarray:
-    """(R,) int64 run lengths of an instance, its polygons drawn as COCO's own tools draw them."""
-    if annotation.counts is not None:
-        return annotation.counts
-    drawn = coco_mask.frPyObjects(list(annotation.polygons), height, width)
-    text = coco_mask.merge(drawn)["counts"].decode("ascii")
-    return np.array(unpack_counts(text), np.int64)
-
-
 def rasterise(picture: Picture, class_ids: Mapping[str, int]) -> np.ndarray:
     """(H, W) uint8 semantic mask of a picture's instances: 0 is the background.
 
@@ -341,14 +332,10 @@ def rasterise(picture: Picture, class_ids: Mapping[str, int]) -> np.ndarray:
     for name, id_ in class_ids.items():
         if not 1 <= id_ < IGNORED:
             raise ValueError(f"class id {id_} of {name!r}, expected 1 to {IGNORED - 1}")
-    instances = [
-        (_runs(annotation, picture.width, picture.height), annotation)
-        for annotation in picture.annotations
-    ]
-    instances.sort(key=lambda instance: -int(instance[0][1::2].sum()))  # stable
-    mask = np.zeros(picture.width * picture.height, np.uint8)
-    for runs, annotation in instances:
+    mask = np.zeros((picture.height, picture.width), np.uint8)
+    largest_first = sorted(picture.annotations, key=lambda each: -int(coco_mask.area(each.runs)))
+    for annotation in largest_first:
         ignored = annotation.crowd or annotation.category not in class_ids
-        inside = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+        inside = coco_mask.decode(annotation.runs) == 1
         mask[inside] = IGNORED if ignored else class_ids[annotation.category]
-    return np.ascontiguousarray(mask.reshape(picture.height, picture.width, order="F"))
+    return mask

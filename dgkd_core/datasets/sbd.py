@@ -7,30 +7,90 @@ supervised segmentation trains on ("train_aug").
 
 from __future__ import annotations
 
+import faulthandler
+import io
+import multiprocessing
+import os
+import warnings
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import cache
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 
-from dgkd_core.datasets.mat import read_mat_field
 from dgkd_core.datasets.names import VOC as CLASSES
 from dgkd_core.datasets.source import Listed, read_ids
 from dgkd_core.runtime.checks import together
-from dgkd_core.runtime.errors import InputError
+from dgkd_core.runtime.errors import InputError, reason
+from dgkd_core.runtime.signals import serve_parent
 
+_EXPECTED = "expected a MATLAB file of version 5 to 7 with the matrix GTcls.Segmentation"
+_MOST_BYTES = 1 << 30  # that SciPy may take for a file; SBD's largest masks have less than 1 MB
 _WITHIN = ("", "dataset", "benchmark_RELEASE/dataset")
 _NEEDED = ("cls", "img", "train.txt", "val.txt")
+
+
+def _serve(requests: Connection) -> None:
+    """Read one file after the other, in a process whose memory is limited (on Linux)."""
+    import resource
+
+    serve_parent()
+    faulthandler.disable()  # one line about a crash is enough
+    with suppress(OSError, ValueError):
+        used = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+        resource.setrlimit(resource.RLIMIT_DATA, (used + _MOST_BYTES, hard))
+    while True:
+        requests.send(_segmentation(requests.recv_bytes()))
+
+
+def _segmentation(content: bytes) -> np.ndarray | str:
+    """The matrix GTcls.Segmentation of a MATLAB file, (H, W) numbers, or what is wrong with it."""
+    from scipy.io import loadmat
+
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            struct = loadmat(io.BytesIO(content), variable_names=["GTcls"])["GTcls"]
+        values = struct["Segmentation"].item()  # of a struct of one element
+    except Exception as error:  # SciPy raises whatever comes of a damaged file
+        return reason(error)
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "iuf":
+        return f"{getattr(values, 'dtype', type(values).__name__)} instead of numbers"
+    if values.ndim != 2 or not values.size:
+        return f"a matrix of shape {values.shape}"
+    return values
+
+
+@cache
+def _reader(process: int) -> Connection:
+    """To the process that reads MATLAB files for the one of that number."""
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+    context.Process(target=_serve, args=(theirs,), daemon=True).start()
+    theirs.close()
+    return ours
 
 
 def read_mat_mask(content: bytes, name: str) -> np.ndarray:
     """(H, W) uint8 class ids 0 to 20, VOC's, from the bytes of a file in ``cls``.
 
-    SBD marks no pixel as void (255): its masks go to the edge of each object.
+    SciPy reads it in a process of its own, since some damage crashes SciPy. SBD marks no pixel as
+    void (255): its masks go to the edge of each object.
 
     Raises:
         InputError: the file, called ``name``, is damaged or holds something else.
     """
-    values = read_mat_field(content, name, "GTcls", "Segmentation")
+    try:
+        reader = _reader(os.getpid())
+        reader.send_bytes(content)
+        values = reader.recv()
+    except (EOFError, OSError):
+        _reader.cache_clear()
+        values = "it crashes SciPy's reader"
+    if isinstance(values, str):
+        raise InputError(f"{name}: cannot be read ({values}), {_EXPECTED}")
     odd = values[~np.isin(values, np.arange(len(CLASSES) + 1))]
     if odd.size:
         raise InputError(f"{name}: class id {odd[0]}, expected 0 to {len(CLASSES)}")

