@@ -352,10 +352,10 @@ def compare(model: Model, segmenter: Run, depth: Run | None) -> Parity:
 def _example(out: Path, graph: Graph, depth: Graph | None, depth_name: str) -> str:
     """A script that runs the files on a photograph."""
     template = Path(__file__).with_name("example.py.jinja").read_text(encoding="utf-8")
-    blocks = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
-    return jinja2.Template(
-        template, **blocks
-    ).render(
+    script = jinja2.Template(
+        template, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    return script.render(
         onnx=out.suffix == ".onnx",
         file=out.name,
         script=f"{out.name}.example.py",
