@@ -311,11 +311,12 @@ def run_torch(content: bytes | Path) -> Run:
 
 def dark_pictures(count: int, height: int, width: int, seed: int = 0) -> list[np.ndarray]:
     """Drawn night scenes, (height, width, 3) uint8 each."""
-    size, light = max(height, width, 32), {"ratio": (20.0, 20.0), "shot": (3e-4, 3e-4)}
+    size = max(height, width, 32)
     drawn = [render(seed, "val", i, size).image[:height, :width] for i in range(count)]
     rngs = [picture_rng(seed, str(i)) for i in range(count)]
     return [
-        darken_physical(scene, rng, **light).image for scene, rng in zip(drawn, rngs, strict=True)
+        darken_physical(scene, rng, ratio=(20.0, 20.0), shot=(3e-4, 3e-4)).image
+        for scene, rng in zip(drawn, rngs, strict=True)
     ]
 
 
