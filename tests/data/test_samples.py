@@ -23,8 +23,6 @@ from dgkd_core.data.samples import (
     Twins,
     training_batches,
     twins_by_shape,
-    whole_depths,
-    whole_pictures,
     workers,
 )
 from dgkd_core.runtime.errors import InputError
@@ -228,7 +226,7 @@ def test_workers_decode_a_picture_once_for_all(
     crops = _crops(packs, jitter=None)
     batches = training_batches(crops, 3, 8, torch.device("cpu"))
     expected = [{k: v.clone() for k, v in batch.items()} for batch in batches(0)]
-    shelf = crops.store._shelf
+    shelf = crops.store.cache
     parts = sum(x is not None for x in vars(crops.inputs).values()) - 1  # exposure is no pack
     assert len(shelf) == parts * len(crops)
     monkeypatch.setattr(Pack, "read", lambda *_: pytest.fail("decoded twice"))
@@ -238,11 +236,11 @@ def test_workers_decode_a_picture_once_for_all(
 
 def test_whole_pictures_and_depths(packs: dict[str, Path]) -> None:
     entries, store = MANIFEST.split("train")[:2], Store()
-    normal = whole_pictures(entries, store, packs["normal"], "none", dark=False)
-    dark = whole_pictures(entries, store, packs["dark"], "none", dark=True)
+    normal = store.pictures(entries, packs["normal"], "none", dark=False)
+    dark = store.pictures(entries, packs["dark"], "none", dark=True)
     assert normal.shape == dark.shape == (2, 3, HEIGHT, WIDTH)
     assert torch.allclose(normal[0, 0, 0], torch.linspace(0, 1, WIDTH), atol=0.003)
     assert (dark * 4 <= normal + 1e-6).all()
-    depth = whole_depths(entries, store, packs["depth"])
+    depth = store.depths(entries, packs["depth"])
     assert depth.shape == (2, 1, HEIGHT, WIDTH)
     assert torch.allclose(depth[1, 0, 5], torch.linspace(0, 1, WIDTH), atol=0.001)
