@@ -12,7 +12,7 @@ from benchmarks.options import Options, autocast, name_of
 from benchmarks.pictures import load
 from dgkd_core.data.pack import write_pack
 from dgkd_core.data.pictures import encode_array
-from dgkd_core.data.samples import Store, whole_depths, whole_pictures
+from dgkd_core.data.samples import Store
 from dgkd_core.evaluation.inference import infer
 from dgkd_core.pseudo_labels.class_maps import class_maps
 
@@ -27,10 +27,10 @@ def run(options: Options, folder: Path, case: str = "") -> list[Record]:
     def call() -> None:
         with timeline.part("pictures"):
             store = Store()
-            image = whole_pictures(entries, store, pictures.dark, exposure, dark=True).to(where)
+            image = store.pictures(entries, pictures.dark, exposure, dark=True).to(where)
             depth = None
             if student.uses_depth:
-                depth = whole_depths(entries, store, pictures.depth).to(where)
+                depth = store.depths(entries, pictures.depth).to(where)
         with timeline.part("network"):
             with autocast(where, dtype):
                 masks, _ = infer(student, image, depth, section.scales, section.flip)

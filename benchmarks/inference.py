@@ -8,7 +8,7 @@ from benchmarks.measure import Record, Timeline
 from benchmarks.networks import make_student
 from benchmarks.options import Options, autocast, name_of
 from benchmarks.pictures import load
-from dgkd_core.data.samples import Store, whole_depths, whole_pictures
+from dgkd_core.data.samples import Store
 from dgkd_core.evaluation.inference import infer
 
 
@@ -25,8 +25,8 @@ def run(options: Options, folder: Path, case: str = "") -> list[Record]:
     section, dtype = options.params.cam, options.autocast()
     pictures, student, store = load(folder, section.batch), make_student(options), Store()
     entries, exposure = pictures.manifest.entries, options.params.model.exposure
-    image = whole_pictures(entries, store, pictures.dark, exposure, dark=True).to(options.where)
-    depth = whole_depths(entries, store, pictures.depth).to(options.where)
+    image = store.pictures(entries, pictures.dark, exposure, dark=True).to(options.where)
+    depth = store.depths(entries, pictures.depth).to(options.where)
 
     def call() -> None:
         with autocast(options.where, dtype):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import cycle
@@ -33,15 +33,15 @@ _DEPTH = np.float16  # of a depth map in memory: half of it, and finer than a ne
 
 
 class Store:
-    """Pictures from packs, decoded.
+    """From packs to arrays and tensors: the one way of a picture to a network.
 
     Args:
-        shelf: keeps those that it has places for.
+        sizes: what to keep decoded, as far as there is room for it, shared with forked workers.
     """
 
-    def __init__(self, shelf: ImageCache | None = None) -> None:
+    def __init__(self, sizes: Iterable[Size] = ()) -> None:
         self._packs: dict[Path, Pack] = {}
-        self._shelf = shelf if shelf is not None else ImageCache((), 0)
+        self.cache = ImageCache(sizes, room())
 
     def _pack(self, path: Path) -> Pack:
         if path not in self._packs:
@@ -53,11 +53,11 @@ class Store:
         return name in self._pack(path)
 
     def _get(self, path: Path, name: str, decode: Callable[[bytes, str], np.ndarray]) -> np.ndarray:
-        kept = self._shelf.get((path, name))
+        kept = self.cache.get((path, name))
         if kept is not None:
             return kept
         picture = decode(self._pack(path).read(name), f"{path}: {name}")
-        self._shelf.put((path, name), picture)
+        self.cache.put((path, name), picture)
         return picture
 
     def rgb(self, path: Path, name: str) -> np.ndarray:
@@ -71,6 +71,15 @@ class Store:
     def depth(self, path: Path, name: str) -> np.ndarray:
         """(H, W) float16 in [0, 1], near = 1."""
         return self._get(path, name, lambda content, n: decode_depth(content, n).astype(_DEPTH))
+
+    def pictures(self, entries: Sequence[Entry], path: Path, exposure: str, dark: bool) -> Tensor:
+        """Pictures of one size, of a dark pack or not, as (N, 3, H, W) in [0, 1], exposed."""
+        names = [f"{entry.id}.png" if dark else entry.image for entry in entries]
+        return picture_batch([self.rgb(path, name) for name in names], exposure)
+
+    def depths(self, entries: Sequence[Entry], path: Path) -> Tensor:
+        """Depth maps of one size as (N, 1, H, W) float32 in [0, 1], near = 1."""
+        return depth_batch([self.depth(path, f"{entry.id}.png") for entry in entries])
 
 
 @dataclass(frozen=True)
@@ -90,10 +99,6 @@ class Inputs:
 
 def _chw(image: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-
-
-def _unit(image: np.ndarray) -> np.ndarray:
-    return image.astype(np.float32) / 255
 
 
 class Crops(Dataset[dict[str, Tensor]]):
@@ -123,7 +128,7 @@ class Crops(Dataset[dict[str, Tensor]]):
         self.inputs = inputs
         self.seed, self.crop, self.scale, self.jitter = seed, crop, scale, jitter
         self.long_side = long_side
-        self.store = Store(ImageCache(self._sizes(), room()))
+        self.store = Store(self._sizes())
 
     def _sizes(self) -> Iterator[Size]:
         """What a sample's parts take, decoded."""
@@ -160,7 +165,7 @@ class Crops(Dataset[dict[str, Tensor]]):
             "valid": apply_geometry(ones, g, 0.0, nearest=True),
         }
         if source.normal:
-            normal = _chw(_unit(self.store.rgb(source.normal, entry.image)))
+            normal = _chw(expose(self.store.rgb(source.normal, entry.image), "none"))
             normal = apply_geometry(normal, g, grey, nearest=False)
             if self.jitter:
                 normal = colour_jitter(normal, rng, self.jitter)
@@ -203,7 +208,7 @@ class Twins(Dataset[tuple[Tensor, Tensor]]):
             for e in entries
             for pack, name in ((normal, e.image), (dark, f"{e.id}.png"))
         )
-        self.store = Store(ImageCache(sizes, room()))
+        self.store = Store(sizes)
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -351,16 +356,3 @@ def depth_batch(maps: Sequence[np.ndarray]) -> Tensor:
     """Depth maps of one size, (H, W) in [0, 1], as (N, 1, H, W) float32, as coarse as a Store's."""
     coarse = [depth.astype(_DEPTH).astype(np.float32) for depth in maps]
     return torch.stack([torch.from_numpy(depth)[None] for depth in coarse])
-
-
-def whole_pictures(
-    entries: Sequence[Entry], store: Store, pack: Path, exposure: str, dark: bool
-) -> Tensor:
-    """Pictures of one size as (N, 3, H, W) in [0, 1], exposed."""
-    names = [f"{entry.id}.png" if dark else entry.image for entry in entries]
-    return picture_batch([store.rgb(pack, name) for name in names], exposure)
-
-
-def whole_depths(entries: Sequence[Entry], store: Store, pack: Path) -> Tensor:
-    """Depth maps of one size as (N, 1, H, W) in [0, 1], near = 1."""
-    return depth_batch([store.depth(pack, f"{entry.id}.png") for entry in entries])

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dgkd_core.data.manifest import Entry, Manifest, by_size
 from dgkd_core.data.pictures import decode_mask, encode_mask
-from dgkd_core.data.samples import Store, whole_depths, whole_pictures
+from dgkd_core.data.samples import Store
 from dgkd_core.evaluation.scores import Confusion, mean_average_precision, per_class
 from dgkd_core.models.registry import ModelConfig
 from dgkd_core.runtime import distributed
@@ -105,8 +105,8 @@ Loaded = tuple[Tensor, Tensor | None]
 
 def load_group(group: Sequence[Entry], view: View, depth: bool) -> Loaded:
     """Pictures of one size, (N, 3, H, W), and, if asked for, their depth maps, (N, 1, H, W)."""
-    image = whole_pictures(group, view.store, view.pictures, view.exposure, view.dark)
-    maps = whole_depths(group, view.store, view.depth) if depth and view.depth else None
+    image = view.store.pictures(group, view.pictures, view.exposure, view.dark)
+    maps = view.store.depths(group, view.depth) if depth and view.depth else None
     return image, maps
 
 

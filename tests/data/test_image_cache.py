@@ -34,14 +34,6 @@ def test_what_was_put_comes_back_and_cannot_be_changed() -> None:
     assert shelf.get((PACK, "0.png")).sum() > 0, "a copy is kept"
 
 
-def test_another_size_or_key_is_not_kept() -> None:
-    shelf = ImageCache(_sizes(1), 1 << 20)
-    shelf.put((PACK, "0.png"), np.zeros((7, 5, 3), np.uint8))
-    shelf.put((PACK, "0.png"), np.zeros((5, 7, 3), np.float32))
-    shelf.put((PACK, "9.png"), np.zeros((5, 7, 3), np.uint8))
-    assert len(shelf) == 0
-
-
 @pytest.mark.parametrize(("limit", "places"), [(0, 0), (127, 0), (128, 1), (300, 2), (9999, 4)])
 def test_there_are_as_many_places_as_fit(limit: int, places: int) -> None:
     shelf = ImageCache(_sizes(4), limit)  # 105 bytes each, at multiples of 64

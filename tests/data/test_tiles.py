@@ -11,7 +11,7 @@ from PIL import ImageFont
 from dgkd_core.data.tiles import spread, wrap
 
 
-@settings(deadline=None, derandomize=True, max_examples=100)
+@settings(deadline=None, derandomize=True, max_examples=50)
 @given(length=st.integers(0, 40), count=st.integers(1, 40))
 def test_spread_is_even_and_takes_the_first_and_the_last(length: int, count: int) -> None:
     order = [str(i) for i in range(length)]
@@ -24,12 +24,6 @@ def test_spread_is_even_and_takes_the_first_and_the_last(length: int, count: int
         assert (places[0], places[-1]) == (0, length - 1)
         steps = np.diff(places)
         assert steps.max() - steps.min() <= 1 + (length - 1) % (len(places) - 1) / length
-
-
-def test_spread_by_hand() -> None:
-    assert spread(list("abcdefghi"), 5) == list("acegi")
-    assert spread(list("abc"), 9) == list("abc")
-    assert spread([], 3) == []
 
 
 @pytest.mark.parametrize("width", [40, 90, 260])
@@ -47,11 +41,3 @@ def test_lines_hold_every_word_and_fit_the_width(width: int) -> None:
     broken = [word for line in lines for word in line.split() if word not in words]
     assert bool(broken) == (width < 150)
     assert wrap("", font, width) == [""]
-
-
-def test_a_long_word_alone_is_broken_too() -> None:
-    font = ImageFont.load_default(11)
-    lines = wrap("x" * 50, font, 60)
-    assert "".join(lines) == "x" * 50
-    assert len(lines) > 3
-    assert all(font.getlength(line) <= 60 for line in lines)

@@ -81,17 +81,9 @@ VOC = [
         [r"t1\.jpg: an empty file \(0 bytes\)"],
     ),
     Case(
-        "text", lambda t: t.image_path("t1").write_text("hello"), [r"t1\.jpg: not a picture file"]
-    ),
-    Case(
         "truncated",
         lambda t: cut(t.image_path("t1")),
         [r"t1\.jpg: cannot be decoded \(.*[Tt]runcated"],
-    ),
-    Case(
-        "header only",
-        lambda t: cut(t.image_path("t1"), 0.05),
-        [r"t1\.jpg: (not a picture|cannot be)"],
     ),
     Case(
         "folder",
@@ -99,24 +91,9 @@ VOC = [
         [r"t1\.jpg: no such file, but the train list names it"],
     ),
     Case(
-        "bomb",
-        lambda t: t.image_path("t1").write_bytes(bomb(60_000)),
-        [r"t1\.jpg: .*256 megapixels"],
-    ),
-    Case(
         "too large",
         lambda t: t.image_path("t1").write_bytes(bomb(16_001)),
         [r"t1\.jpg: 16001x16001 pixels, expected at most 256 megapixels"],
-    ),
-    Case(
-        "floating point",
-        lambda t: Image.fromarray(np.ones((8, 12), np.float32)).save(t.image_path("t1"), "TIFF"),
-        [r"t1\.jpg: a picture of mode F .*expected 8 or 16 bits a channel"],
-    ),
-    Case(
-        "mask missing for val",
-        lambda t: t.mask_path("v1").unlink(),
-        [r"v1: no mask in SegmentationClass\(Aug\), needed to score val"],
     ),
     Case(
         "mask of another size",
@@ -129,21 +106,6 @@ VOC = [
         [r"t1\.png: a RGB picture, expected class ids \(palette or 8-bit grey\)"],
     ),
     Case(
-        "mask with transparency",
-        lambda t: Image.new("RGBA", (12, 8)).save(t.mask_path("v1")),
-        [r"v1\.png: a RGBA picture, expected class ids"],
-    ),
-    Case(
-        "mask of 16 bits",
-        lambda t: Image.fromarray(np.ones((8, 12), np.uint16)).save(t.mask_path("v1")),
-        [r"v1\.png: a I;16 picture, expected class ids"],
-    ),
-    Case(
-        "mask of one bit",
-        lambda t: Image.new("1", (12, 8)).save(t.mask_path("v1")),
-        [r"v1\.png: a 1 picture, expected class ids"],
-    ),
-    Case(
         "mask as JPEG",
         lambda t: Image.fromarray(t.mask([12])).save(t.mask_path("v1"), "JPEG"),
         [r"v1\.png: a JPEG file, which blurs class ids, expected a PNG file"],
@@ -153,33 +115,11 @@ VOC = [
         lambda t: Image.fromarray(t.mask([99])).save(t.mask_path("t1")),
         [r"t1\.png: class id 99, expected 0 to 20 or 255"],
     ),
-    Case(
-        "mask of no bytes",
-        lambda t: t.mask_path("t1").write_bytes(b""),
-        [r"t1\.png: an empty file"],
-    ),
     Case("mask truncated", lambda t: cut(t.mask_path("t1")), [r"t1\.png: cannot be decoded"]),
-    Case(
-        "mask is text",
-        lambda t: t.mask_path("v1").write_text("x"),
-        [r"v1\.png: not a picture file"],
-    ),
     Case(
         "no annotation",
         lambda t: (t.root / "Annotations/t2.xml").unlink(),
         [r"t2\.xml: no such file; it holds the image-level labels"],
-    ),
-    Case(
-        "malformed", lambda t: t.annotation("t2", "<annotation>"), [r"t2\.xml: not readable as XML"]
-    ),
-    Case("billion laughs", lambda t: t.annotation("t2", LAUGHS), [r"t2\.xml: not readable as XML"]),
-    Case(
-        "outside entity", lambda t: t.annotation("t2", OUTSIDE), [r"t2\.xml: not readable as XML"]
-    ),
-    Case(
-        "encoding",
-        lambda t: t.annotation("t2", '<?xml version="1.0" encoding="klingon"?><annotation/>'),
-        [r"t2\.xml: not readable as XML"],
     ),
     Case(
         "unknown class",
@@ -197,16 +137,6 @@ VOC = [
         [r"val\.txt: no such list; found here: train"],
     ),
     Case(
-        "empty list",
-        lambda t: list_file(t, "val").write_text("\n \n"),
-        [r"val\.txt: empty, expected one"],
-    ),
-    Case(
-        "list in another encoding",
-        lambda t: list_file(t, "train").write_bytes("t1\nß\n".encode("latin-1")),
-        [r"train\.txt: not a readable UTF-8 list"],
-    ),
-    Case(
         "list names nothing",
         lambda t: t.write_list("train", ["t1", "gone"]),
         [r"gone\.jpg: no such file, but the train list names it"],
@@ -220,11 +150,6 @@ VOC = [
         "both splits",
         lambda t: t.write_list("val", ["v1", "t2"]),
         [r"val\.txt: t2 is listed already in train\.txt, expected once"],
-    ),
-    Case(
-        "path in a list",
-        lambda t: t.write_list("train", ["t1", "../../../etc/passwd"]),
-        [r"train\.txt:2: '\.\./\.\./\.\./etc/passwd' holds a path separator, expected a picture's"],
     ),
     Case(
         "path of another folder, another picture's mask, a mask from elsewhere",
@@ -241,11 +166,6 @@ VOC = [
             r"train\.txt:2: '.*' names another mask than SegmentationClassAug/t1\.png or ",
             r"train\.txt:3: '.*' names another mask than SegmentationClassAug/t2\.png or ",
         ],
-    ),
-    Case(
-        "control character in a list",
-        lambda t: t.write_list("train", ["t1", "t\x002"]),
-        [r"train\.txt:2: 't\\x002' holds a control character, expected a picture's id"],
     ),
     Case(
         "empty split",
@@ -328,11 +248,6 @@ FOLDER = [
         [r"normal/a\.png: the same name as a\.jpg, expected one file each"],
     ),
     Case(
-        "one name twice in two Unicode forms",
-        lambda s: photo(s.root / "dark" / "n\u0303 c.jpg"),
-        [r"dark/.* c\.\w+: the same name as .* c\.\w+, expected one file each"],
-    ),
-    Case(
         "mask without picture",
         lambda s: mask(s.root / "masks" / "w.png", [1]),
         [r"masks/w\.png: a mask without a picture, expected one named w"],
@@ -345,11 +260,6 @@ FOLDER = [
     Case(
         "masks of 0 and 255",
         lambda s: mask(s.root / "masks" / "v.png", []),
-        [r"none of the 1 val masks shows a class that its labels name \(v is the first\), exp"],
-    ),
-    Case(
-        "masks in another order",
-        lambda s: mask(s.root / "masks" / "v.png", [2]),
         [r"none of the 1 val masks shows a class that its labels name \(v is the first\), exp"],
     ),
     Case(
@@ -374,7 +284,6 @@ FOLDER = [
         [r"normal/a\.jpg: cannot be decoded", r"dark/a\.png: an empty file"],
     ),
     Case("no table", lambda s: (s.root / "labels.csv").unlink(), [r"labels\.csv: no such file"]),
-    Case("empty table", _table(""), [r"labels\.csv:1: an empty table, expected id,labels"]),
     Case("wrong columns", _table("file,class\na,cat\n"), [r"labels\.csv:1: no column 'id'"]),
     Case(
         "another name's case",
@@ -389,69 +298,6 @@ FOLDER = [
             s.normal("a").unlink(),
         ),
         [r"labels\.csv:2: a has a row, .* \(there is dark/2024/a\.png, which is not read\)"],
-    ),
-    Case(
-        "HEIC by another name",
-        lambda s: s.normal("a").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40)),
-        [r"normal/a\.jpg: (a HEIC picture, which needs more|cannot be decoded)"],
-    ),
-    Case(
-        "a video by another name",
-        lambda s: s.normal("a").write_bytes(b"\0\0\0\x18ftypisom" + bytes(40)),
-        [r"normal/a\.jpg: not a picture file \(it looks like a video\)"],
-    ),
-    Case(
-        "camera raw that cannot be read",
-        lambda s: (s.dark("a").unlink(), (s.root / "dark/a.ARW").write_bytes(b"?")),
-        [r"dark/a\.ARW: (camera raw, which needs more|cannot be decoded)"],
-    ),
-    Case(
-        "UTF-16",
-        _table("id,labels\na,cat\n".encode("utf-16")),
-        [r"labels\.csv:1: UTF-16, expected UTF-8 \(spreadsheets: save as CSV UTF-8\)"],
-    ),
-    Case(
-        "commas between classes",
-        _table('id,labels\na,cat\nb,"cat, dog"\nñ c,dog\nv,cat\n'),
-        [r"labels\.csv:3: unknown class 'cat, dog', several classes are joined by ';'"],
-    ),
-    Case(
-        "a column more", _table("id,labels,x\na,cat,1\n"), [r"labels\.csv:1: column 'x', expected"]
-    ),
-    Case(
-        "table in another encoding",
-        _table("id,labels\nä,cat\n".encode("latin-1")),
-        [r"labels\.csv:2: byte 0xe4 is not UTF-8, expected UTF-8"],
-    ),
-    Case(
-        "row twice",
-        _table("id,labels\na,cat\nb,dog\nñ c,dog\nv,cat\na,dog\n"),
-        [r"labels\.csv:6: id 'a' again, it is on line 2 already"],
-    ),
-    Case(
-        "class that is not listed",
-        _table("id,labels\na,cta\nb,dog\nñ c,dog\nv,cat\n"),
-        [r"labels\.csv:2: unknown class 'cta', did you mean 'cat'\?"],
-    ),
-    Case(
-        "row without labels",
-        _table("id,labels\na,\nb,dog\nñ c,dog\nv,cat\n"),
-        [r"labels\.csv:2: no labels for 'a'"],
-    ),
-    Case(
-        "bad split",
-        _table("id,labels,split\na,cat,test\nb,dog,train\nñ c,dog,train\nv,cat,val\n"),
-        [r"labels\.csv:2: split 'test', expected train, val"],
-    ),
-    Case(
-        "ragged row",
-        _table("id,labels\na,cat,dog\nb,dog\nñ c,dog\nv,cat\n"),
-        [r"labels\.csv:2: 3 cells, expected 2"],
-    ),
-    Case(
-        "path in the table",
-        _table("id,labels\na,cat\n../a,cat\nb,dog\nñ c,dog\nv,cat\n"),
-        [r"labels\.csv:3: id '\.\./a' holds a path separator"],
     ),
 ]
 
@@ -488,29 +334,14 @@ LIS = [
         [r"no list 'test', expected annotations/lis_coco_JPG_test\+1\.json or test\.txt"],
     ),
     Case(
-        "annotations cut off",
-        lambda s: cut(s.annotations("train")),
-        [r"lis_coco_JPG_train\+1\.json: .*JSON"],
-    ),
-    Case(
         "picture of another size than annotated",
         lambda s: (photo(s.normal(1), size=(20, 8)), photo(s.dark(2), 7, (20, 8))),
         [r"lis_coco_JPG_train\+1\.json: 12x8 pixels, expected 20x8 as .*1\.png"],
     ),
     Case(
-        "path in the annotations",
-        _lis(lambda c: c["images"][0].update(file_name="../../2.JPG")),
-        [r"lis_coco_JPG_train\+1\.json: .*\.\./\.\./2\.JPG"],
-    ),
-    Case(
         "not a number",
         _lis(lambda c: c["images"][0].update(file_name="two.JPG")),
         [r"'two' is not the number of a dark picture"],
-    ),
-    Case(
-        "unknown category",
-        _lis(lambda c: c["annotations"][0].update(category_id=77)),
-        [r"lis_coco_JPG_train\+1\.json: .*77"],
     ),
     Case(
         "odd polygon",
@@ -534,10 +365,5 @@ SBD = [
         "SBD's mask of another size",
         lambda t: write_mat(t.root.parent / "sbd/cls/s1.mat", np.zeros((5, 12), np.uint8)),
         [r"s1\.mat: 12x5 pixels, expected 12x8 as .*s1\.jpg"],
-    ),
-    Case(
-        "SBD's mask with an unknown id",
-        lambda t: write_mat(t.root.parent / "sbd/cls/s1.mat", np.full((8, 12), 33, np.uint8)),
-        [r"s1\.mat: class id 33, expected 0 to 20"],
     ),
 ]

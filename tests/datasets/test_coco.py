@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as hnp
 from pycocotools import mask as coco_mask
 from support import one_line
 
-from dgkd_core.datasets.coco import Coco, rasterise, read_coco, unpack_counts
+from dgkd_core.datasets.coco import Coco, rasterise, read_coco
 from dgkd_core.runtime.errors import InputError
 
 HEIGHT, WIDTH = 6, 8
@@ -111,26 +111,11 @@ def test_the_mask_by_hand(tmp_path: Path) -> None:
     np.testing.assert_array_equal(rasterise(coco.pictures[1], IDS), np.zeros((5, 3), np.uint8))
 
 
-def test_small_instances_stay_visible_whatever_the_order(tmp_path: Path) -> None:
-    data = good()
-    wanted = rasterise(read_coco(write(tmp_path, data)).pictures[0], IDS)
-    data["annotations"].reverse()
-    mask = rasterise(read_coco(write(tmp_path, data)).pictures[0], IDS)
-    np.testing.assert_array_equal(mask, wanted)
-
-
 def test_of_equal_instances_the_later_is_on_top(tmp_path: Path) -> None:
     data = good()
     same = {"image_id": 2, "segmentation": [box(0, 0, 2, 2)]}
     data["annotations"] = [{**same, "category_id": 0}, {**same, "category_id": 7}]
     assert rasterise(read_coco(write(tmp_path, data)).pictures[0], IDS)[0, 0] == IDS["dog"]
-
-
-@pytest.mark.parametrize("id_", [0, 255, -1, 256])
-def test_class_ids_out_of_range(id_: int, tmp_path: Path) -> None:
-    picture = read_coco(write(tmp_path, good())).pictures[0]
-    with pytest.raises(ValueError, match=f"class id {id_} of 'dog', expected 1 to 254"):
-        rasterise(picture, {"cat": 1, "dog": id_})
 
 
 masks = hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=40), elements={
@@ -152,15 +137,6 @@ def test_run_lengths_round_trip(
     folder = tmp_path_factory.getbasetemp()
     coco = read_one(folder, {"size": [height, width], "counts": counts}, height, width)
     np.testing.assert_array_equal(rasterise(coco.pictures[0], IDS), mask, strict=True)
-
-
-@settings(deadline=None, derandomize=True, max_examples=60)
-@given(counts=st.lists(st.integers(0, 2**31), max_size=12))
-def test_packed_run_lengths_are_those_of_cocos_tools(counts: list[int]) -> None:
-    total = sum(counts)
-    rle = {"size": [1, total], "counts": counts}
-    packed = coco_mask.frPyObjects(rle, 1, total)["counts"].decode()
-    assert unpack_counts(packed) == counts
 
 
 @settings(deadline=None, derandomize=True, max_examples=60)
@@ -206,17 +182,11 @@ DAMAGE = {
     "no images": (changed("images", MISSING), "images: missing, expected a list"),
     "images no list": (changed("images", {}), "images: dict, expected a list"),
     "image no object": (changed("images", 1, 3), "images[1]: 3, expected an object"),
-    "no categories": (changed("categories", MISSING), "categories: missing, expected a list"),
-    "no annotations": (changed("annotations", MISSING), "annotations: missing, expected a list"),
     "empty": (
         {"images": [], "categories": [], "annotations": []},
         "images: empty, expected a picture",
     ),
     "no image id": (changed("images", 1, "id", MISSING), "images[1]: no id, expected a whole numb"),
-    "image id text": (
-        changed("images", 1, "id", "4"),
-        "images[1]: id '4', expected a whole number",
-    ),
     "image id true": (
         changed("images", 1, "id", True),
         "images[1]: id True, expected a whole numb",
@@ -227,10 +197,6 @@ DAMAGE = {
         "images[1]: file_name '2.JPG' again, images[0] has it",
     ),
     "no name": (changed("images", 1, "file_name", MISSING), "images[1]: no file_name, expected te"),
-    "name a number": (
-        changed("images", 1, "file_name", 4),
-        "images[1]: file_name 4, expected text",
-    ),
     "empty name": (changed("images", 1, "file_name", ""), "images[1]: file_name '' is no name, ex"),
     "dots": (
         changed("images", 1, "file_name", "JPEGImages/.."),
@@ -238,9 +204,7 @@ DAMAGE = {
     ),
     "another folder": (changed("images", 1, "file_name", "a/4.JPG"), "holds a path separator, exp"),
     "leads out": (changed("images", 1, "file_name", "../4.JPG"), "'../4.JPG' holds a path separat"),
-    "absolute": (changed("images", 1, "file_name", "/4.JPG"), "'/4.JPG' holds a path separator"),
     "backslash": (changed("images", 1, "file_name", "a\\4"), "'a\\\\4' holds a path separator"),
-    "control": (changed("images", 1, "file_name", "4\n.JPG"), "'4\\n.JPG' holds a control charac"),
     "surrogate": (changed("images", 1, "file_name", "\ud800"), "'\\ud800' holds a control charact"),
     "no width": (changed("images", 1, "width", MISSING), "images[1]: no width, expected a whole"),
     "width zero": (
@@ -248,7 +212,6 @@ DAMAGE = {
         "images[1]: width 0, expected a whole number from 1 to 65535",
     ),
     "height fraction": (changed("images", 1, "height", 5.5), "images[1]: height 5.5, expected a w"),
-    "height huge": (changed("images", 1, "height", 65_536), "images[1]: height 65536, expected a"),
     "many pixels": (
         {**changed("images", 1, "height", 60_000), "annotations": []}
         | {"images": [{"id": 1, "file_name": "a", "width": 60_000, "height": 3000}]},
@@ -260,8 +223,6 @@ DAMAGE = {
         "categories[1]: name 'dog' again, expected each once",
     ),
     "category no name": (changed("categories", 2, "name", MISSING), "categories[2]: no name, expe"),
-    "category empty": (changed("categories", 2, "name", " "), "categories[2]: name '', expected a"),
-    "category control": (changed("categories", 2, "name", "a\nb"), "categories[2]: name 'a\\nb'"),
     "unknown image": (
         changed("annotations", 1, "image_id", 3),
         "annotations[1]: image_id 3, expected the id of one of the images",
@@ -275,18 +236,13 @@ DAMAGE = {
         changed("annotations", 1, "iscrowd", 2),
         "annotations[1]: iscrowd 2, expected a whole number from 0 to 1",
     ),
-    "crowd true": (changed("annotations", 1, "iscrowd", True), "annotations[1]: iscrowd True, exp"),
     "no segmentation": (
         changed("annotations", 0, "segmentation", MISSING),
         "annotations[0]: segmentation: missing, expected polygons or run lengths",
     ),
-    "empty segmentation": (segmented([]), "segmentation: [], expected polygons or run lengths"),
     "flat polygon": (segmented(box(1, 1, 3, 3)), "segmentation: a polygon 1, expected a list of n"),
     "odd polygon": (segmented([[1, 1, 2, 2, 3, 1, 4]]), "a polygon of 7 numbers, expected pairs, "),
-    "two points": (segmented([[1, 1, 3, 3]]), "a polygon of 4 numbers, expected pairs, 3 or more"),
     "not a number": (segmented([[1, 1, 2, float("nan"), 3, 1]]), "y = nan, expected -6 to 12"),
-    "infinite": (segmented([[1, 1, 2, 2, float("-inf"), 1]]), "x = -inf, expected -8 to 16"),
-    "text in a polygon": (segmented([[1, "1", 2, 2, 3, 1]]), "y = '1', expected -6 to 12"),
     "far away": (segmented([[1, 1, 2, 2, 1e300, 1]]), "x = 1e+300, expected -8 to 16"),
     "beyond floats": (segmented([[1, 1, 2, 2, 10**400, 1]]), "x = 1000000000000"),
     "long outline": (
@@ -295,15 +251,10 @@ DAMAGE = {
     ),
     "size swapped": (runs([48], (8, 6)), "size [8, 6], expected [height, width] = [6, 8]"),
     "no size": (runs([48], None), "segmentation: size None, expected [height, width] = [6, 8]"),
-    "counts none": (runs(None), "segmentation: counts None, expected a list or text"),
     "runs too short": (runs([40, 7]), "segmentation: runs of 47 pixels, expected 8x6"),
     "runs too long": (runs([40, 9]), "segmentation: runs of 49 pixels, expected 8x6"),
-    "no runs": (runs([]), "segmentation: runs of 0 pixels, expected 8x6"),
     "negative run": (runs([40, -2, 10]), "a run of -2, expected 0 to 48 pixels"),
-    "run of a fraction": (runs([40, 8.0]), "a run of 8.0, expected 0 to 48 pixels"),
     "text too short": (runs("o0"), "segmentation: runs of 31 pixels, expected 8x6"),
-    "text negative": (runs("O`1"), "segmentation: a run of -1, expected 0 to 48 pixels"),
-    "text huge": (runs("PPPPPPPPo3"), "segmentation: a run of "),
     "text endless": (runs("P" * 30), "counts hold a number beyond 2^53, expected lengths of runs"),
     "text cut": (runs("`1P"), "segmentation: counts end within a number, expected whole ones"),
     "text of others": (runs("`1~"), "counts hold '~', expected characters from '0' to 'o'"),

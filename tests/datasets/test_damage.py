@@ -140,17 +140,3 @@ def test_measured_depth_maps_are_glanced_at(voc_tree: VocTree, tmp_path: Path) -
         r"depth/t3\.png: not a picture file, expected the depth map of t3",
     ]
     run_damaged(Case("depth", damage, expected), voc_tree, good, good)
-
-
-def test_very_many_problems_are_counted(voc_tree: VocTree) -> None:
-    voc_tree.write_list("train", ["t1", *(f"gone {i}" for i in range(70))])
-    with pytest.raises(InputError) as caught:
-        stage.prepare(params(kind="voc", root=str(voc_tree.root)), State("prepare"))
-    lines = str(caught.value).splitlines()
-    assert len(lines) == 51
-    assert all("no such file, but the train list names it" in line for line in lines[:50])
-    assert lines[50] == "… and 20 more problems"
-
-
-def test_there_are_at_least_forty_kinds() -> None:
-    assert len({case.name for case in (*VOC, *FOLDER, *LIS, *SBD)}) >= 40

@@ -1,6 +1,5 @@
 """Any user's folder: pairs, one kind alone, odd names, and what counts as val."""
 
-import unicodedata
 from pathlib import Path
 
 import pytest
@@ -27,14 +26,6 @@ def test_pairs_by_name_and_val_by_masks(mine: FolderSet) -> None:
     ]
     assert (found.sources[0].normal, found.sources[0].dark) == (mine.normal("a"), mine.dark("a"))
     assert [s.id for s in found.sources if s.mask] == ["v"]
-
-
-def test_names_are_the_same_in_both_unicode_forms(mine: FolderSet) -> None:
-    """A picture that was copied from a Mac has its accents apart."""
-    mine.dark("ñ c").rename(mine.root / "dark" / f"{unicodedata.normalize('NFD', 'ñ c')}.png")
-    found = read_folder(mine.root, mine.classes)
-    assert found.problems == []
-    assert found.sources[3].dark is not None
 
 
 def test_a_column_split_decides(mine: FolderSet) -> None:
@@ -110,12 +101,6 @@ def test_every_file_that_is_not_used_is_named(mine: FolderSet) -> None:
         "/dark: 1 .jxl file not read (a.jxl)",
         "/masks: 1 .gif file not read (v.gif)",
     ]
-
-
-def test_val_pictures_need_no_daylight(mine: FolderSet) -> None:
-    mine.normal("v").unlink()
-    found = read_folder(mine.root, mine.classes)
-    assert found.problems == []
 
 
 def test_a_test_set_needs_no_labels(mine: FolderSet) -> None:

@@ -132,15 +132,6 @@ def test_each_problem_names_its_line(text: str | bytes, said: str, tmp_path: Pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["labels.csv"]
 
 
-def test_what_is_no_class(tmp_path: Path) -> None:
-    assert problems(tmp_path, 'id,labels\na,"c\nt"\n', None) == [
-        "2: class 'c\\nt' holds a control character"
-    ]
-    assert problems(tmp_path, "id,labels\na,_background_\n", None)[0].startswith(
-        "2: class '_background_' is no class"
-    )
-
-
 def test_all_problems_come_at_once_and_good_rows_stay(tmp_path: Path) -> None:
     text = GOOD + 'x/y,kat;hund,test\n"two\nlines",cat,\nc,cat,\n\nd\nb,,val\n'
     labels = read(tmp_path, text)
@@ -164,7 +155,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     one_line(lambda: read_labels_csv(tmp_path, None), f"{tmp_path}: cannot be read (Is a directory")
 
 
-@settings(deadline=None, derandomize=True, max_examples=400)
+@settings(deadline=None, derandomize=True, max_examples=100)
 @given(seed=st.integers(0, 10**9), classes=st.sampled_from([None, CLASSES]))
 def test_damage_gives_problems_or_rows_that_fit_and_no_error(
     seed: int, classes: tuple[str, ...] | None, tmp_path_factory: pytest.TempPathFactory

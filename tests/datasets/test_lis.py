@@ -65,16 +65,6 @@ def test_lists_a_table_and_masks_in_place_of_the_annotations(lis: LisSet) -> Non
     ]
 
 
-def test_pictures_may_lie_right_in_their_folders(lis: LisSet) -> None:
-    for kind in ("RGB-normal", "RGB-dark"):
-        folder = lis.root / kind / "JPEGImages"
-        for path in folder.iterdir():
-            path.rename(lis.root / kind / path.name)
-        folder.rmdir()
-    found = read_lis(lis.root, CLASSES, "train", "test")
-    assert (len(found.sources), found.problems) == (3, [])
-
-
 def test_voc_to_lis(voc_tree: Any, lis: LisSet, tmp_path: Path) -> None:
     voc_tree.add("c1", ["car", "person"], [7, 15])
     voc_tree.add("c2", ["tvmonitor"], [20])

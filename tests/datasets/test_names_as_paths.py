@@ -40,23 +40,6 @@ def test_a_file_with_such_a_name_is_a_problem_of_one_line(tmp_path: Path, stem: 
     assert problems[0].startswith(f"{tmp_path}: the name ")
 
 
-def test_a_byte_that_is_no_text_in_a_file_name(tmp_path: Path) -> None:
-    _picture(Path(f"{tmp_path}/a\udcff.png"))
-    problems: list[str] = []
-    assert pictures_by_id(tmp_path, problems) == {}
-    assert problems[0].isprintable()
-
-
-@pytest.mark.parametrize("stem", ODD_STEMS[2:5])
-def test_a_test_sets_list_names_pictures(tmp_path: Path, stem: str) -> None:
-    _picture(tmp_path / f"{stem}.png")
-    (tmp_path / "list.txt").write_text(f"{stem}.png\n", encoding="utf-8")
-    found = read_testset(tmp_path / "list.txt", ("cat",), "evaluate.sets.x")
-    assert found.sources == []
-    assert len(found.problems) == 1
-    assert found.problems[0].isprintable()
-
-
 def test_a_test_sets_list_may_name_other_folders_but_writes_none(tmp_path: Path) -> None:
     """Its pictures may lie anywhere; what is written has the name alone."""
     _picture(tmp_path / "elsewhere" / "a.png")

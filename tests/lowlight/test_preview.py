@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from dgkd_core.data.exposure import expose
 from dgkd_core.data.manifest import Entry
 from dgkd_core.data.pack import Pack, write_pack
 from dgkd_core.data.pictures import encode_rgb
-from dgkd_core.lowlight.preview import RATIOS, SIDE, Cell, draw, shrunk, strengths, write_preview
+from dgkd_core.lowlight.preview import RATIOS, SIDE, strengths, write_preview
 from dgkd_core.lowlight.synthesis import darken, darken_physical, luma, picture_rng
 
 PHYSICAL: dict[str, Any] = {
@@ -109,9 +108,7 @@ def test_the_sheet_shows_what_darkening_makes_of_a_picture(tmp_path: Path) -> No
     assert np.array_equal(at(0, second), _picture(32, 64, 1))
 
 
-@pytest.mark.parametrize(
-    ("count", "chosen"), [(1, [0]), (2, [0, 1]), (3, [0, 1, 2]), (9, [0, 4, 8])]
-)
+@pytest.mark.parametrize(("count", "chosen"), [(2, [0, 1]), (9, [0, 4, 8])])
 def test_the_first_the_middle_and_the_last_picture_are_shown(
     tmp_path: Path, count: int, chosen: list[int]
 ) -> None:
@@ -133,9 +130,7 @@ def test_the_same_data_give_the_same_bytes(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["physical", "simple"])
-@pytest.mark.parametrize(
-    "sizes", [[(1, 1)], [(1, 900)], [(900, 1)], [(2, 3), (1, 1), (300, 500)], [(2600, 1400)]]
-)
+@pytest.mark.parametrize("sizes", [[(1, 1)], [(1, 900)], [(900, 1)], [(2, 3), (1, 1), (90, 500)]])
 def test_pictures_of_any_size_fit_their_column(
     tmp_path: Path, kind: str, sizes: list[tuple[int, int]]
 ) -> None:
@@ -146,29 +141,6 @@ def test_pictures_of_any_size_fit_their_column(
     assert sheet.shape[0] <= 34 + len(sizes) * (2 * (SIDE + 80) + 16) + 100
     assert (sheet[:, :10] == 255).all()
     assert (sheet[:, -10:] == 255).all()
-
-
-def test_a_picture_is_shrunk_to_its_mean_and_only_if_it_is_large() -> None:
-    small = _picture(SIDE, 9)
-    assert shrunk(small) is small
-    large = _picture(900, 1200)
-    tile = shrunk(large)
-    assert tile.shape == (192, SIDE, 3)
-    assert luma(tile) == pytest.approx(luma(large), abs=0.5)
-    assert tile.std() < 0.5 * large.std()
-    assert shrunk(_picture(1, 4000)).shape == (1, SIDE, 3)
-
-
-def test_text_beside_a_low_tile_gets_its_room_and_words_reach_the_sheet() -> None:
-    low = Cell(np.full((1, 300, 3), 90, np.uint8), "x")
-
-    def drawn(text: str) -> np.ndarray:
-        content = draw(["a", "b"], [[[Cell(None, text), low]], [[low, low]]], ["note"])
-        return np.asarray(Image.open(io.BytesIO(content)))
-
-    short, long = drawn("one"), drawn("one\ntwo\nthree\nfour")
-    assert len(long) - len(short) == 4 * 15 - (1 + 15)
-    assert drawn("one").tobytes() == short.tobytes() != drawn("two").tobytes()
 
 
 def test_a_missing_picture_is_named_and_the_old_sheet_stays(tmp_path: Path) -> None:

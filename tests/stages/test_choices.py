@@ -14,7 +14,7 @@ from dgkd_core.data.exposure import expose
 from dgkd_core.data.manifest import Entry, read_manifest
 from dgkd_core.data.pack import Pack
 from dgkd_core.data.pictures import decode_array, decode_depth, decode_mask
-from dgkd_core.data.samples import Store, whole_depths, whole_pictures
+from dgkd_core.data.samples import Store
 from dgkd_core.evaluation.inference import infer
 from dgkd_core.imaging.dense_crf import DenseCRF
 from dgkd_core.imaging.pamr import PAMR
@@ -50,12 +50,12 @@ def _expected(entry: Entry, source: str) -> np.ndarray:
     masks, store = [], Store()
     if source in ("student", "mean"):
         student, config = load_model("artifacts/student")
-        dark = whole_pictures([entry], store, DARK, config.exposure, dark=True)
-        depth = whole_depths([entry], store, DEPTH)
+        dark = store.pictures([entry], DARK, config.exposure, dark=True)
+        depth = store.depths([entry], DEPTH)
         masks.append(infer(student, dark, depth, [1.0], True)[0][0])
     if source in ("teacher", "mean"):
         teacher, _ = load_model("artifacts/teacher")
-        normal = whole_pictures([entry], store, IMAGES, "none", dark=False)
+        normal = store.pictures([entry], IMAGES, "none", dark=False)
         masks.append(infer(teacher, normal, None, [1.0], True)[0][0])
     labels = read_manifest("artifacts/prepare").label_vector(entry)
     return class_maps(sum(masks) / len(masks), labels)
