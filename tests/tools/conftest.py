@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-from support import environment
 from tables import Finish
 
 from tools.sweeps.repository import Repository
@@ -40,17 +39,14 @@ def plan_file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
-    """A clone with DVC and one commit."""
-    monkeypatch.setenv("PATH", environment()["PATH"])
+def repository(tmp_path: Path) -> Repository:
+    """A clone with one commit."""
     root = tmp_path / "repository"
     root.mkdir()
     made = Repository(root, poll=0)
     for words in ("init -q -b main", "config user.name t", "config user.email t@example.invalid"):
         made.run("git", *words.split())
-    made.run("dvc", "init", "-q")
-    made.run("git", "add", "-A")
-    made.run("git", "commit", "-q", "-m", "start")
+    made.run("git", "commit", "-q", "--allow-empty", "-m", "start")
     return made
 
 

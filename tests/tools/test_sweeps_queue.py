@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from support import one_line
+from support import environment, one_line
 from tables import Finish, make_table, remove
 
 from tools.sweeps.__main__ import main, queue
@@ -113,52 +113,49 @@ def test_mean_and_spread_are_those_of_numpy() -> None:
     assert spread(pd.Series([np.nan])) == "–"
 
 
-class Recording(Repository):
-    """Queues by noting the name; everything else is real."""
-
-    def queue(self, experiment: Experiment) -> None:
-        queued.append(experiment.name)
-
-
-queued: list[str] = []
-
-
 @pytest.mark.full
+def test_dvc_queues_an_experiment_once(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", environment()["PATH"])
+    (repository.root / "params.yaml").write_text("seed: 1\n")
+    (repository.root / "dvc.yaml").write_text('stages: {one: {cmd: "true", params: [seed]}}')
+    repository.run("dvc", "init", "-q")
+    repository.run("git", "add", "-A")
+    repository.run("git", "commit", "-q", "-m", "stage")
+    assert repository.unfinished() == ([], 0)
+    repository.queue(Experiment("plan", "alone", "gain", 0, {}))
+    assert repository.unfinished() == (["plan.alone.gain.s0"], 0)
+
+
 def test_the_queue_leaves_out_what_is_done(
     plan_file: Path,
     tmp_path: Path,
     repository: Repository,
     finish: Finish,
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     plan = read_plan(plan_file)
     finish("plan.alone.gain.s0", 1)
     write_table(plan, tmp_path, repository, "here")
     remove(repository, "plan.alone.gain.s0")
     finish("plan.alone.none.s0", 2)
-    recording = Recording(repository.root)
+    monkeypatch.setattr(Repository, "tasks", lambda self: ({"plan.deep.gain.s1": "Queued"}, 0))
+    monkeypatch.setattr(Repository, "queue", lambda self, run: None)
     capsys.readouterr()
-    queued.clear()
-    queue(plan, tmp_path, recording, rows=["alone"])
-    assert queued == ["plan.alone.none.s1", "plan.alone.gain.s1"]
-    assert capsys.readouterr().out == "".join(f"queued {name}\n" for name in queued)
-    queued.clear()
-    queue(plan, tmp_path, recording, seeds=[0])
-    assert queued == ["plan.deep.gain.s0"]
-    queued.clear()
-    queue(plan, tmp_path, recording, variants=["none"])
-    assert queued == ["plan.alone.none.s1"]
+    for part, names in (
+        ({"rows": ["alone"]}, ["plan.alone.none.s1", "plan.alone.gain.s1"]),
+        ({"rows": ["deep"]}, ["plan.deep.gain.s0"]),
+        ({"seeds": [0]}, ["plan.deep.gain.s0"]),
+        ({"variants": ["none"]}, ["plan.alone.none.s1"]),
+    ):
+        queue(plan, tmp_path, repository, **part)  # type: ignore[arg-type]
+        assert capsys.readouterr().out == "".join(f"queued {name}\n" for name in names)
 
 
-def test_commands_that_fail_say_so_in_a_line(
-    plan_file: Path, tmp_path: Path, repository: Repository
-) -> None:
+def test_a_command_that_fails_is_one_line(repository: Repository) -> None:
     one_line(lambda: repository.run("git", "show", "nothing"), repository.root, "git show nothing")
-    empty = tmp_path / "empty"
-    with pytest.raises(SystemExit, match=rf"^sweeps: .*{empty.name}"):
-        main(["table", str(plan_file), "--repo", str(empty), "--docs", str(tmp_path)])
-    with pytest.raises(SystemExit, match=r"^sweeps: run: no plan given"):
-        main(["run"])
 
 
 def test_of_experiments_with_one_name_the_latest_counts(
@@ -180,15 +177,20 @@ def test_of_experiments_with_one_name_the_latest_counts(
         repository.run("git", "update-ref", "-d", new)
 
 
-@pytest.mark.parametrize("option", [("--rows", "depe"), ("--variants", "gian"), ("--seeds", "7")])
-def test_a_part_that_no_plan_has(plan_file: Path, option: tuple[str, str]) -> None:
-    with pytest.raises(SystemExit, match=rf"^sweeps: {option[0]}: no {option[1]} in these plans"):
-        main(["queue", str(plan_file), *option])
-
-
-def test_no_worker_is_too_few(plan_file: Path) -> None:
-    with pytest.raises(SystemExit, match=r"^sweeps: --jobs is 0, expected 1 or more$"):
-        main(["run", "--jobs", "0", str(plan_file)])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["run"], "run: no plan given"),
+        (["run", "--jobs", "0", "PLAN"], "--jobs is 0, expected 1 or more$"),
+        (["queue", "PLAN", "--rows", "depe"], "--rows: no depe in these plans, expected alone"),
+        (["queue", "PLAN", "--variants", "gian"], "--variants: no gian in these plans"),
+        (["queue", "PLAN", "--seeds", "7"], "--seeds: no 7 in these plans, expected 0, 1"),
+        (["table", "PLAN", "--repo", "missing"], ".*missing"),
+    ],
+)
+def test_a_wrong_command_is_one_line(plan_file: Path, words: list[str], said: str) -> None:
+    with pytest.raises(SystemExit, match=rf"^sweeps: {said}"):
+        main([str(plan_file) if word == "PLAN" else word for word in words])
 
 
 STATUS = """\
@@ -251,52 +253,40 @@ def starts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return asked
 
 
-def test_a_dead_worker_is_replaced(
-    clone: Repository, dvc_says: list[str], starts: list[int]
+def _says(second: str, *workers: int) -> list[str]:
+    """What DVC answers, time after time, with so many workers."""
+    return [STATUS.format(second=second, workers=count) for count in workers]
+
+
+END = STATUS.format(second="Success", workers=2).replace("Running", "Success")
+
+
+@pytest.mark.parametrize(
+    ("answers", "started"),
+    [
+        ([*_says("Queued", 2, 1, 1, 2, 1, 1, 1, 2), END], [2]),  # a dead worker is replaced
+        ([*_says("Running", 2, 0, 0, 0, 0, 0, 2), END], []),  # busy workers do not answer
+        (_says("Running", 2, 0), []),  # killed: what they ran is given up
+        ([*_says("Queued", 1), *_says("Success", 1, 1, 1, 1, 1), END], []),  # one is enough
+        (_says("Success", 0), []),  # nothing to wait for
+    ],
+)
+def test_workers_that_die(
+    answers: list[str],
+    started: list[int],
+    clone: Repository,
+    dvc_says: list[str],
+    starts: list[int],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    two, one = (STATUS.format(second="Queued", workers=w) for w in (2, 1))
-    dvc_says += [two, one, one, two, one, one, one, two]
-    dvc_says.append(STATUS.format(second="Success", workers=2).replace("Running", "Success"))
+    dvc_says += answers
     clone.wait(NAMES, 2)
-    assert starts == [2]
-    assert len(dvc_says) == 1
-
-
-def test_busy_workers_are_not_dead_ones(
-    clone: Repository, dvc_says: list[str], starts: list[int], capsys: pytest.CaptureFixture[str]
-) -> None:
-    running, silent = (STATUS.format(second="Running", workers=w) for w in (2, 0))
-    dvc_says += [running, *5 * [silent], running, running.replace("Running", "Success")]
-    clone.wait(NAMES, 2)
-    assert len(dvc_says) == 1
-    assert starts == []
-
-
-def test_runs_of_workers_that_were_killed_are_given_up(
-    clone: Repository, dvc_says: list[str], starts: list[int]
-) -> None:
-    dvc_says += [STATUS.format(second="Running", workers=w) for w in (2, 0)]
-    clone.wait(NAMES, 2)
-    assert starts == []
-
-
-def test_the_last_run_needs_one_worker(
-    clone: Repository, dvc_says: list[str], starts: list[int]
-) -> None:
-    first, last = (STATUS.format(second=s, workers=1) for s in ("Queued", "Success"))
-    dvc_says += [first, *5 * [last], last.replace("Running", "Success")]
-    clone.wait(NAMES, 2)
-    assert starts == []
+    assert (starts, len(dvc_says)) == (started, 1)
 
 
 def test_waiting_for_dead_workers_is_not_for_ever(
     clone: Repository, dvc_says: list[str], starts: list[int]
 ) -> None:
-    dvc_says += [STATUS.format(second="Queued", workers=w) for w in (1, 0)]
+    dvc_says += _says("Queued", 1, 0)
     one_line(lambda: clone.wait(NAMES, 2), "workers stop again and again")
     assert starts == [2, 2, 2]
-
-
-def test_nothing_to_wait_for(clone: Repository, dvc_says: list[str]) -> None:
-    dvc_says.append(STATUS.format(second="Success", workers=0))
-    clone.wait(["plan.alone.gain.s0"], 1)

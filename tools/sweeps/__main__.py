@@ -4,7 +4,6 @@
     python -m tools.sweeps queue experiments/lambda.yaml --seeds 0 queue only, or a part of it
     python -m tools.sweeps table                                   write what has finished so far
     python -m tools.sweeps table --repo ../other-clone             ... of runs in another clone
-    python -m tools.sweeps commands [PLAN ...]                     write experiments/PLAN.sh anew
 
 What is queued, finished or recorded in docs/PLAN.csv is not queued again. ``run`` may be stopped
 and started again: what is queued stays with DVC, whose workers go on until ``dvc queue stop``.
@@ -19,8 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dgkd_core.runtime.errors import InputError
-from dgkd_core.runtime.files import write_text
-from tools.sweeps.plan import Plan, commands, read_plan
+from tools.sweeps.plan import Plan, read_plan
 from tools.sweeps.repository import Repository
 from tools.sweeps.table import recorded, write_table
 
@@ -84,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = made.add_argument
-    add("do", choices=["run", "queue", "table", "commands"])
+    add("do", choices=["run", "queue", "table"])
     add("plans", nargs="*", type=Path, metavar="PLAN", help="default: all in experiments/")
     add("--repo", type=Path, default=ROOT, help="the clone that the experiments run in (this one)")
     add("--docs", type=Path, default=ROOT / "docs", help="where tables and figures go (docs)")
@@ -108,12 +106,7 @@ def _check(plans: Sequence[Plan], args: argparse.Namespace) -> None:
 
 
 def _do(args: argparse.Namespace) -> None:
-    paths = args.plans or plan_files()
-    plans = [read_plan(path) for path in paths]
-    if args.do == "commands":
-        for path, plan in zip(paths, plans, strict=True):
-            write_text(path.with_suffix(".sh"), commands(plan))
-        return
+    plans = [read_plan(path) for path in args.plans or plan_files()]
     repository = Repository(args.repo)
     if args.do in ("run", "queue"):
         if not args.plans:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,16 +192,3 @@ def read_plan(path: Path) -> Plan:
         raise InputError(f"{path}: {place + ': ' if place else ''}{said}") from error
     except TypeError as error:  # a key that is no text, or `name`
         raise InputError(f"{path}: {reason(error)}") from error
-
-
-def commands(plan: Plan) -> str:
-    """The plan as a shell script: a ``dvc exp run --queue`` for every run."""
-    head = [
-        "#!/bin/sh",
-        f"# {plan.title}: all {len(list(plan.experiments()))} runs, for DVC's queue.",
-        f"# Made from {plan.name}.yaml by `python -m tools.sweeps commands`. `make sweeps` queues",
-        "# the same, but what is done already, runs it and writes the tables.",
-        "set -e",
-    ]
-    lines = [shlex.join(experiment.command()) for experiment in plan.experiments()]
-    return "\n".join([*head, *lines, "# dvc queue start -j 1", ""])

@@ -16,8 +16,8 @@ from dgkd_core.runtime.parallel import cores
 from dgkd_core.runtime.progress import Progress
 from tools.sweeps.plan import Experiment
 
-PATIENCE = 3  # looks at too few workers, before they are believed
-BUSY = 10  # times as many where as many experiments run as should
+PATIENCE = 3  # times that too few workers are seen before others are started
+BUSY = 30  # the same while as many experiments run as should
 
 
 @dataclass(frozen=True)
@@ -90,11 +90,11 @@ class Repository:
     def wait(self, names: Collection[str], jobs: int) -> None:
         """Wait until ``jobs`` workers have run what is queued of ``names``, with progress.
 
-        A worker of DVC may die between two tasks: two of them read the messages that they get
-        through files, now and then one that is half written. Another takes its place.
+        A worker of DVC may die between two tasks: two workers exchange messages through files, and
+        now and then one reads a file that is half written. Workers are then started again.
 
         Raises:
-            InputError: no experiment ends between one worker's death and the next, time and again.
+            InputError: workers die again and again, and no experiment ends in between.
         """
         total = len(set(names).intersection(self.unfinished()[0]))
         if not total:
@@ -105,25 +105,21 @@ class Repository:
             while done < total:
                 time.sleep(self.poll)
                 tasks, workers = self.tasks()
-                queued, running = (
-                    {name for name in names if tasks.get(name) == state}
-                    for state in ("Queued", "Running")
-                )
-                wanted = min(jobs, len(queued | running))
-                missing = missing + 1 if workers < wanted else 0
-                # one that is at work may be too busy to answer
-                patience = PATIENCE if len(running) < wanted else BUSY * PATIENCE
-                if not workers and missing >= patience:
-                    running = set()  # what ran has died with them
-                now = total - len(queued | running)
-                restarts = 0 if now > done else restarts
-                yield from range(done, now)
-                done = max(done, now)
-                if missing >= patience and queued:
+                states = [tasks.get(name) for name in names]
+                queued, running = states.count("Queued"), states.count("Running")
+                missing = missing + 1 if workers < min(jobs, queued + running) else 0
+                # a worker that is busy may not answer: be more patient while all of them may be
+                dead = missing >= (PATIENCE if running < min(jobs, queued + running) else BUSY)
+                if dead and not workers:
+                    running = 0  # what ran has died with its worker
+                now = total - queued - running
+                if now > done:
+                    yield from range(done, now)
+                    done, restarts = now, 0
+                if dead and queued:
                     if restarts == PATIENCE:
-                        raise InputError(
-                            "DVC's workers stop again and again; `dvc queue logs NAME` says more"
-                        )
+                        said = "DVC's workers stop again and again"
+                        raise InputError(f"{said}; `dvc queue logs NAME` says more")
                     self.start(jobs)
                     missing, restarts = 0, restarts + 1
 
