@@ -262,6 +262,12 @@ class _Training(_Section):
         description="learning rate factor of layers without weights of their own, 10 in the paper"
     )
     weight_decay: float = Field(ge=0, description="weight decay; biases and norms have none")
+    ema: float = Field(
+        ge=0,
+        lt=1,
+        description="decay of an exponential moving average of the weights, which is scored and "
+        "saved in their place; it spans about the last 1 / (1 - ema) steps; 0 (the paper): none",
+    )
 
     @model_validator(mode="after")
     def _check_training(self) -> _Training:

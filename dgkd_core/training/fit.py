@@ -51,12 +51,13 @@ def train_and_score(
     manifest, truth = crops.manifest, Path(ARTIFACTS, "prepare", "masks_val.zip")
     has_truth = any(view.store.has(truth, f"{entry.id}.png") for entry in manifest.split("val"))
 
-    def scored(label: str) -> Result:
+    def scored(network: nn.Module, label: str) -> Result:
         cache = state.cache("val")
-        return score(model, manifest, truth, view, Protocol(), device, label, cache)
+        return score(network, manifest, truth, view, Protocol(), device, label, cache)
 
-    def miou_after(step: int) -> dict[str, float]:
-        miou = distributed.broadcast(scored(f"{stage}, val after step {step}").confusion.miou())
+    def miou_after(network: nn.Module, step: int) -> dict[str, float]:
+        result = scored(network, f"{stage}, val after step {step}")
+        miou = distributed.broadcast(result.confusion.miou())
         return {"miou": miou} if miou == miou else {}
 
     with live_curve(stage) as log:
@@ -75,7 +76,7 @@ def train_and_score(
         )
         if distributed.is_main_process():
             save_model(Path(ARTIFACTS, folder), model, config)
-        result = scored(f"{stage}, val")
+        result = scored(model, f"{stage}, val")
         miou = result.confusion.miou()
         if miou == miou:
             log({"step": section.iterations, "miou": miou})

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
+from torch.optim.swa_utils import AveragedModel
 
 from dgkd_core.runtime import distributed, signals
 from dgkd_core.runtime.device import RandomStates, random_states, set_random_states
@@ -32,7 +33,12 @@ Log = Callable[[Row], None]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to optimise. ``new_layers`` is the learning rate factor of layers without weights."""
+    """How to optimise.
+
+    Attributes:
+        new_layers: learning rate factor of layers without weights.
+        ema: decay of the moving average of the weights, 0 to below 1; 0: none.
+    """
 
     iterations: int
     optimizer: str
@@ -42,6 +48,7 @@ class Recipe:
     lr_warmup: int
     new_layers: float
     weight_decay: float
+    ema: float = 0.0
 
     @classmethod
     def of(cls, section: Any) -> Recipe:
@@ -90,6 +97,24 @@ def make_optimizer(
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=recipe.lr, momentum=0.9, fused=fused)
     return torch.optim.AdamW(groups, lr=recipe.lr, fused=fused)
+
+
+def moving_average(model: nn.Module, decay: float) -> AveragedModel:
+    """An exponential moving average of a network's weights and of its norms' statistics.
+
+    After the first update it is the network itself, after each other decay·average +
+    (1 − decay)·network; buffers of whole numbers are copied.
+    """
+
+    def update(average: Any, now: Any, updates: Any) -> None:
+        if average[0].is_floating_point():
+            torch._foreach_lerp_(average, now, 1 - decay)
+        else:
+            torch._foreach_copy_(average, now)
+
+    averaged = AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+    averaged.eval().requires_grad_(False)
+    return averaged
 
 
 class _Watch:
@@ -169,7 +194,12 @@ class _Run:
     name = "training"
 
     def __init__(
-        self, modules: Sequence[nn.Module], optimizer: Any, schedule: Any, scaler: Any
+        self,
+        modules: Sequence[nn.Module],
+        optimizer: Any,
+        schedule: Any,
+        scaler: Any,
+        average: AveragedModel | None,
     ) -> None:
         self.parts = {
             "optimizer": optimizer,
@@ -177,6 +207,8 @@ class _Run:
             "scaler": scaler,
             **{f"module_{i}": module for i, module in enumerate(modules)},
         }
+        if average is not None:
+            self.parts["average"] = average
         self.step = 0
         self.scored = 0  # the last step after which it was scored
         self.curve: list[dict[str, float]] = []
@@ -212,11 +244,12 @@ class Validation:
 
     Args:
         times: how many, evenly spread; none at the end, where the stage scores what it has made.
-        score: the network's named scores after a step; all processes call it and get the same.
+        score: named scores of a network after a step: of the first module that is trained, or of
+            its moving average; all processes call it and get the same.
     """
 
     times: int
-    score: Callable[[int], Mapping[str, float]]
+    score: Callable[[nn.Module, int], Mapping[str, float]]
 
     def steps(self, iterations: int) -> set[int]:
         """After which steps."""
@@ -259,7 +292,8 @@ def train(
         step: a batch on the device and the step's number to named losses; they are summed.
         batches: the batches from a given step on, at least to ``recipe.iterations``; of several
             processes each gets its part of them, and all end with the same weights.
-        modules: what is trained.
+        modules: what is trained; the first of them becomes its moving average at the end, where
+            the recipe has one.
         pretrained: the parameters that keep the base learning rate; all others are new.
         state: where the run is saved now and then, when it is asked to stop and at its end; a run
             that finds itself there goes on, and ends with the same bytes.
@@ -285,7 +319,8 @@ def train(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, recipe.factor)
     scaler = torch.amp.GradScaler(device.type, enabled=precision.scale)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    run = _Run(modules, optimizer, schedule, scaler)
+    average = moving_average(modules[0], recipe.ema) if recipe.ema else None
+    run = _Run(modules, optimizer, schedule, scaler, average)
     if state is not None and (content := state.load(run.name)) is not None:
         run.take(content, device)
     every = max(1, recipe.iterations // 100)
@@ -334,7 +369,7 @@ def train(
         if validation is not None and i in to_score and run.scored < i:
             save()  # whatever ends the scoring, it goes on with these weights
             with _evaluating(modules, device):
-                scores = validation.score(i)
+                scores = validation.score(modules[0] if average is None else average.module, i)
             run.scored = i
             if scores:
                 add({"step": i, **scores})
@@ -353,6 +388,8 @@ def train(
             )
         scaler.step(optimizer)
         scaler.update()
+        if average is not None:
+            average.update_parameters(modules[0])
         rate = recipe.lr * recipe.factor(i)
         schedule.step()
         for name, value in losses.items():
@@ -373,6 +410,8 @@ def train(
             raise Interrupted(asked)
     for module in modules:
         module.eval()
+    if average is not None:
+        modules[0].load_state_dict(average.module.state_dict())
     return run.curve
 
 

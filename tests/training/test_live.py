@@ -7,6 +7,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -180,13 +181,13 @@ def _run(
 def _scoring(model: Moody, times: int = 3, stop: int | None = None) -> Validation:
     """Draws from the generators, as no scoring should, and uses the network."""
 
-    def score(step: int) -> dict[str, float]:
-        assert not any(layer.training for layer in model.modules())
+    def score(network: nn.Module, step: int) -> dict[str, float]:
+        assert not any(layer.training for layer in [*model.modules(), *network.modules()])
         if step == stop:
             raise Broken
         np.random.random(step)  # noqa: NPY002
         with torch.inference_mode():
-            return {"miou": float(model(torch.rand(5, 3)).mean())}
+            return {"miou": float(network(torch.rand(5, 3)).mean())}
 
     return Validation(times, score)
 
@@ -218,7 +219,7 @@ def test_scores_on_the_way_change_nothing_of_what_is_trained(times: int) -> None
 def test_they_are_spread_evenly_and_none_is_at_the_end(
     times: int, iterations: int, steps: set[int]
 ) -> None:
-    assert Validation(times, lambda step: {}).steps(iterations) == steps
+    assert Validation(times, lambda network, step: {}).steps(iterations) == steps
 
 
 @pytest.mark.full
@@ -251,6 +252,42 @@ def test_a_run_that_broke_while_it_was_scored_goes_on_with_the_score(
     assert bytes_below(Path("metrics")) == expected
 
 
+def _weights(ema: float) -> tuple[list[dict[str, Tensor]], list[dict[str, Tensor]]]:
+    """The network after each of three steps, the last as it is kept, and as it is scored."""
+    torch.manual_seed(4)
+    model, seen, scored = Moody(), list[dict[str, Tensor]](), list[dict[str, Tensor]]()
+    data = torch.arange(45.0).sin().view(3, 5, 3)
+
+    def losses(batch: Batch, i: int) -> Losses:
+        seen.append(deepcopy(model.state_dict()))
+        return {"a": model(batch["x"]).square().mean()}
+
+    def score(network: nn.Module, step: int) -> dict[str, float]:
+        scored.append(deepcopy(network.state_dict()))
+        return {}
+
+    recipe = replace(RECIPE, iterations=3, ema=ema)
+    batches = from_step([{"x": x} for x in data])
+    train("toy", losses, batches, [model], recipe, CPU, validation=Validation(2, score))
+    return [*seen[1:], model.state_dict()], scored
+
+
+def test_a_moving_average_is_scored_and_kept_in_the_networks_place() -> None:
+    """Computed by hand: weights and statistics of norms are averaged, counts are the last."""
+    (first, second, third), _ = _weights(0.0)
+    (*trained, kept), scored = _weights(0.75)
+    assert _same(trained[0], first)
+    assert _same(trained[1], second)
+    assert _same(scored[0], first)
+    for name, last in third.items():
+        if not last.is_floating_point():
+            assert (scored[1][name], kept[name]) == (2, 3)
+            continue
+        two = 0.75 * first[name] + 0.25 * second[name]
+        torch.testing.assert_close(scored[1][name], two)
+        torch.testing.assert_close(kept[name], 0.75 * two + 0.25 * last)
+
+
 def test_without_a_score_there_is_no_row() -> None:
-    curve, _ = _run(lambda model: replace(_scoring(model), score=lambda step: {}))
+    curve, _ = _run(lambda model: replace(_scoring(model), score=lambda network, step: {}))
     assert all("lr" in row for row in curve)

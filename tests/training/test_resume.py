@@ -76,12 +76,12 @@ def _equal(a: Any, b: Any) -> bool:
     return a[0] == b[0] and all(torch.equal(a[1][key], b[1][key]) for key in a[1])
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("changes", [{}, {"optimizer": "adamw"}, {"ema": 0.7}])
 @pytest.mark.parametrize("stops", [[1], [5], [11], [2, 3, 3, 9]])
 def test_a_run_that_broke_ends_with_the_same_bits(
-    optimizer: str, stops: list[int], place: Path
+    changes: dict[str, Any], stops: list[int], place: Path
 ) -> None:
-    recipe = replace(RECIPE, optimizer=optimizer)
+    recipe = replace(RECIPE, **changes)
     whole = _run(recipe, None)
     for stop in stops:
         state = State("toy")
@@ -94,11 +94,12 @@ def test_a_run_that_broke_ends_with_the_same_bits(
     assert not place.exists()
 
 
-def test_a_run_that_broke_after_its_end_trains_no_more(place: Path) -> None:
-    state = State("toy")
-    whole = _run(RECIPE, state)
+@pytest.mark.parametrize("ema", [0.0, 0.7])
+def test_a_run_that_broke_after_its_end_trains_no_more(ema: float, place: Path) -> None:
+    state, recipe = State("toy"), replace(RECIPE, ema=ema)
+    whole = _run(recipe, state)
     state.close(succeeded=False)
-    assert _equal(_run(RECIPE, State("toy"), stop=0), whole)
+    assert _equal(_run(recipe, State("toy"), stop=0), whole)
 
 
 def test_the_curve_of_a_long_run_goes_on_within_a_row(place: Path) -> None:
