@@ -10,13 +10,14 @@ import os
 import platform
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from packaging.requirements import Requirement
 
@@ -44,9 +45,12 @@ class Finding:
     text: str
 
 
+ok, warn, problem = (partial(Finding, level) for level in get_args(Level))
+
+
 def packages() -> Iterator[Finding]:
     """Python and what pyproject.toml asks for: the rest, the chain's and those of other extras."""
-    yield Finding("ok", f"Python {platform.python_version()}, {platform.system()}")
+    yield ok(f"Python {platform.python_version()}, {platform.system()}")
     wrong: dict[str, list[str]] = {}
     for text in requires("dgkd") or []:
         wanted = Requirement(text)
@@ -67,7 +71,7 @@ def packages() -> Iterator[Finding]:
         get = f"pip install 'dgkd[{extra}]'" if extra else "pip install dgkd"
         yield Finding("problem" if needed else "warn", f"{'; '.join(lines)}{whom} ({get})")
     if not wrong.keys() & {"", "pipeline"}:
-        yield Finding("ok", ", ".join(f"{name} {version(name)}" for name in TOLD))
+        yield ok(", ".join(f"{name} {version(name)}" for name in TOLD))
 
 
 def _convolve(device: Any) -> None:
@@ -89,22 +93,22 @@ def devices() -> Iterator[Finding]:
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     for index in range(gpus):
         found = torch.cuda.get_device_properties(index)
-        yield Finding("ok", f"GPU {index}: {found.name}, {found.total_memory / GB:.0f} GB")
+        yield ok(f"GPU {index}: {found.name}, {found.total_memory / GB:.0f} GB")
     shared = Path("/dev/shm")
     if gpus > 1 and shared.is_dir() and (free := shutil.disk_usage(shared).free) < LITTLE_SHARED:
         said = f"{shared}: {free / GB:.2f} GB free, little for {gpus} GPUs' processes"
-        yield Finding("warn", f"{said} (docker: --shm-size)")
+        yield warn(f"{said} (docker: --shm-size)")
     if Path("/proc/driver/nvidia").exists() and not torch.cuda.is_available():
         built = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
-        yield Finding("warn", f"an NVIDIA driver, but torch (built {built}) finds no GPU")
+        yield warn(f"an NVIDIA driver, but torch (built {built}) finds no GPU")
     device = get_device()
     try:
         _convolve(device)
     except RuntimeError as error:
-        yield Finding("problem", f"device {device}: a convolution fails ({reason(error)})")
+        yield problem(f"device {device}: a convolution fails ({reason(error)})")
         return
     small = "" if device.type == "cuda" else "; the paper's settings need a GPU, the scenes do not"
-    yield Finding("ok", f"device {device}: a convolution forward and backward{small}")
+    yield ok(f"device {device}: a convolution forward and backward{small}")
 
 
 def machine() -> Iterator[Finding]:
@@ -116,7 +120,7 @@ def machine() -> Iterator[Finding]:
     told = [f"{cores()} cores"]
     told += [f"OMP_NUM_THREADS={threads}"] if threads else []
     told += [f"DGKD_WORKERS={workers}"] if workers is not None else []
-    yield Finding("ok", ", ".join(told))
+    yield ok(", ".join(told))
     few = memory() < LITTLE_MEMORY
     yield Finding("warn" if few else "ok", f"{memory() / GB:.1f} GB of memory")
     if workers != 0:
@@ -141,33 +145,33 @@ def repository() -> Iterator[Finding]:
     here = str(Path.cwd())
     yield _disk(Path(), "this folder")
     if set("{}") & set(here):
-        yield Finding("problem", f"{here}: DVC fails where a path holds {{ or }}; move the project")
+        yield problem(f"{here}: DVC fails where a path holds {{ or }}; move the project")
     try:
         getpass.getuser()
     except (KeyError, OSError):
         who = f"user {os.getuid()} has no name in /etc/passwd, and DVC needs one"
-        yield Finding("problem", f"{who} (export USER=me)")
+        yield problem(f"{who} (export USER=me)")
         return
     try:
         with closing(Repo(str(Path.cwd()))) as repo:
             if isinstance(repo.scm, Git):
                 dirty = "changed files" if repo.scm.is_dirty(untracked_files=False) else "clean"
-                yield Finding("ok", f"git: {repo.scm.get_rev()[:7]}, {dirty}")
+                yield ok(f"git: {repo.scm.get_rev()[:7]}, {dirty}")
                 try:
                     pygit2.Repository(repo.scm.root_dir)
                 except pygit2.GitError as error:
                     way = f"git config --global --add safe.directory '{repo.scm.root_dir}'"
-                    yield Finding("problem", f"git: {reason(error)} ({way})")
+                    yield problem(f"git: {reason(error)} ({way})")
             else:
-                yield Finding("warn", "git: no repository, so `dvc exp` has nothing to keep it in")
+                yield warn("git: no repository, so `dvc exp` has nothing to keep it in")
             cache = Path(repo.cache.local.path)
             place = next(path for path in (cache, *cache.parents) if path.exists())
             yield _disk(place, f"DVC's cache {cache}")
             if set("#?") & set(here) or not f"{here}{cache}".isascii():
                 said = f"{here}: `dvc exp run --temp` and the queue fail where the project's path"
-                yield Finding("warn", f"{said} or its cache's holds #, ? or letters beyond ASCII")
+                yield warn(f"{said} or its cache's holds #, ? or letters beyond ASCII")
     except (DvcException, SCMError, OSError) as error:
-        yield Finding("problem", f"DVC: {reason(error)} (`dvc init` makes a repository)")
+        yield problem(f"DVC: {reason(error)} (`dvc init` makes a repository)")
 
 
 def _data(params: Params) -> Iterator[Finding]:
@@ -175,7 +179,7 @@ def _data(params: Params) -> Iterator[Finding]:
 
     data = params.data
     if data.kind == "scenes":
-        yield Finding("ok", "data: scenes, drawn by the code")
+        yield ok("data: scenes, drawn by the code")
         return
     found = find(data)
     counts = ", ".join(
@@ -185,19 +189,17 @@ def _data(params: Params) -> Iterator[Finding]:
     if found.problems:
         first = found.problems[0]
         more = f" … and {len(found.problems) - 1} more" if found.problems[1:] else ""
-        yield Finding("problem", f"data.root: {first}{more} (`prepare` names all)")
+        yield problem(f"data.root: {first}{more} (`prepare` names all)")
     else:
-        yield Finding("ok", f"data: {data.kind} in {resolve(data.root)}: {counts} pictures")
+        yield ok(f"data: {data.kind} in {resolve(data.root)}: {counts} pictures")
 
 
 def _measured(params: Params) -> Iterator[Finding]:
     root = resolve(params.data.depth_root)
-    if params.depth.model != "given":
-        return
-    if params.data.depth_root == NOT_USED or not root.is_dir():
-        yield Finding("problem", f"data.depth_root: {root} is no folder, expected maps ID.png")
-    else:
-        yield Finding("ok", f"data.depth_root: {root}")
+    if params.depth.model == "given":
+        there = params.data.depth_root != NOT_USED and root.is_dir()
+        said = f"data.depth_root: {root}"
+        yield ok(said) if there else problem(f"{said} is no folder, expected maps ID.png")
 
 
 def _watched(params: Params) -> Iterator[Finding]:
@@ -207,22 +209,20 @@ def _watched(params: Params) -> Iterator[Finding]:
     given |= {f"evaluate.sets.{name}": path for name, path in params.evaluate.sets.items()}
     for key, path in given.items():
         if (ignoring := resolve(path) / ".dvcignore").exists():
-            yield Finding(
-                "problem", f"{key}: {ignoring}: DVC takes no data that holds one; remove it"
-            )
+            yield problem(f"{key}: {ignoring}: DVC takes no data that holds one; remove it")
         if (absolute := for_experiments(path)) != path:
             said = f"{key}: `dvc exp run --temp` and the queue do not find {path}"
-            yield Finding("warn", f"{said}; give {absolute}, as `dgkd preset` does")
+            yield warn(f"{said}; give {absolute}, as `dgkd preset` does")
 
 
 def _pinned(key: str, path: Path, pin: str | None, kind: str) -> Finding:
     """A file or folder that params name and pin."""
     if not (path.is_file() if kind == "file" else path.is_dir()):
-        return Finding("problem", f"{key}: {path} is no {kind}")
+        return problem(f"{key}: {path} is no {kind}")
     if pin is not None and sha256(path) != pin:
         said = f"{key}: {path} is not the pinned one (`dgkd preset` writes the pin anew)"
-        return Finding("problem", said)
-    return Finding("ok", f"{key}: {path}" + (", as pinned" if pin else ""))
+        return problem(said)
+    return ok(f"{key}: {path}" + (", as pinned" if pin else ""))
 
 
 def _on_hub(hub_id: str, revision: str | None) -> Finding:
@@ -232,24 +232,23 @@ def _on_hub(hub_id: str, revision: str | None) -> Finding:
 
     from dgkd_core.depth.files import WEIGHTS
 
+    said = f"depth.model: {hub_id}"
     try:
         cached = try_to_load_from_cache(hub_id, WEIGHTS, revision=revision)
     except HFValidationError:
-        said = f"depth.model: {hub_id} is neither a folder nor a hub id such as Intel/dpt-large"
-        return Finding("problem", said)
+        return problem(f"{said} is neither a folder nor a hub id such as Intel/dpt-large")
     if isinstance(cached, str):
-        return Finding("ok", f"depth.model: {hub_id}, in the hub's cache")
+        return ok(f"{said}, in the hub's cache")
     if HF_HUB_OFFLINE:
-        said = f"depth.model: {hub_id} is neither a folder nor in the hub's cache"
-        return Finding("problem", f"{said}, and HF_HUB_OFFLINE is set")
-    said = f"depth.model: {hub_id} is no folder here; depth_model will fetch it from the hub"
-    return Finding("warn", said)
+        lacking = "is neither a folder nor in the hub's cache, and HF_HUB_OFFLINE is set"
+        return problem(f"{said} {lacking}")
+    return warn(f"{said} is no folder here; depth_model will fetch it from the hub")
 
 
 def _weights(params: Params) -> Iterator[Finding]:
     model, depth, teacher = params.model, params.depth, params.teacher
     if model.weights == "imagenet":
-        yield Finding("warn", "model.weights: imagenet, fetched from the network when first used")
+        yield warn("model.weights: imagenet, fetched from the network when first used")
     elif model.weights is not None:
         path = resolve(model.weights)
         yield _pinned("model.weights", path, model.weights_sha256, "file")
@@ -266,10 +265,10 @@ def project() -> Iterator[Finding]:
     """What the params.yaml of this folder asks for, and whether it is there."""
     if not Path("params.yaml").exists():
         here = "no params.yaml here: run it in the project's root to look at data and weights"
-        yield Finding("warn", here)
+        yield warn(here)
         return
     params = load_params()
-    yield Finding("ok", "params.yaml: every value is allowed")
+    yield ok("params.yaml: every value is allowed")
     for part in (_data, _measured, _watched, _weights):
         yield from _guarded(partial(part, params))
     yield from _guarded(repository)
@@ -280,9 +279,9 @@ def _guarded(part: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
     try:
         yield from part()
     except InputError as error:
-        yield from (Finding("problem", line) for line in str(error).splitlines())
+        yield from (problem(line) for line in str(error).splitlines())
     except (ImportError, OSError) as error:
-        yield Finding("problem", reason(error))
+        yield problem(reason(error))
 
 
 def findings() -> Iterator[Finding]:
@@ -293,13 +292,11 @@ def findings() -> Iterator[Finding]:
 
 def examine() -> int:
     """Print what is found; 1 where something would stop `dvc repro`, else 0."""
-    counts = dict.fromkeys(("ok", "warn", "problem"), 0)
+    counts: Counter[Level] = Counter()
     for finding in findings():
         counts[finding.level] += 1
         print(f"{finding.level:<8} {finding.text}", flush=True)
-    told = [
-        f"{counts[level]} {name}{'' if counts[level] == 1 else 's'}"
-        for level, name in (("problem", "problem"), ("warn", "warning"))
-    ]
-    print(f"dgkd doctor: {', '.join(told)}", file=sys.stderr if counts["problem"] else sys.stdout)
-    return 1 if counts["problem"] else 0
+    problems, warnings = counts["problem"], counts["warn"]
+    told = f"{problems} problem{'s' * (problems != 1)}, {warnings} warning{'s' * (warnings != 1)}"
+    print(f"dgkd doctor: {told}", file=sys.stderr if problems else sys.stdout)
+    return 1 if problems else 0

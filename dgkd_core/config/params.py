@@ -123,21 +123,27 @@ def validate(values: Any, name: str = "params.yaml") -> Params:
         raise InputError(f"{name}: {error}") from error
 
 
-def yaml_problem(error: Exception) -> str:
+def _yaml_problem(error: Exception) -> str:
     """What is wrong with a YAML file, in one line."""
     if isinstance(error, MarkedYAMLError) and error.problem and error.problem_mark:
         return f"line {error.problem_mark.line + 1}: {' '.join(error.problem.split())}"
     return " ".join(str(error).split())
 
 
-def load_params(path: str | Path = "params.yaml") -> Params:
-    """Read and validate params.yaml (YAML 1.2, so ``1e-4`` is a number)."""
-    path = Path(path)
+def read_yaml(path: Path, yaml: YAML) -> Any:
+    """What a YAML file holds.
+
+    Raises:
+        InputError: it is missing or no YAML.
+    """
     try:
-        with open(path, encoding="utf-8") as file:
-            values = YAML(typ="safe", pure=True).load(file)
+        return yaml.load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; run from the project's root folder") from error
     except (YAMLError, UnicodeDecodeError, OSError) as error:
-        raise InputError(f"{path}: not readable as YAML ({yaml_problem(error)})") from error
-    return validate(values, str(path))
+        raise InputError(f"{path}: not readable as YAML ({_yaml_problem(error)})") from error
+
+
+def load_params(path: str | Path = "params.yaml") -> Params:
+    """Read and validate params.yaml (YAML 1.2, so ``1e-4`` is a number)."""
+    return validate(read_yaml(Path(path), YAML(typ="safe", pure=True)), str(path))

@@ -12,7 +12,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.tokens import CommentToken
 
-from dgkd_core.config.params import validate, wants_text, yaml_problem
+from dgkd_core.config.params import read_yaml, validate, wants_text
 from dgkd_core.config.schema import DATA_ROOTS, NOT_USED
 from dgkd_core.runtime.errors import InputError
 from dgkd_core.runtime.files import sha256, write_text
@@ -35,12 +35,7 @@ def _yaml() -> YAML:
 
 
 def _read(path: Path) -> CommentedMap:
-    try:
-        values = _yaml().load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; run from the project's root folder") from error
-    except (YAMLError, UnicodeDecodeError, OSError) as error:
-        raise InputError(f"{path}: not readable as YAML ({yaml_problem(error)})") from error
+    values = read_yaml(path, _yaml())
     if not isinstance(values, CommentedMap):
         raise InputError(f"{path}: expected sections such as data: and teacher:")
     return values
@@ -135,7 +130,7 @@ def _plain(value: Any) -> Any:
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_plain(item) for item in value]
-    if isinstance(value, float) and not isinstance(value, bool):
+    if isinstance(value, float):
         return float(value)
     return value
 
@@ -152,23 +147,22 @@ def _expand_home(section: CommentedMap) -> None:
 def _pin(params: CommentedMap, folder: Path) -> None:
     """Pin the files that params name: another content under the same name is another parameter."""
     model, depth, teacher = params["model"], params["depth"], params["teacher"]
-    given = teacher["model"]
-    if given is not None and not resolve(given, folder).is_dir():
-        raise InputError(f"teacher.model: {resolve(given, folder)} is not a folder")
-    teacher["model_sha256"] = None if given is None else sha256(resolve(given, folder))
-    weights = model["weights"]
-    local = isinstance(weights, str) and weights != "imagenet"
-    if local and not resolve(weights, folder).is_file():
-        raise InputError(f"model.weights: {resolve(weights, folder)} is not a file")
-    model["weights_sha256"] = sha256(resolve(weights, folder)) if local else None
-    source = depth["model"]
-    if isinstance(source, str) and source not in _SPECIAL_DEPTH:
-        path = resolve(source, folder)
-        if path.is_dir():
-            depth["revision"] = sha256(path)
-        elif len(str(depth["revision"])) == 64:
-            depth["revision"] = None
-    else:
+
+    def pinned(key: str, value: str, kind: str) -> str:
+        path = resolve(value, folder)
+        if not (path.is_dir() if kind == "folder" else path.is_file()):
+            raise InputError(f"{key}: {path} is not a {kind}")
+        return sha256(path)
+
+    given, weights, source = teacher["model"], model["weights"], depth["model"]
+    teacher["model_sha256"] = given if given is None else pinned("teacher.model", given, "folder")
+    local = weights not in (None, "imagenet")
+    model["weights_sha256"] = pinned("model.weights", weights, "file") if local else None
+    if source in _SPECIAL_DEPTH:
+        depth["revision"] = None
+    elif (path := resolve(source, folder)).is_dir():
+        depth["revision"] = sha256(path)
+    elif len(str(depth["revision"])) == 64:  # a folder's pin, and this one is on the hub
         depth["revision"] = None
 
 

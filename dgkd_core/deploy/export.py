@@ -14,6 +14,7 @@ import operator
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -312,12 +313,9 @@ def run_torch(content: bytes | Path) -> Run:
 def dark_pictures(count: int, height: int, width: int, seed: int = 0) -> list[np.ndarray]:
     """Drawn night scenes, (height, width, 3) uint8 each."""
     size = max(height, width, 32)
+    darken = partial(darken_physical, ratio=(20.0, 20.0), shot=(3e-4, 3e-4))
     drawn = [render(seed, "val", i, size).image[:height, :width] for i in range(count)]
-    rngs = [picture_rng(seed, str(i)) for i in range(count)]
-    return [
-        darken_physical(scene, rng, ratio=(20.0, 20.0), shot=(3e-4, 3e-4)).image
-        for scene, rng in zip(drawn, rngs, strict=True)
-    ]
+    return [darken(scene, picture_rng(seed, str(i))).image for i, scene in enumerate(drawn)]
 
 
 def compare(model: Model, segmenter: Run, depth: Run | None) -> Parity:
@@ -327,7 +325,7 @@ def compare(model: Model, segmenter: Run, depth: Run | None) -> Parity:
     for count, height, width in SIZES:
         pictures = dark_pictures(count, height, width)
         given = [gradient(height, width)] * count if settings.depth == "given" else None
-        photos = [Photograph("", picture, (width, height), ()) for picture in pictures]
+        photos = [Photograph(picture, (width, height), ()) for picture in pictures]
         seen = model.look(photos, given)
         maps = [s.depth for s in seen if s.depth is not None]
         image, stored = (

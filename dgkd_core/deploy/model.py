@@ -12,15 +12,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from torch import Tensor
 
 from dgkd_core.data.exposure import expose_8bit
-from dgkd_core.data.pictures import depth_as_stored, voc_palette
+from dgkd_core.data.pictures import depth_as_stored, to_photo, voc_palette
 from dgkd_core.data.samples import depth_batch, picture_batch
 from dgkd_core.deploy.folder import DEPTH, STUDENT, Settings, read_settings
-from dgkd_core.deploy.photographs import Photograph, photograph
+from dgkd_core.deploy.photographs import Photograph
 from dgkd_core.depth.dpt import estimate, load_dpt, to_unit
 from dgkd_core.depth.maps import fitted, gradient
-from dgkd_core.evaluation.inference import Loaded, Protocol, decide, run_loaded
+from dgkd_core.evaluation.inference import Protocol, decide, run_loaded
 from dgkd_core.models.registry import ModelConfig, load_model
 from dgkd_core.runtime.device import get_device
 from dgkd_core.runtime.errors import InputError
@@ -63,6 +64,7 @@ def palette_picture(mask: np.ndarray) -> Image.Image:
     return picture
 
 
+@dataclass(frozen=True, eq=False)
 class Model:
     """A segmenter with what it needs to run on dark photographs; made by `load`.
 
@@ -71,28 +73,18 @@ class Model:
 
     Attributes:
         folder: where it was loaded from.
-        spec: the segmenter's, as in model.json.
+        segmenter, config: the network, and its configuration as in model.json.
         settings: how photographs are run, as in inference.json.
+        dpt: the depth network and its processor; None where depth is not estimated.
         device: what it computes on.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        segmenter: Any,
-        config: ModelConfig,
-        settings: Settings,
-        dpt: tuple[Any, Any] | None,
-        device: torch.device,
-    ) -> None:
-        self.folder, self.segmenter, self.config, self.settings = (
-            folder,
-            segmenter,
-            config,
-            settings,
-        )
-        self.dpt, self.device = dpt, device
-        self._protocol = Protocol(settings.scales, settings.flip, 0, 1, settings.batch)
+    folder: Path
+    segmenter: Any
+    config: ModelConfig
+    settings: Settings
+    dpt: tuple[Any, Any] | None
+    device: torch.device
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -148,9 +140,14 @@ class Model:
         return [seen.enlarged(p.size) for seen, p in zip(found, photographs, strict=True)]
 
     def prepare(self, picture: Image.Image, name: str = "") -> Photograph:
-        """A photograph as the networks see it: upright, RGB, not larger than the settings say."""
+        """A photograph as the networks see it: upright, RGB, not larger than the settings say.
+
+        Raises:
+            InputError: it is damaged, floating point or over 256 megapixels.
+        """
         name = name or str(getattr(picture, "filename", "") or "the picture")
-        return photograph(picture, name, self.settings.long_side or LARGEST)
+        rgb, size, notes = to_photo(picture, name, self.settings.long_side or LARGEST)
+        return Photograph(np.asarray(rgb), size, notes)
 
     def look(
         self, photographs: Sequence[Photograph], depths: Sequence[np.ndarray] | None = None
@@ -161,8 +158,7 @@ class Model:
         for group in _groups(photographs, self.settings.batch):
             some = [photographs[i] for i in group]
             maps = self._depths(some, None if depths is None else [depths[i] for i in group])
-            inputs = self._inputs(some, maps, self.config.exposure)
-            masks, scores = run_loaded(self.segmenter, inputs, self._protocol, self.device)
+            masks, scores = self._run(self.segmenter, self.config, some, maps)
             ids = decide(masks, scores, 0, 1).byte().numpy()
             for k, i in enumerate(group):
                 found[i] = Prediction(ids[k], scores[k].numpy(), maps[k] if maps else None)
@@ -179,9 +175,7 @@ class Model:
         student, config = self.student
         photo, depths = self.prepare(picture), None if depth is None else [depth]
         self._check([photo], depths)
-        maps = self._depths([photo], depths)
-        inputs = self._inputs([photo], maps, config.exposure)
-        masks, _ = run_loaded(student, inputs, self._protocol, self.device)
+        masks, _ = self._run(student, config, [photo], self._depths([photo], depths))
         size = photo.size[::-1]
         own = F.interpolate(masks[:, 1:], size, mode="bilinear", align_corners=False)
         return own[0].numpy()
@@ -217,11 +211,18 @@ class Model:
             maps = [to_unit(depth) for depth in estimate(*self.dpt, exposed, self.device)]
         return [depth_as_stored(depth) for depth in maps]
 
-    def _inputs(
-        self, some: Sequence[Photograph], maps: Sequence[np.ndarray] | None, exposure: str
-    ) -> Loaded:
-        image = picture_batch([photo.rgb for photo in some], exposure)
-        return image, None if maps is None else depth_batch(maps)
+    def _run(
+        self,
+        network: Any,
+        config: ModelConfig,
+        some: Sequence[Photograph],
+        maps: Sequence[np.ndarray] | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Masks (N, C+1, h, w) and class probabilities (N, C) of photographs of one size."""
+        image = picture_batch([photo.rgb for photo in some], config.exposure)
+        depth = None if maps is None else depth_batch(maps)
+        protocol = Protocol(self.settings.scales, self.settings.flip)
+        return run_loaded(network, (image, depth), protocol, self.device)
 
 
 def _groups(photographs: Sequence[Photograph], most: int) -> list[list[int]]:

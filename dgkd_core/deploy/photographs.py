@@ -6,14 +6,12 @@ import glob
 import itertools
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 import numpy as np
-from PIL import Image
 
-from dgkd_core.data.pictures import to_photo
 from dgkd_core.runtime.checks import (
     PHOTO_KINDS,
     PHOTO_SUFFIXES,
@@ -34,20 +32,9 @@ class Photograph:
     ``rgb`` is (h, w, 3) uint8, upright; ``size`` its own (width, height), before it was shrunk.
     """
 
-    name: str
     rgb: np.ndarray
     size: tuple[int, int]
     notes: tuple[str, ...]
-
-
-def photograph(picture: Image.Image, name: str, long_side: int) -> Photograph:
-    """``picture``, treated as ``prepare`` treats a data set's.
-
-    Raises:
-        InputError: it is damaged, floating point or over 256 megapixels.
-    """
-    rgb, size, notes = to_photo(picture, name, long_side)
-    return Photograph(name, np.asarray(rgb), size, notes)
 
 
 @dataclass(frozen=True)
@@ -167,8 +154,3 @@ def sources(arguments: Iterable[str], out: Path) -> tuple[list[Source], list[tup
         if not listed:
             raise InputError(f"{argument}: no photograph there, expected files {PHOTO_KINDS}")
     return found, passed
-
-
-def chunks(items: Sequence[Source], count: int) -> list[Sequence[Source]]:
-    """Consecutive parts of ``count`` sources; the last may be shorter."""
-    return [items[start : start + count] for start in range(0, len(items), count)]

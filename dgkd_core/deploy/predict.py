@@ -14,7 +14,7 @@ from PIL import Image
 from dgkd_core.data.pictures import decode_depth, encode_mask, open_picture
 from dgkd_core.deploy.model import Model, Prediction, enlarged_mask, load
 from dgkd_core.deploy.overlay import overlay
-from dgkd_core.deploy.photographs import TABLE, Photograph, Source, chunks, sources
+from dgkd_core.deploy.photographs import TABLE, Photograph, Source, sources
 from dgkd_core.runtime.errors import InputError, OutOfMemory, enough_memory
 from dgkd_core.runtime.files import atomic_file, read_bytes, sha256, write_json
 from dgkd_core.runtime.parallel import ahead
@@ -159,11 +159,10 @@ def predict(
         writer = Writer(out, model, overlays)
         for name, why in passed:
             writer.skip(name, name, why)
-        groups = chunks(found, model.settings.batch)
+        size = model.settings.batch
+        groups = [found[start : start + size] for start in range(0, len(found), size)]
         read = partial(_read, model=model, depth=depth)
-        steps = Progress(
-            ahead(read, groups), "predict", len(found), each=model.settings.batch, lines=20
-        )
+        steps = Progress(ahead(read, groups), "predict", len(found), each=size, lines=20)
         try:
             for usable, unusable in steps:
                 for source, why in unusable:
@@ -180,7 +179,7 @@ def predict(
             writer.close()
             raise InputError(
                 f"{error}, {len(writer.rows)} of {len(found)} done; expected a --batch smaller "
-                f"than {model.settings.batch}, or --device cpu"
+                f"than {size}, or --device cpu"
             ) from error
     if not writer.rows:
         raise InputError(f"none of {len(writer.skipped)} photographs could be used")

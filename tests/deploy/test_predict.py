@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from dgkd_core.runtime.files import sha256
 from dgkd_core.scenes.drawing import render
 
 Run = Callable[..., tuple[int, str, str]]
+loaded = cache(load)
 
 
 @pytest.fixture
@@ -31,6 +33,7 @@ def run(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: An
     """``dgkd predict`` in a folder of its own: exit status, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DGKD_DEVICE", "cpu")
+    monkeypatch.setattr(command, "load", loaded)
 
     def start(*arguments: str, model: Path = whole, out: str = "out") -> tuple[int, str, str]:
         code: Any = 0
