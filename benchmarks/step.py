@@ -1,6 +1,6 @@
 """A distillation step, split into what it is made of.
 
-What runs is `student_step` on networks, batches and an optimizer made as stages/distill.py makes
+What runs is `StudentTask` on networks, batches and an optimizer made as stages/distill.py makes
 them, in the order of `dgkd_core.training.loop.train`; the step is one at which the mask loss has
 set in. The pictures are decoded once, in the warm-up, as in training, where they stay decoded while
 they fit into a gigabyte.
@@ -27,8 +27,8 @@ from benchmarks.options import Options, autocast, name_of, training_dtype
 from benchmarks.pictures import batches, crops, load, visited
 from dgkd_core.imaging.pamr import PAMR
 from dgkd_core.runtime.errors import InputError
-from dgkd_core.training.loop import Batch, Losses, Recipe, Step, make_optimizer, parameter_groups
-from dgkd_core.training.student import student_step
+from dgkd_core.training.loop import Batch, Compute, Losses, Recipe, make_optimizer, parameter_groups
+from dgkd_core.training.student import StudentTask
 
 
 def size_of(options: Options) -> str:
@@ -41,7 +41,7 @@ def _compiled(options: Options, function: Any) -> Any:
     return torch.compile(function) if options.compile else function
 
 
-def timed_step(options: Options, parts: Guided, timeline: Timeline) -> Step:
+def timed_step(options: Options, parts: Guided, timeline: Timeline) -> Compute:
     """distill's step, whose networks, denoisers and PAMR are parts of a timeline."""
     section, model = options.params.distill, options.params.model
 
@@ -58,8 +58,8 @@ def timed_step(options: Options, parts: Guided, timeline: Timeline) -> Step:
     pamr: Any = Timed(timeline, "PAMR", PAMR(dilations=model.pamr_dilations))
     teacher = None if parts.teacher is None else wrapped("teacher", parts.teacher)
     student = wrapped("student", parts.student)
-    step = student_step(student, teacher, dgkd, section.weight, section.mask_warmup, pamr)
-    return lambda batch, i: step(batch, section.mask_warmup + i)
+    task = StudentTask(student, teacher, dgkd, pamr, section.mask_warmup)
+    return lambda batch, i: task(batch, section.mask_warmup + i)
 
 
 class Training:
@@ -76,7 +76,7 @@ class Training:
         options: Options,
         parts: Guided,
         source: Iterator[Batch],
-        step: Step,
+        step: Compute,
         timeline: Timeline,
         dtype: torch.dtype,
     ) -> None:

@@ -17,16 +17,14 @@ from benchmarks.step import size_of
 from dgkd_core.imaging.pamr import PAMR
 from dgkd_core.training.loop import Batch, Recipe
 from dgkd_core.training.loop import train as training_loop
-from dgkd_core.training.student import student_step
+from dgkd_core.training.student import StudentTask
 
 
 def train(options: Options, parts: Guided, source: Iterator[Batch], timeline: Timeline) -> None:
     """Train on as many batches as the options say, each step a call of the timeline."""
     section = options.params.distill
     pamr = PAMR(dilations=options.params.model.pamr_dilations)
-    step = student_step(
-        parts.student, parts.teacher, parts.dgkd, section.weight, section.mask_warmup, pamr
-    )
+    task = StudentTask(parts.student, parts.teacher, parts.dgkd, pamr, 0, parts.pretrained)
 
     def feed(first: int) -> Iterator[Batch]:
         """From asking for a batch to asking for the next is a call of the timeline."""
@@ -36,12 +34,10 @@ def train(options: Options, parts: Guided, source: Iterator[Batch], timeline: Ti
 
     training_loop(
         "step",
-        lambda batch, i: step(batch, section.mask_warmup + i),
+        task,
         feed,
-        parts.trained,
         Recipe.of(section),
         options.where,
-        parts.pretrained,
     )
 
 

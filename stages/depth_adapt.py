@@ -27,7 +27,7 @@ from dgkd_core.runtime.files import atomic_folder, write_json, write_metrics
 from dgkd_core.runtime.paths import ARTIFACTS
 from dgkd_core.runtime.progress import Progress
 from dgkd_core.runtime.state import State
-from dgkd_core.training.adapt import adaptation_step, freeze_what_nothing_reads
+from dgkd_core.training.adapt import AdaptationTask, freeze_what_nothing_reads
 from dgkd_core.training.live import live_curve
 from dgkd_core.training.loop import Log, Recipe, train
 
@@ -85,8 +85,8 @@ def adapt(params: Params, state: State, device: torch.device, log: Log) -> tuple
     count = section.iterations
     recipe = Recipe(count, "adamw", section.lr, 0.0, 0.9, min(20, count // 10), 1.0, 0.0)
     batches = training_batches(twins, section.batch, count, device, twins_by_shape)
-    step = adaptation_step(model, original)
-    train("depth_adapt", step, batches, [model], recipe, device, state=state, log=log)
+    task = AdaptationTask(model, original)
+    train("depth_adapt", task, batches, recipe, device, state, log=log)
     return model, original, processor
 
 

@@ -4,7 +4,9 @@
 then a small DPT learns depth from dark built-in scenes, whose depth is known exactly.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import _start  # noqa: F401
 import numpy as np
@@ -29,7 +31,28 @@ from dgkd_core.runtime.progress import Progress
 from dgkd_core.runtime.state import State
 from dgkd_core.scenes import drawing
 from dgkd_core.training.live import live_curve
-from dgkd_core.training.loop import Log, Recipe, train
+from dgkd_core.training.loop import Batch, Log, Losses, Recipe, train
+
+
+@dataclass(frozen=True)
+class DepthTask:
+    """A depth network of transformers learns the exact depth of scenes, ``y`` of pictures ``x``."""
+
+    model: Any
+
+    @property
+    def modules(self) -> list[torch.nn.Module]:
+        return [self.model]
+
+    @property
+    def pretrained(self) -> list[torch.nn.Parameter]:
+        return []
+
+    def __call__(self, batch: Batch, step: int) -> Losses:
+        predicted = self.model(pixel_values=batch["x"]).predicted_depth
+        size = batch["y"].shape[-2:]
+        predicted = torch.nn.functional.interpolate(predicted[:, None], size, mode="bilinear")
+        return {"depth": gradient_loss(predicted[:, 0], batch["y"])}
 
 
 def draw(params: Params, split: str, count: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -61,14 +84,8 @@ def train_on_scenes(params: Params, folder: Path, state: State, log: Log) -> dic
             x, y = inputs[chosen], truth[chosen]
             yield {"x": x.flip(-1) if flip else x, "y": y.flip(-1) if flip else y}
 
-    def step(batch, i):
-        predicted = model(pixel_values=batch["x"]).predicted_depth
-        size = batch["y"].shape[-2:]
-        predicted = torch.nn.functional.interpolate(predicted[:, None], size, mode="bilinear")
-        return {"depth": gradient_loss(predicted[:, 0], batch["y"])}
-
     recipe = Recipe(section.iterations, "adamw", section.lr, 0.0, 0.9, 20, 1.0, 0.01)
-    train("depth_model", step, batches, [model], recipe, where, state=state, log=log)
+    train("depth_model", DepthTask(model), batches, recipe, where, state, log=log)
     save_dpt(model, processor, folder)
     pictures, depths = draw(params, "held-out", section.held_out)
     guesses = [estimate(model, processor, [picture], where)[0] for picture in pictures]

@@ -23,9 +23,9 @@ from dgkd_core.runtime.state import State
 from dgkd_core.training.fit import train_and_score
 from dgkd_core.training.loop import Precision
 from dgkd_core.training.student import (
+    StudentTask,
     freeze_what_nothing_compares,
     ready_to_guide,
-    student_step,
 )
 
 
@@ -74,21 +74,9 @@ def distill(params: Params, state: State) -> None:
     pamr = PAMR(dilations=params.model.pamr_dilations)
     ready_to_guide(teacher, device, Precision.of(device).half)  # after the student took its weights
     guide = teacher if dgkd is not None else None
-    curve = train_and_score(
-        "distill",
-        "student",
-        student,
-        config,
-        student_step(student, guide, dgkd, section.weight, section.mask_warmup, pamr),
-        crops,
-        section,
-        dark_view(Store(), dark, depth, config),
-        device,
-        state,
-        pretrained,
-        beside=[dgkd] if dgkd is not None else [],
-        compiled=params.compile,
-    )
+    task = StudentTask(student, guide, dgkd, pamr, section.mask_warmup, pretrained)
+    view = dark_view(Store(), dark, depth, config)
+    curve = train_and_score(task, crops, view, config, params, device, state)
     for pair, error in sorted(noise_errors(curve[-1]).items()):
         if error > 0.9:
             print(

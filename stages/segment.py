@@ -15,7 +15,7 @@ from dgkd_core.runtime.device import start
 from dgkd_core.runtime.paths import ARTIFACTS
 from dgkd_core.runtime.state import State
 from dgkd_core.training.fit import train_and_score
-from dgkd_core.training.supervised import segmenter_step
+from dgkd_core.training.supervised import SegmenterTask
 
 
 def segment(params: Params, state: State) -> None:
@@ -48,20 +48,9 @@ def segment(params: Params, state: State) -> None:
         crop=section.crop,
         scale=section.scale,
     )
-    train_and_score(
-        "segment",
-        "segmenter",
-        model,
-        config,
-        segmenter_step(model),
-        crops,
-        section,
-        dark_view(Store(), dark, depth, config),
-        device,
-        state,
-        pretrained,
-        compiled=params.compile,
-    )
+    task = SegmenterTask(model, pretrained)
+    view = dark_view(Store(), dark, depth, config)
+    train_and_score(task, crops, view, config, params, device, state)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from dgkd_core.runtime.paths import ARTIFACTS, resolve
 from dgkd_core.runtime.state import State
 from dgkd_core.training.fit import train_and_score
 from dgkd_core.training.live import live_curve
-from dgkd_core.training.weak import AuxiliaryClassifier, freeze, teacher_step
+from dgkd_core.training.weak import AuxiliaryClassifier, TeacherTask, freeze
 
 
 def take_over(folder: Path, pin: str | None, manifest: Manifest) -> None:
@@ -71,21 +71,9 @@ def teacher(params: Params, state: State) -> None:
         jitter=section.jitter,
     )
     pamr = PAMR(dilations=params.model.pamr_dilations)
-    train_and_score(
-        "teacher",
-        "teacher",
-        model,
-        config,
-        teacher_step(model, section.mask_warmup, pamr, auxiliary),
-        crops,
-        section,
-        View(Store(), images, None, dark=False, exposure="none"),
-        device,
-        state,
-        pretrained,
-        beside=[auxiliary] if auxiliary is not None else [],
-        compiled=params.compile,
-    )
+    task = TeacherTask(model, pamr, section.mask_warmup, auxiliary, pretrained)
+    view = View(Store(), images, None, dark=False, exposure="none")
+    train_and_score(task, crops, view, config, params, device, state)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,18 @@ def lively(module: nn.Module) -> nn.Module:
 def from_step(batches: Sequence[Any]) -> Callable[[int], Iterator[Any]]:
     """The batches as `dgkd_core.training.loop.train` asks for them."""
     return lambda first: iter(batches[first:])
+
+
+@dataclass(frozen=True)
+class Toy:
+    """A task: losses by any function of a batch and a step."""
+
+    losses: Callable[[Any, int], dict[str, torch.Tensor]]
+    modules: Sequence[nn.Module]
+    pretrained: Sequence[nn.Parameter] = ()
+
+    def __call__(self, batch: Any, step: int) -> dict[str, torch.Tensor]:
+        return self.losses(batch, step)
 
 
 def cancelled_biases(module: nn.Module) -> set[str]:

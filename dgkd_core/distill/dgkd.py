@@ -57,6 +57,7 @@ class DGKD(nn.Module):
         autoencoder: channels of a latent for deep and shallow; None for none.
         map_stride: picture pixels per pixel of the compared maps; 1 in the paper. The maps come
             from the shallow tap (stride 4), so a larger one compares the same information.
+        weight: λ, on the losses that compare student and teacher.
     """
 
     def __init__(
@@ -69,8 +70,10 @@ class DGKD(nn.Module):
         denoise: bool = True,
         noise_adapter: bool = False,
         autoencoder: int | None = None,
+        weight: float = 1.0,
     ) -> None:
         super().__init__()
+        self.weight = weight
         self.map_stride = map_stride
         unknown = set(pairs) - set(PAIRS)
         if unknown:
@@ -103,13 +106,14 @@ class DGKD(nn.Module):
             denoise=section.denoiser == "diffusion",
             noise_adapter=section.noise_adapter,
             autoencoder=section.autoencoder,
+            weight=section.weight,
         )
 
     def forward(
         self, student: Output, teacher: Output, labels: Tensor, size: Sequence[int]
     ) -> dict[str, Tensor]:
-        """Named losses: ``kd_PAIR`` (student, to be weighted by λ), ``diff_PAIR`` (denoiser) and
-        ``ae_PAIR`` (autoencoder).
+        """Named losses: ``kd_PAIR`` (student, times λ), ``diff_PAIR`` (denoiser) and ``ae_PAIR``
+        (autoencoder).
 
         Args:
             student, teacher: outputs for the same crops; no gradient reaches the teacher.
@@ -133,5 +137,5 @@ class DGKD(nn.Module):
                     assert isinstance(denoiser, FeatureDenoiser)
                     mine = denoiser.denoise(mine)
                     losses[f"diff_{pair}"] = denoiser.diffusion_loss(theirs)
-                losses[f"kd_{pair}"] = dist_loss(mine, theirs)
+                losses[f"kd_{pair}"] = self.weight * dist_loss(mine, theirs)
         return losses

@@ -9,12 +9,13 @@ by least squares, its other form, would let a map turned inside out agree.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from dgkd_core.training.loop import Batch, Losses, Step
+from dgkd_core.training.loop import Batch, Losses
 
 SCALES = 4
 GRADIENT_WEIGHT = 0.5
@@ -69,24 +70,34 @@ def freeze_what_nothing_reads(model: Any, pixels: Tensor) -> None:
         parameter.requires_grad_(gradient is not None)
 
 
-def adaptation_step(model: Any, original: Any) -> Step:
+@dataclass(frozen=True)
+class AdaptationTask:
     """The network's map from the dark picture follows the original's from the normal one.
 
     The network stays in evaluation mode, as it will be used and as the original is: no dropout, and
     batch norms keep their statistics, which a few pictures would estimate badly; all weights learn.
 
-    Args:
+    Attributes:
         model, original: depth networks of transformers; the original is not trained.
     """
 
-    def step(batch: Batch, i: int) -> Losses:
-        model.eval()
+    model: Any
+    original: Any
+
+    @property
+    def modules(self) -> list[nn.Module]:
+        return [self.model]
+
+    @property
+    def pretrained(self) -> list[nn.Parameter]:
+        return []
+
+    def __call__(self, batch: Batch, step: int) -> Losses:
+        self.model.eval()
         found: list[Losses] = []
         for k in range(len(batch) // 2):
             with torch.no_grad():
-                target = original(pixel_values=batch[f"normal_{k}"]).predicted_depth
-            predicted = model(pixel_values=batch[f"dark_{k}"]).predicted_depth
+                target = self.original(pixel_values=batch[f"normal_{k}"]).predicted_depth
+            predicted = self.model(pixel_values=batch[f"dark_{k}"]).predicted_depth
             found.append(ssi_losses(predicted.float(), target.float()))
         return {name: torch.cat([losses[name] for losses in found]).mean() for name in found[0]}
-
-    return step

@@ -1,53 +1,46 @@
 """What the three training stages share: train, save, score on val."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
+from dgkd_core.config.schema import Params
 from dgkd_core.data.samples import Crops, training_batches
 from dgkd_core.evaluation.inference import Protocol, Result, View, score
-from dgkd_core.models.network import Network, Segmenter
 from dgkd_core.models.registry import ModelConfig, save_model
 from dgkd_core.runtime import distributed
 from dgkd_core.runtime.files import write_metrics
 from dgkd_core.runtime.paths import ARTIFACTS
 from dgkd_core.runtime.state import State
 from dgkd_core.training.live import live_curve
-from dgkd_core.training.loop import Recipe, Step, Validation, train
+from dgkd_core.training.loop import Recipe, Task, Validation, train
+
+FOLDERS = {"teacher": "teacher", "distill": "student", "segment": "segmenter"}  # of the models
 
 
 def train_and_score(
-    stage: str,
-    folder: str,
-    model: Network | Segmenter,
-    config: ModelConfig,
-    step: Step,
+    task: Task,
     crops: Crops,
-    section: Any,
     view: View,
+    config: ModelConfig,
+    params: Params,
     device: torch.device,
     state: State,
-    pretrained: Sequence[nn.Parameter],
-    beside: Sequence[nn.Module] = (),
-    compiled: bool = False,
 ) -> list[dict[str, float]]:
-    """Train a network by its section of params.yaml, save it and score it on val.
+    """Train a stage's task by its section of params.yaml, save its model and score it on val.
 
     Args:
-        stage: names the curve, the metrics and the lines that are printed.
-        folder: where the model goes, below artifacts/.
-        view: the val pictures that it is scored on.
-        state: where the run is kept until it has succeeded.
-        pretrained: parameters that have weights already; all others are new layers.
-        beside: modules that are trained with it and not kept.
-        compiled: whether the step goes through torch.compile.
+        task: its first module is the model.
+        view: the val pictures that the model is scored on.
+        config: of the model.
+        state: where the run is kept until it has succeeded; names the stage.
 
     Returns:
         the curve, as `dgkd_core.training.loop.train` gives it.
     """
+    stage, model = state.stage, task.modules[0]
+    section, folder = getattr(params, stage), FOLDERS[stage]
     manifest, truth = crops.manifest, Path(ARTIFACTS, "prepare", "masks_val.zip")
     has_truth = any(view.store.has(truth, f"{entry.id}.png") for entry in manifest.split("val"))
 
@@ -63,14 +56,12 @@ def train_and_score(
     with live_curve(stage) as log:
         curve = train(
             stage,
-            step,
+            task,
             training_batches(crops, section.batch, section.iterations, device),
-            [model, *beside],
             Recipe.of(section),
             device,
-            pretrained,
             state,
-            compiled,
+            params.compile,
             log,
             Validation(section.validations, miou_after) if has_truth else None,
         )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -26,9 +26,28 @@ SMALLEST_SCALE = 2.0**-16  # of the loss in float16; it begins at 2**16 and halv
 
 Batch = dict[str, Tensor]
 Losses = dict[str, Tensor]
-Step = Callable[[Batch, int], Losses]
+Compute = Callable[[Batch, int], Losses]
 Row = Mapping[str, float]  # of a curve: step, and values by name
 Log = Callable[[Row], None]
+
+
+class Task(Protocol):
+    """What is trained, and to what end.
+
+    Attributes:
+        modules: what is trained; the first is kept, the others serve it.
+        pretrained: the parameters that keep the base learning rate; all others are new.
+    """
+
+    @property
+    def modules(self) -> Sequence[nn.Module]: ...
+
+    @property
+    def pretrained(self) -> Sequence[nn.Parameter]: ...
+
+    def __call__(self, batch: Batch, step: int) -> Losses:
+        """Named losses, scalars, of a batch on the device at a step, from 0."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -193,22 +212,8 @@ class _Run:
 
     name = "training"
 
-    def __init__(
-        self,
-        modules: Sequence[nn.Module],
-        optimizer: Any,
-        schedule: Any,
-        scaler: Any,
-        average: AveragedModel | None,
-    ) -> None:
-        self.parts = {
-            "optimizer": optimizer,
-            "schedule": schedule,
-            "scaler": scaler,
-            **{f"module_{i}": module for i, module in enumerate(modules)},
-        }
-        if average is not None:
-            self.parts["average"] = average
+    def __init__(self, parts: dict[str, Any]) -> None:
+        self.parts = parts
         self.step = 0
         self.scored = 0  # the last step after which it was scored
         self.curve: list[dict[str, float]] = []
@@ -272,32 +277,139 @@ def _evaluating(modules: Sequence[nn.Module], device: torch.device) -> Iterator[
         set_random_states(drawn, device)
 
 
+class TrainingStep:
+    """One step of training: send, forward, backward, update; the loop's own, call by call.
+
+    Puts what the task trains on the device, in training mode.
+
+    Args:
+        task: what is trained.
+        compiled: put the task through torch.compile.
+        part: a context manager by name, around each part of a step, to time it: sending,
+            forward, backward and optimizer.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        recipe: Recipe,
+        device: torch.device,
+        compiled: bool = False,
+        part: Callable[[str], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
+        for module in task.modules:
+            module.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        self.task, self.device, self.part = task, device, part
+        self.precision = Precision.of(device)
+        groups = parameter_groups(task.modules, task.pretrained, recipe)
+        self.optimizer = make_optimizer(groups, recipe, fused=not self.precision.scale)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, recipe.factor)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision.scale)
+        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.average = moving_average(task.modules[0], recipe.ema) if recipe.ema else None
+        self.watch = _Watch(recipe)
+        self.compute: Compute = torch.compile(task.__call__) if compiled else task
+        if distributed.world_size() > 1:
+            from dgkd_core.training.shared import sharing
+
+            self.compute = sharing(self.compute, task.modules, device)
+
+    @property
+    def network(self) -> nn.Module:
+        """What is scored: the first module that is trained, or its moving average."""
+        return self.task.modules[0] if self.average is None else self.average.module
+
+    def parts(self) -> dict[str, Any]:
+        """All that a step changes, by its name in a saved state; each has a ``state_dict``."""
+        return {
+            "optimizer": self.optimizer,
+            "schedule": self.schedule,
+            "scaler": self.scaler,
+            **{f"module_{i}": module for i, module in enumerate(self.task.modules)},
+            **({"average": self.average} if self.average is not None else {}),
+        }
+
+    def __call__(self, batch: Batch, i: int) -> Losses:
+        """Train on a batch as step ``i``; its named losses.
+
+        Raises:
+            InputError: on a CPU, a loss or a gradient is not finite; nothing was updated.
+        """
+        on_cpu = self.device.type == "cpu"
+        with self.part("sending"):
+            batch = {key: _send(value, self.device) for key, value in batch.items()}
+        drawn = random_states(self.device) if on_cpu else {}
+        with self.part("optimizer"):  # before the forward pass, which needs the memory
+            self.optimizer.zero_grad(set_to_none=True)
+        with self.part("forward"):
+            losses = self._losses(self.compute, batch, i)
+        self.watch.see(losses, i)
+        with self.part("backward"):
+            self.scaler.scale(torch.stack(list(losses.values())).sum()).backward()
+        if not self.precision.scale:  # where there is a scale, it deals with too large gradients
+            self.watch.see_gradient(self.parameters, i)
+        if on_cpu:
+            self.watch.check(partial(self._blame, batch, i, drawn))
+        with self.part("optimizer"):
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            self.schedule.step()
+            if self.average is not None:
+                self.average.update_parameters(self.task.modules[0])
+        return losses
+
+    def finish(self) -> None:
+        """Put the network into evaluation mode, its moving average in its place."""
+        for module in self.task.modules:
+            module.eval()
+        if self.average is not None:
+            self.task.modules[0].load_state_dict(self.average.module.state_dict())
+
+    def _losses(self, compute: Compute, batch: Batch, i: int) -> Losses:
+        half = self.precision.half
+        with torch.autocast(self.device.type, half, enabled=half is not None):
+            try:
+                return compute(batch, i)
+            except torch._dynamo.exc.TorchDynamoException as error:
+                why = next(iter(str(error).splitlines()), type(error).__name__)
+                raise InputError(f"compile is true: torch.compile fails here ({why})") from error
+
+    def _blame(self, batch: Batch, i: int, drawn: RandomStates) -> list[str]:
+        """The loss terms whose own gradient is not finite, from the same step computed again."""
+        set_random_states(drawn, self.device)
+        found = []
+        for name, value in self._losses(self.task, batch, i).items():
+            gradients = torch.autograd.grad(
+                value, self.parameters, retain_graph=True, allow_unused=True
+            )
+            finite = all(g.isfinite().all() for g in gradients if g is not None)
+            if not distributed.all_reduce_min(torch.tensor(finite, dtype=torch.int64)):
+                found.append(name)
+        return found
+
+
 def train(
     label: str,
-    step: Step,
+    task: Task,
     batches: Callable[[int], Iterable[Batch]],
-    modules: Sequence[nn.Module],
     recipe: Recipe,
     device: torch.device,
-    pretrained: Iterable[nn.Parameter] = (),
     state: State | None = None,
     compiled: bool = False,
     log: Log | None = None,
     validation: Validation | None = None,
 ) -> list[dict[str, float]]:
-    """Train ``modules`` for ``recipe.iterations`` steps.
+    """Train what a task trains for ``recipe.iterations`` steps.
 
     Args:
         label: the stage's name, for progress.
-        step: a batch on the device and the step's number to named losses; they are summed.
+        task: makes a batch on the device to named losses, which are summed. The first of its
+            modules becomes its moving average at the end, where the recipe has one.
         batches: the batches from a given step on, at least to ``recipe.iterations``; of several
             processes each gets its part of them, and all end with the same weights.
-        modules: what is trained; the first of them becomes its moving average at the end, where
-            the recipe has one.
-        pretrained: the parameters that keep the base learning rate; all others are new.
         state: where the run is saved now and then, when it is asked to stop and at its end; a run
             that finds itself there goes on, and ends with the same bytes.
-        compiled: put the step through torch.compile: the first one takes minutes, and other random
+        compiled: put the task through torch.compile: the first step takes minutes, and other random
             numbers are drawn.
         log: gets every row of the curve at once, first those of a run that goes on.
         validation: scores on the way; they change nothing of what is trained.
@@ -311,37 +423,15 @@ def train(
             torch.compile does not work here.
         Interrupted: the process was asked to stop.
     """
-    for module in modules:
-        module.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    precision = Precision.of(device)
-    groups = parameter_groups(modules, pretrained, recipe)
-    optimizer = make_optimizer(groups, recipe, fused=not precision.scale)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, recipe.factor)
-    scaler = torch.amp.GradScaler(device.type, enabled=precision.scale)
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    average = moving_average(modules[0], recipe.ema) if recipe.ema else None
-    run = _Run(modules, optimizer, schedule, scaler, average)
+    step = TrainingStep(task, recipe, device, compiled)
+    run = _Run(step.parts())
     if state is not None and (content := state.load(run.name)) is not None:
         run.take(content, device)
     every = max(1, recipe.iterations // 100)
-    watch = _Watch(recipe)
-    shared: Step = torch.compile(step) if compiled else step
-    if distributed.world_size() > 1:
-        from dgkd_core.training.shared import sharing
-
-        shared = sharing(shared, modules, device)
-
-    def losses_of(compute: Step, batch: Batch, i: int) -> Losses:
-        with torch.autocast(device.type, precision.half, enabled=precision.half is not None):
-            try:
-                return compute(batch, i)
-            except torch._dynamo.exc.TorchDynamoException as error:
-                why = next(iter(str(error).splitlines()), type(error).__name__)
-                raise InputError(f"compile is true: torch.compile fails here ({why})") from error
 
     def save() -> None:
         if state is not None:
-            watch.check()
+            step.watch.check()
             content = run.content(device)
             if distributed.is_main_process():
                 state.save(run.name, content)
@@ -368,30 +458,12 @@ def train(
     for i, batch in enumerate(progress, run.step):
         if validation is not None and i in to_score and run.scored < i:
             save()  # whatever ends the scoring, it goes on with these weights
-            with _evaluating(modules, device):
-                scores = validation.score(modules[0] if average is None else average.module, i)
+            with _evaluating(task.modules, device):
+                scores = validation.score(step.network, i)
             run.scored = i
             if scores:
                 add({"step": i, **scores})
-        batch = {key: _send(value, device) for key, value in batch.items()}
-        drawn = random_states(device) if device.type == "cpu" else {}
-        optimizer.zero_grad(set_to_none=True)  # before the forward pass, which needs the memory
-        losses = losses_of(shared, batch, i)
-        watch.see(losses, i)
-        total = torch.stack(list(losses.values())).sum()
-        scaler.scale(total).backward()
-        if not precision.scale:  # where there is a scale, too large gradients are its business
-            watch.see_gradient(parameters, i)
-        if device.type == "cpu":
-            watch.check(
-                partial(_blame, partial(losses_of, step), batch, i, parameters, drawn, device)
-            )
-        scaler.step(optimizer)
-        scaler.update()
-        if average is not None:
-            average.update_parameters(modules[0])
-        rate = recipe.lr * recipe.factor(i)
-        schedule.step()
+        losses = step(batch, i)
         for name, value in losses.items():
             run.sums[name] = run.sums.get(name, torch.zeros((), device=device)) + value.detach()
         run.step = i + 1
@@ -399,40 +471,17 @@ def train(
             count = ((i % every) + 1) * distributed.world_size()
             sums = {name: float(distributed.all_reduce(value)) for name, value in run.sums.items()}
             means = {name: value / count for name, value in sums.items()}
-            watch.check()
-            _check_scale(scaler, run.step)
-            add({"step": run.step, "lr": rate, **means})
+            step.watch.check()
+            _check_scale(step.scaler, run.step)
+            add({"step": run.step, "lr": recipe.lr * recipe.factor(i), **means})
             run.sums = {}
         asked, due = distributed.broadcast((signals.asked(), state is not None and state.due()))
         if asked or due or run.step == recipe.iterations:
             save()
         if asked:
             raise Interrupted(asked)
-    for module in modules:
-        module.eval()
-    if average is not None:
-        modules[0].load_state_dict(average.module.state_dict())
+    step.finish()
     return run.curve
-
-
-def _blame(
-    losses_of: Step,
-    batch: Batch,
-    step: int,
-    parameters: Sequence[nn.Parameter],
-    drawn: RandomStates,
-    device: torch.device,
-) -> list[str]:
-    """The loss terms whose own gradient is not finite, from the same step computed again."""
-    set_random_states(drawn, device)
-    losses = losses_of(batch, step)
-    found = []
-    for name, value in losses.items():
-        gradients = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
-        finite = all(g.isfinite().all() for g in gradients if g is not None)
-        if not distributed.all_reduce_min(torch.tensor(finite, dtype=torch.int64)):
-            found.append(name)
-    return found
 
 
 def _check_scale(scaler: torch.amp.GradScaler, step: int) -> None:

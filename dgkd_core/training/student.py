@@ -1,6 +1,9 @@
-"""The student's training step: weak supervision plus DGKD."""
+"""The student's task: weak supervision plus DGKD."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -8,7 +11,7 @@ from torch import nn
 from dgkd_core.distill.dgkd import DGKD
 from dgkd_core.imaging.pamr import PAMR
 from dgkd_core.models.network import Network
-from dgkd_core.training.loop import Batch, Losses, Step
+from dgkd_core.training.loop import Batch, Losses
 from dgkd_core.training.weak import freeze, weak_losses
 
 
@@ -32,31 +35,36 @@ def freeze_what_nothing_compares(student: Network, dgkd: DGKD | None) -> None:
             freeze(projection)
 
 
-def student_step(
-    student: Network,
-    teacher: Network | None,
-    dgkd: DGKD | None,
-    weight: float,
-    mask_warmup: int,
-    pamr: PAMR,
-) -> Step:
+@dataclass(frozen=True)
+class StudentTask:
     """The student learns from dark pictures, depth, image-level labels and the teacher.
 
-    ``weight`` is λ; at 0 (``teacher`` and ``dgkd`` None) this is the student without distillation.
+    Attributes:
+        teacher, distillation: both None for a student without distillation.
+        mask_warmup: step at which the mask loss sets in.
+        pretrained: the student's parameters that have weights already.
     """
 
-    features = dgkd.pairs if dgkd is not None else ()
+    student: Network
+    teacher: Network | None
+    distillation: DGKD | None
+    pamr: PAMR
+    mask_warmup: int
+    pretrained: Sequence[nn.Parameter] = ()
 
-    def step(batch: Batch, i: int) -> Losses:
-        dark = batch["dark"]
-        output = student(dark, batch.get("depth"), features=features)
-        losses = weak_losses(output, dark, batch, pamr if i >= mask_warmup else None)
-        if teacher is not None and dgkd is not None:
+    @property
+    def modules(self) -> list[nn.Module]:
+        if self.distillation is None:
+            return [self.student]
+        return [self.student, self.distillation]
+
+    def __call__(self, batch: Batch, step: int) -> Losses:
+        dark, labels = batch["dark"], batch["labels"]
+        pairs = self.distillation.pairs if self.distillation is not None else ()
+        output = self.student(dark, batch.get("depth"), features=pairs)
+        losses = weak_losses(output, dark, batch, self.pamr if step >= self.mask_warmup else None)
+        if self.teacher is not None and self.distillation is not None:
             with torch.no_grad():
-                target = teacher(batch["normal"], features=features, scores=False)
-            pairs = dgkd(output, target, batch["labels"], dark.shape[-2:])
-            for name, value in pairs.items():
-                losses[name] = weight * value if name.startswith("kd_") else value
+                target = self.teacher(batch["normal"], features=pairs, scores=False)
+            losses |= self.distillation(output, target, labels, dark.shape[-2:])
         return losses
-
-    return step

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dgkd_core.imaging.pamr import PAMR
 from dgkd_core.models.head import mask_loss, refine_to_pseudo
 from dgkd_core.models.network import Network, Output
-from dgkd_core.training.loop import Batch, Losses, Step
+from dgkd_core.training.loop import Batch, Losses
 
 
 def weak_losses(output: Output, image: Tensor, batch: Batch, pamr: PAMR | None) -> Losses:
@@ -51,23 +54,34 @@ class AuxiliaryClassifier(nn.Module):
         return loss + F.multilabel_soft_margin_loss(self.shallow(shallow), labels)
 
 
-def teacher_step(
-    network: Network, mask_warmup: int, pamr: PAMR, auxiliary: AuxiliaryClassifier | None = None
-) -> Step:
+@dataclass(frozen=True)
+class TeacherTask:
     """The teacher learns from normal pictures and image-level labels.
 
-    ``auxiliary`` trains its projections beside it; nothing of that reaches the backbone.
+    Attributes:
+        mask_warmup: step at which the mask loss sets in.
+        auxiliary: trains the teacher's projections beside it; nothing of that reaches the backbone.
+        pretrained: the teacher's parameters that have weights already.
     """
 
-    def step(batch: Batch, i: int) -> Losses:
-        output = network(batch["normal"], features=auxiliary is not None, detach_features=True)
-        guide = pamr if i >= mask_warmup else None
-        losses = weak_losses(output, batch["normal"], batch, guide)
-        if auxiliary is not None:
-            losses["auxiliary"] = auxiliary(output, batch["labels"])
-        return losses
+    teacher: Network
+    pamr: PAMR
+    mask_warmup: int
+    auxiliary: AuxiliaryClassifier | None = None
+    pretrained: Sequence[nn.Parameter] = ()
 
-    return step
+    @property
+    def modules(self) -> list[nn.Module]:
+        return [self.teacher] if self.auxiliary is None else [self.teacher, self.auxiliary]
+
+    def __call__(self, batch: Batch, step: int) -> Losses:
+        wanted = self.auxiliary is not None
+        output = self.teacher(batch["normal"], features=wanted, detach_features=True)
+        pamr = self.pamr if step >= self.mask_warmup else None
+        losses = weak_losses(output, batch["normal"], batch, pamr)
+        if self.auxiliary is not None:
+            losses["auxiliary"] = self.auxiliary(output, batch["labels"])
+        return losses
 
 
 def freeze(module: nn.Module) -> nn.Module:

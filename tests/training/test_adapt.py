@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from dgkd_core.depth.dpt import small_dpt
 from dgkd_core.training.adapt import (
     SCALES,
-    adaptation_step,
+    AdaptationTask,
     align,
     freeze_what_nothing_reads,
     ssi_losses,
@@ -136,8 +136,8 @@ def _adapt(model: nn.Module, original: nn.Module, iterations: int = 25) -> list[
     normal, dark = _lights(1, 4)
     batch = {"normal_0": normal, "dark_0": dark}
     recipe = Recipe(iterations, "adamw", 2e-3, 0.0, 0.9, 2, 1.0, 0.0)
-    step = adaptation_step(model, original)
-    return train("adapt", step, from_step([batch] * iterations), [model], recipe, CPU)
+    task = AdaptationTask(model, original)
+    return train("adapt", task, from_step([batch] * iterations), recipe, CPU)
 
 
 @pytest.mark.full
@@ -164,7 +164,7 @@ def test_the_dark_map_comes_to_follow_the_normal_one(untrained: nn.Module) -> No
 def test_pictures_of_several_shapes_count_alike(untrained: nn.Module) -> None:
     """Three pictures of one batch entry and one of another weigh as the four in one."""
     normal, dark = _lights(2, 4)
-    step = adaptation_step(deepcopy(untrained), untrained)
+    step = AdaptationTask(deepcopy(untrained), untrained)
     together = step({"normal_0": normal, "dark_0": dark}, 0)
     apart = step(
         {"normal_0": normal[:3], "dark_0": dark[:3], "normal_1": normal[3:], "dark_1": dark[3:]}, 0

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support import Toy
 from torch import nn
 
 from dgkd_core.runtime.errors import InputError
@@ -26,7 +27,7 @@ def curve(compiled: bool) -> list[dict[str, float]]:
     def batches(first: int):
         return ({"x": x[i], "y": y[i]} for i in range(first, 4))
 
-    return train("compile", step, batches, [network], RECIPE, CPU, compiled=compiled)
+    return train("compile", Toy(step, [network]), batches, RECIPE, CPU, compiled=compiled)
 
 
 @pytest.mark.full

@@ -18,7 +18,7 @@ import torch
 from dvclive.plots import Metric
 from forked import bytes_below
 from ranks import as_ranks
-from support import from_step, one_line, read_live
+from support import Toy, from_step, one_line, read_live
 from torch import Tensor, nn
 
 from dgkd_core.runtime import distributed
@@ -170,7 +170,7 @@ def _run(
     data = [{"x": torch.randn(5, 3, generator=generator)} for _ in range(12)]
     wanted = validation(model) if validation is not None else None
     curve = train(
-        *("toy", model.losses, from_step(data), [model], RECIPE, CPU),
+        *("toy", Toy(model.losses, [model]), from_step(data), RECIPE, CPU),
         state=state,
         log=log,
         validation=wanted,
@@ -268,7 +268,7 @@ def _weights(ema: float) -> tuple[list[dict[str, Tensor]], list[dict[str, Tensor
 
     recipe = replace(RECIPE, iterations=3, ema=ema)
     batches = from_step([{"x": x} for x in data])
-    train("toy", losses, batches, [model], recipe, CPU, validation=Validation(2, score))
+    train("toy", Toy(losses, [model]), batches, recipe, CPU, validation=Validation(2, score))
     return [*seen[1:], model.state_dict()], scored
 
 

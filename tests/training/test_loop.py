@@ -8,16 +8,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from support import from_step
+from support import Toy, from_step
 from torch import Tensor, nn
 
 from dgkd_core.data.samples import Positions
 from dgkd_core.runtime.errors import InputError
 from dgkd_core.training.loop import (
     Batch,
+    Compute,
     Losses,
     Recipe,
-    Step,
     make_optimizer,
     parameter_groups,
     train,
@@ -88,9 +88,8 @@ def test_the_optimizer_steps_with_these_rates() -> None:
         seen.append(module.weight.item())
         return {"sum": module.weight.sum()}
 
-    train(
-        "toy", step, from_step(_batches(4)), [module], recipe, CPU, pretrained=module.parameters()
-    )
+    task = Toy(step, [module], list(module.parameters()))
+    train("toy", task, from_step(_batches(4)), recipe, CPU)
     seen.append(module.weight.item())
     momentum = 0.0
     for i, (before, after) in enumerate(itertools.pairwise(seen)):
@@ -154,7 +153,7 @@ def test_optimizers() -> None:
 # --- the loop ------------------------------------------------------------------------------------
 
 
-def _toy_step(toy: _Toy) -> Step:
+def _toy_step(toy: _Toy) -> Compute:
     def step(batch: Batch, i: int) -> Losses:
         out = toy(batch["x"])
         return {"b": out.square().mean(), "a": (out - 1).abs().mean()}
@@ -165,8 +164,8 @@ def _toy_step(toy: _Toy) -> Step:
 def _train(recipe: Recipe, batches: list[Batch], seed: int = 0) -> tuple[_Toy, list]:
     torch.manual_seed(seed)
     toy = _Toy()
-    step, source = _toy_step(toy), from_step(batches)
-    curve = train("toy", step, source, [toy], recipe, CPU, toy.old.parameters())
+    task = Toy(_toy_step(toy), [toy], list(toy.old.parameters()))
+    curve = train("toy", task, from_step(batches), recipe, CPU)
     return toy, curve
 
 
@@ -204,12 +203,10 @@ def test_a_step_is_a_step_of_the_summed_losses() -> None:
     )
     train(
         "toy",
-        _toy_step(toy),
+        Toy(_toy_step(toy), [toy], list(toy.old.parameters())),
         from_step([batch]),
-        [toy],
         replace(RECIPE, iterations=1),
         CPU,
-        toy.old.parameters(),
     )
     for (parameter, old, group), gradient in zip(before, gradients, strict=True):
         expected = old - group["lr"] * (gradient + group["weight_decay"] * old)
@@ -224,7 +221,7 @@ def test_the_curve_has_about_a_hundred_rows_of_means(iterations: int) -> None:
         return {"i": module.weight.sum() * 0 + i, "two": module.bias.sum() * 0 + 2}
 
     recipe = replace(RECIPE, iterations=iterations, lr_min=0.1)
-    curve = train("toy", step, from_step([{}] * iterations), [module], recipe, CPU)
+    curve = train("toy", Toy(step, [module]), from_step([{}] * iterations), recipe, CPU)
     assert all(list(row) == ["step", "lr", "i", "two"] for row in curve)
     steps = [int(row["step"]) for row in curve]
     every = max(1, iterations // 100)
@@ -247,7 +244,7 @@ def test_more_batches_than_iterations_are_not_used() -> None:
     drawn: list[int] = []
     torch.manual_seed(0)
     toy = _Toy()
-    curve = train("toy", _toy_step(toy), endless, [toy], RECIPE, CPU)
+    curve = train("toy", Toy(_toy_step(toy), [toy]), endless, RECIPE, CPU)
     assert [row["step"] for row in curve] == list(range(1, 11))
     assert len(drawn) <= 11
 
@@ -266,7 +263,7 @@ def test_a_loss_that_is_not_finite_is_named_with_step_and_rate(
 
     recipe = replace(RECIPE, iterations=iterations)
     with pytest.raises(InputError) as caught:
-        train("toy", step, from_step([{}] * iterations), [module], recipe, CPU)
+        train("toy", Toy(step, [module]), from_step([{}] * iterations), recipe, CPU)
     message = str(caught.value)
     rate = 0.01 + 0.09 * (1 - at / iterations) ** 0.9
     assert "\n" not in message
@@ -286,7 +283,7 @@ def test_the_loss_that_exploded_first_is_named() -> None:
 
     batches = from_step([{}] * 450)
     with pytest.raises(InputError, match="kd_map"):
-        train("toy", step, batches, [module], replace(RECIPE, iterations=450), CPU)
+        train("toy", Toy(step, [module]), batches, replace(RECIPE, iterations=450), CPU)
 
 
 # --- the order of the pictures -------------------------------------------------------------------

@@ -11,17 +11,16 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from dgkd_core.config.params import load_params
 from dgkd_core.distill.dgkd import DGKD
 from dgkd_core.imaging.pamr import PAMR
 from dgkd_core.models.registry import ModelConfig, build
-from dgkd_core.training.loop import Batch, Recipe, Step, _Watch
-from dgkd_core.training.student import freeze_what_nothing_compares, student_step
-from dgkd_core.training.supervised import segmenter_step
-from dgkd_core.training.weak import AuxiliaryClassifier, teacher_step
+from dgkd_core.training.loop import Batch, Recipe, Task, _Watch
+from dgkd_core.training.student import StudentTask, freeze_what_nothing_compares
+from dgkd_core.training.supervised import SegmenterTask
+from dgkd_core.training.weak import AuxiliaryClassifier, TeacherTask
 
 CLASSES = ("cat", "dog")
 PAIR = PAMR(iterations=2, dilations=(1, 2))
@@ -43,34 +42,34 @@ def fake_batch() -> Batch:
     }
 
 
-def teachers() -> tuple[Step, list[nn.Module]]:
+def teachers() -> Task:
     model = network("network", dgf2="off", exposure="none")
     auxiliary = AuxiliaryClassifier(load_params().model.width, len(CLASSES))
-    return teacher_step(model, 0, PAIR, auxiliary), [model, auxiliary]
+    return TeacherTask(model, PAIR, 0, auxiliary)
 
 
-def students() -> tuple[Step, list[nn.Module]]:
+def students() -> Task:
     model = network("network", dgf2="gated", exposure="curve")
     teacher = network("network", dgf2="off", exposure="none").eval().requires_grad_(False)
     width = load_params().model.width
     dgkd = DGKD(len(CLASSES), width, noise_adapter=True, autoencoder=8)
     freeze_what_nothing_compares(model, dgkd)
-    return student_step(model, teacher, dgkd, 1.0, 0, PAIR), [model, dgkd]
+    return StudentTask(model, teacher, dgkd, PAIR, 0)
 
 
-def segmenters() -> tuple[Step, list[nn.Module]]:
+def segmenters() -> Task:
     model = network("segmenter", dgf2="paper", exposure="gain")
-    return segmenter_step(model), [model]
+    return SegmenterTask(model)
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("make", [teachers, students, segmenters])
-def test_a_step_reads_no_values(make: Callable[[], tuple[Step, list[nn.Module]]]) -> None:
-    step, modules = make()
+def test_a_step_reads_no_values(make: Callable[[], Task]) -> None:
+    task = make()
     watch = _Watch(Recipe(10, "sgd", 0.01, 0.0, 0.9, 1, 1.0, 0.1))
-    trained = [p for module in modules for p in module.parameters() if p.requires_grad]
+    trained = [p for module in task.modules for p in module.parameters() if p.requires_grad]
     with FakeTensorMode(allow_non_fake_inputs=True):
-        losses = step(fake_batch(), 3)
+        losses = task(fake_batch(), 3)
         watch.see(losses, 3)
         torch.stack(list(losses.values())).sum().backward()
         assert any(p.grad is not None for p in trained)

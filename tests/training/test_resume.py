@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support import from_step
+from support import Toy, from_step
 from torch import Tensor, nn
 
 from dgkd_core.runtime import state as state_module
@@ -68,7 +68,7 @@ def _run(
             then()
         return model.losses(batch, i)
 
-    curve = train("toy", step, from_step(_data()), [model], recipe, CPU, state=state)
+    curve = train("toy", Toy(step, [model]), from_step(_data()), recipe, CPU, state=state)
     return curve, model.state_dict()
 
 
@@ -113,7 +113,7 @@ def test_the_curve_of_a_long_run_goes_on_within_a_row(place: Path) -> None:
                 raise Broken
             return {"i": module.weight.sum() * 0 + i}
 
-        return train("toy", step, from_step([{}] * 450), [module], recipe, CPU, state=state)
+        return train("toy", Toy(step, [module]), from_step([{}] * 450), recipe, CPU, state=state)
 
     state = State("toy")
     with pytest.raises(Broken):
@@ -134,7 +134,7 @@ def test_without_another_batch_than_those_left(place: Path) -> None:
         _run(RECIPE, state, 7)
     state.close(succeeded=False)
     model = Moody()
-    train("toy", model.losses, batches, [model], RECIPE, CPU, state=State("toy"))
+    train("toy", Toy(model.losses, [model]), batches, RECIPE, CPU, state=State("toy"))
     assert asked == [7]
 
 
@@ -268,7 +268,7 @@ def test_a_gradient_that_is_not_finite_names_its_loss_step_and_rate(
         r"a smaller lr or a longer lr_warmup usually helps$"
     )
     with pytest.raises(InputError, match=line):
-        train("toy", step, from_step([{}] * 12), [module], RECIPE, CPU, state=state)
+        train("toy", Toy(step, [module]), from_step([{}] * 12), RECIPE, CPU, state=state)
     assert torch.equal(module.weight.detach(), seen[at])  # nothing was made of it
     content = state.load("training")
     assert (content["step"] if content else 0) == at  # the last good state
@@ -282,7 +282,7 @@ def test_only_the_sum_overflowing_is_said_so() -> None:
         return {"a": big, "b": big + 1 - 1}
 
     with pytest.raises(InputError, match=r"^step 1: the gradient of the losses' sum is not finite"):
-        train("toy", step, from_step([{}] * 12), [module], RECIPE, CPU)
+        train("toy", Toy(step, [module]), from_step([{}] * 12), RECIPE, CPU)
 
 
 def test_a_large_finite_gradient_is_no_trouble() -> None:
@@ -291,7 +291,7 @@ def test_a_large_finite_gradient_is_no_trouble() -> None:
     def step(batch: Batch, i: int) -> Losses:
         return {"a": _BadGradient.apply(module.weight.sum(), 1e30)}  # its square would overflow
 
-    assert len(train("toy", step, from_step([{}] * 12), [module], RECIPE, CPU)) == 12
+    assert len(train("toy", Toy(step, [module]), from_step([{}] * 12), RECIPE, CPU)) == 12
 
 
 def test_a_bad_loss_leaves_the_last_good_state(place: Path) -> None:
@@ -301,7 +301,7 @@ def test_a_bad_loss_leaves_the_last_good_state(place: Path) -> None:
         return {"cls": module.weight.square().sum() * (math.nan if i == 5 else 1)}
 
     with pytest.raises(InputError, match=r"^step 6: loss cls is not finite"):
-        train("toy", step, from_step([{}] * 12), [module], RECIPE, CPU, state=state)
+        train("toy", Toy(step, [module]), from_step([{}] * 12), RECIPE, CPU, state=state)
     content = state.load("training")
     assert content is not None
     assert content["step"] == 5
@@ -343,7 +343,7 @@ def test_overflow_in_half_precision_is_no_error(scaled: None, place: Path) -> No
     model, state = _Scaled(), State("toy")
     recipe = replace(RECIPE, iterations=30)
     batches = from_step([{}] * 30)
-    train("toy", lambda b, i: model.losses(100.0), batches, [model], recipe, CPU, state=state)
+    train("toy", Toy(lambda b, i: model.losses(100.0), [model]), batches, recipe, CPU, state=state)
     assert model.weight.isfinite().all()
     assert (model.weight < 1).all()
     content = state.load("training")
@@ -355,7 +355,7 @@ def test_a_gradient_that_no_scale_saves_ends_the_run(scaled: None) -> None:
     model, recipe = _Scaled(), replace(RECIPE, iterations=60)
     batches = from_step([{}] * 60)
     with pytest.raises(InputError, match="not finite at any loss scale down to 2e-05"):
-        train("toy", lambda b, i: model.losses(0.0), batches, [model], recipe, CPU)
+        train("toy", Toy(lambda b, i: model.losses(0.0), [model]), batches, recipe, CPU)
 
 
 def test_a_loss_that_is_not_finite_is_no_overflow_of_the_gradient(scaled: None) -> None:
@@ -365,4 +365,4 @@ def test_a_loss_that_is_not_finite_is_no_overflow_of_the_gradient(scaled: None) 
         return {"cls": model.weight.sum() * (math.inf if i == 2 else 1)}
 
     with pytest.raises(InputError, match=r"^step 3: loss cls is not finite"):
-        train("toy", step, from_step([{}] * 12), [model], RECIPE, CPU)
+        train("toy", Toy(step, [model]), from_step([{}] * 12), RECIPE, CPU)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from ranks import together
-from support import from_step
+from support import Toy, from_step
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
@@ -29,11 +29,11 @@ from dgkd_core.runtime import distributed
 from dgkd_core.runtime.errors import InputError
 from dgkd_core.runtime.signals import Interrupted, listening
 from dgkd_core.runtime.state import State
-from dgkd_core.training.loop import Batch, Recipe, train
+from dgkd_core.training.loop import Batch, Recipe, Task, train
 from dgkd_core.training.shared import on_whole_batches
-from dgkd_core.training.student import freeze_what_nothing_compares, student_step
-from dgkd_core.training.supervised import segmenter_step
-from dgkd_core.training.weak import AuxiliaryClassifier, freeze, teacher_step
+from dgkd_core.training.student import StudentTask, freeze_what_nothing_compares
+from dgkd_core.training.supervised import SegmenterTask
+from dgkd_core.training.weak import AuxiliaryClassifier, TeacherTask, freeze
 
 CPU = torch.device("cpu")
 Found = dict[str, Any]
@@ -232,7 +232,7 @@ def test_the_segmenter_learns_from_the_mean_over_the_known_pixels_of_the_whole_b
         target[:] = 255
 
     def loss(x: Tensor, pseudo: Tensor) -> Tensor:
-        step: Any = segmenter_step(_Fixed(x))  # type: ignore[arg-type]
+        step: Any = SegmenterTask(_Fixed(x))  # type: ignore[arg-type]
         return step({"dark": x, "pseudo": pseudo}, 0)["ce"]
 
     whole = logits.clone().requires_grad_()
@@ -274,35 +274,32 @@ def _network(dgf2: str, encoder: str = "timm:test_resnet") -> Network:
     return Network(build_encoder(encoder, 8), 2, 16, dgf2, (1, 2, 3))
 
 
-def _teacher(trained: bool) -> tuple[Any, list[nn.Module]]:
+def _teacher(trained: bool) -> Task:
     network = _network("off")
     if trained:
         auxiliary = AuxiliaryClassifier(16, 2)
-        return teacher_step(network, 1, PAMR(2, (1, 2)), auxiliary), [network, auxiliary]
+        return TeacherTask(network, PAMR(2, (1, 2)), 1, auxiliary)
     freeze(network.project_deep)
     freeze(network.project_shallow)
-    return teacher_step(network, 1, PAMR(2, (1, 2))), [network]
+    return TeacherTask(network, PAMR(2, (1, 2)), 1)
 
 
-def _student(dgf2: str, pairs: Sequence[str] = PAIRS, **options: Any) -> tuple[Any, list]:
+def _student(dgf2: str, pairs: Sequence[str] = PAIRS, **options: Any) -> Task:
     network, dgkd = _network(dgf2), None
-    modules: list[nn.Module] = [network]
     if pairs:
         dgkd = DGKD(2, 16, pairs, 2, 4, **options)
-        modules.append(dgkd)
     freeze_what_nothing_compares(network, dgkd)
     teacher = freeze(_network("off").double()) if dgkd is not None else None
-    step = student_step(network, teacher, dgkd, 1.0, 1, PAMR(2, (1, 2)))  # type: ignore[arg-type]
-    return step, modules
+    return StudentTask(network, teacher, dgkd, PAMR(2, (1, 2)), 1)  # type: ignore[arg-type]
 
 
-def _segmenter(dgf2: str) -> tuple[Any, list]:
+def _segmenter(dgf2: str) -> Task:
     torch.manual_seed(1)
     network = Segmenter(build_encoder("timm:test_resnet", 8), 2, 16, dgf2, (1, 2, 3))
-    return segmenter_step(network), [network]
+    return SegmenterTask(network)
 
 
-SETUPS: dict[str, Callable[[], tuple[Any, list[nn.Module]]]] = {
+SETUPS: dict[str, Callable[[], Task]] = {
     "teacher": lambda: _teacher(trained=False),
     "teacher with trained projections": lambda: _teacher(trained=True),
     "student": lambda: _student("gated"),
@@ -315,15 +312,15 @@ SETUPS: dict[str, Callable[[], tuple[Any, list[nn.Module]]]] = {
 
 
 def _trained(setup: str, count: int) -> tuple[list[dict[str, float]], list[dict[str, Tensor]]]:
-    step, modules = SETUPS[setup]()
-    for module in modules:
+    task = SETUPS[setup]()
+    for module in task.modules:
         module.double()
     part = distributed.batch_shard(4)
     batches = [{name: x[part] for name, x in batch.items()} for batch in _batches()]
     torch.manual_seed(3)
     recipe = replace(RECIPE, ema=0.5 if setup == "segmenter" else 0.0)
-    curve = train("toy", step, lambda first: iter(batches[first:]), modules, recipe, CPU)
-    return curve, [deepcopy(module.state_dict()) for module in modules]
+    curve = train("toy", task, lambda first: iter(batches[first:]), recipe, CPU)
+    return curve, [deepcopy(module.state_dict()) for module in task.modules]
 
 
 @pytest.mark.full
@@ -364,7 +361,7 @@ def _long(stop_at: int, state: State | None) -> list[dict[str, float]]:
         return iter([{}] * (200 - first))
 
     recipe = Recipe(200, "sgd", 0.1, 0.1, 0.9, 0, 1.0, 0.0)
-    return train("toy", step, batches, [module], recipe, CPU, state=state)
+    return train("toy", Toy(step, [module]), batches, recipe, CPU, state=state)
 
 
 def _stopped(count: int, at: int) -> list[Any]:
@@ -409,7 +406,7 @@ def _said_by_both(step: Callable[[nn.Linear, int], dict[str, Tensor]]) -> str:
     def body() -> str:
         batches = from_step([{}] * 9)
         with pytest.raises(InputError) as caught:
-            train("toy", lambda batch, i: step(module, i), batches, [module], RECIPE, CPU)
+            train("toy", Toy(lambda batch, i: step(module, i), [module]), batches, RECIPE, CPU)
         return str(caught.value)
 
     first, second = together(2, body)

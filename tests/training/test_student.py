@@ -14,8 +14,8 @@ from dgkd_core.imaging.pamr import PAMR
 from dgkd_core.models.network import Network, Segmenter
 from dgkd_core.models.registry import build_encoder
 from dgkd_core.training.loop import Batch, Recipe, train
-from dgkd_core.training.student import ready_to_guide, student_step
-from dgkd_core.training.supervised import segmenter_step
+from dgkd_core.training.student import StudentTask, ready_to_guide
+from dgkd_core.training.supervised import SegmenterTask
 from dgkd_core.training.weak import freeze
 
 FAR = 10**6
@@ -63,11 +63,11 @@ def _dgkd(seed: int = 2) -> DGKD:
 def test_which_losses_there_are(dgf2: str, warmup: int, i: int) -> None:
     teacher = freeze(_network(seed=3))
     assert isinstance(teacher, Network)
-    step = student_step(_network(dgf2), teacher, _dgkd(), 1.0, warmup, PAMR(1, (1,)))
+    step = StudentTask(_network(dgf2), teacher, _dgkd(), PAMR(1, (1,)), warmup)
     losses = step(_batch(), i)
     assert set(losses) == {"cls"} | KD | DIFF | ({"mask"} if i >= warmup else set())
     assert all(v.ndim == 0 and v.isfinite() for v in losses.values())
-    alone = student_step(_network(dgf2), None, None, 0.0, warmup, PAMR(1, (1,)))
+    alone = StudentTask(_network(dgf2), None, None, PAMR(1, (1,)), warmup)
     assert set(alone(_batch(), i)) == {"cls"} | ({"mask"} if i >= warmup else set())
 
 
@@ -77,7 +77,8 @@ def test_lambda_weighs_the_distillation_and_not_the_denoisers() -> None:
 
     def run(weight: float) -> dict[str, float]:
         torch.manual_seed(4)
-        step = student_step(student, teacher, dgkd, weight, FAR, PAMR(1, (1,)))
+        dgkd.weight = weight
+        step = StudentTask(student, teacher, dgkd, PAMR(1, (1,)), FAR)
         return {name: value.item() for name, value in step(_batch(), 0).items()}
 
     one, three = run(1.0), run(3.0)
@@ -93,7 +94,7 @@ def test_the_student_sees_the_dark_picture_and_the_teacher_the_normal_one() -> N
 
     def run(batch: Batch) -> dict[str, float]:
         torch.manual_seed(5)
-        step = student_step(student, teacher, dgkd, 1.0, FAR, PAMR(1, (1,)))
+        step = StudentTask(student, teacher, dgkd, PAMR(1, (1,)), FAR)
         return {name: value.item() for name, value in step(batch, 0).items()}
 
     batch = _batch()
@@ -113,7 +114,7 @@ def test_who_learns(dgf2: str) -> None:
         if isinstance(module, nn.BatchNorm2d) and module.affine:
             nn.init.ones_(module.weight)
     before = {key: value.clone() for key, value in teacher.state_dict().items()}
-    losses = student_step(student, teacher, dgkd, 1.0, 0, PAMR(1, (1,)))(_batch(), 0)
+    losses = StudentTask(student, teacher, dgkd, PAMR(1, (1,)), 0)(_batch(), 0)
     torch.stack(list(losses.values())).sum().backward()
     assert all(p.grad is None for p in teacher.parameters())
     assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items())
@@ -132,7 +133,7 @@ def test_who_learns(dgf2: str) -> None:
 def test_the_diffusion_loss_does_not_reach_the_student() -> None:
     teacher, student, dgkd = freeze(_network(seed=3)), _network(), _dgkd()
     assert isinstance(teacher, Network)
-    losses = student_step(student, teacher, dgkd, 0.0, FAR, PAMR(1, (1,)))(_batch(), 0)
+    losses = StudentTask(student, teacher, dgkd, PAMR(1, (1,)), FAR)(_batch(), 0)
     sum(losses[name] for name in DIFF).backward()
     assert all(p.grad is None for p in student.parameters())
     assert any(p.grad is not None for p in dgkd.parameters())
@@ -142,13 +143,12 @@ def _run(optimizer: str) -> tuple[list[dict[str, float]], dict[str, torch.Tensor
     teacher, student, dgkd = freeze(_network(seed=3)), _network("paper"), _dgkd()
     assert isinstance(teacher, Network)
     torch.manual_seed(6)
-    step = student_step(student, teacher, dgkd, 1.0, 1, PAMR(2, (1, 2)))
+    old = list(student.encoder.parameters())
+    task = StudentTask(student, teacher, dgkd, PAMR(2, (1, 2)), 1, old)
     recipe = replace(RECIPE, optimizer=optimizer)
     batches = from_step([_batch(seed) for seed in range(3)])
     device = torch.device("cpu")
-    curve = train(
-        "student", step, batches, [student, dgkd], recipe, device, student.encoder.parameters()
-    )
+    curve = train("student", task, batches, recipe, device)
     return curve, student.state_dict() | dgkd.state_dict()
 
 
@@ -167,7 +167,7 @@ def test_the_segmenters_loss_is_the_mean_over_decided_pixels() -> None:
     segmenter = Segmenter(build_encoder("timm:test_resnet", 8), 2, 16, "paper", RATES).eval()
     batch = _batch()
     with torch.no_grad():
-        loss = segmenter_step(segmenter)(batch, 0)
+        loss = SegmenterTask(segmenter)(batch, 0)
         z = segmenter(batch["dark"], batch["depth"]).logits
         z = F.interpolate(z, (24, 28), mode="bilinear", align_corners=True).log_softmax(1)
     total, count = 0.0, 0
@@ -185,7 +185,7 @@ def test_a_batch_without_decided_pixels_gives_zero() -> None:
     torch.manual_seed(8)
     segmenter = Segmenter(build_encoder("timm:test_resnet", 8), 2, 16, "off", RATES).train()
     batch = {**_batch(), "pseudo": torch.full((2, 24, 28), 255)}
-    (loss,) = segmenter_step(segmenter)(batch, 0).values()
+    (loss,) = SegmenterTask(segmenter)(batch, 0).values()
     loss.backward()
     assert loss.item() == 0
     assert all(bool(p.grad.isfinite().all()) for p in segmenter.parameters() if p.grad is not None)
@@ -198,7 +198,7 @@ def test_the_teacher_computes_what_is_compared_and_nothing_else(pairs: tuple[str
     assert isinstance(teacher, Network)
     dgkd, given = DGKD(2, 16, pairs), []
     teacher.register_forward_hook(lambda module, inputs, output: given.append(output))
-    student_step(student, teacher, dgkd, 1.0, FAR, PAMR(1, (1,)))(_batch(), 0)
+    StudentTask(student, teacher, dgkd, PAMR(1, (1,)), FAR)(_batch(), 0)
     (output,) = given
     assert output.scores is None
     assert (output.deep is not None) == ("deep" in pairs)

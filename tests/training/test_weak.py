@@ -11,7 +11,7 @@ from dgkd_core.models.head import mask_loss, refine_to_pseudo
 from dgkd_core.models.network import Network, Output
 from dgkd_core.models.registry import build_encoder
 from dgkd_core.training.loop import Batch
-from dgkd_core.training.weak import AuxiliaryClassifier, freeze, teacher_step, weak_losses
+from dgkd_core.training.weak import AuxiliaryClassifier, TeacherTask, freeze, weak_losses
 
 LABELS = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
 FAR = 10**6
@@ -88,7 +88,7 @@ def _network() -> Network:
 
 @pytest.mark.parametrize(("warmup", "i"), [(0, 0), (3, 2), (3, 3), (3, 4), (FAR, 7)])
 def test_the_mask_loss_starts_at_the_warm_up(warmup: int, i: int) -> None:
-    losses = teacher_step(_network(), warmup, PAMR(1, (1,)))(_batch(), i)
+    losses = TeacherTask(_network(), PAMR(1, (1,)), warmup)(_batch(), i)
     assert set(losses) == ({"cls", "mask"} if i >= warmup else {"cls"})
     assert all(value.isfinite() for value in losses.values())
 
@@ -99,7 +99,7 @@ def test_the_teacher_learns_everything_but_its_projections() -> None:
         if isinstance(module, nn.BatchNorm2d) and module.affine:
             nn.init.ones_(module.weight)
     before = batch["normal"].clone()
-    losses = teacher_step(network, FAR, PAMR(1, (1,)))(batch, 0)
+    losses = TeacherTask(network, PAMR(1, (1,)), FAR)(batch, 0)
     torch.stack(list(losses.values())).sum().backward()
     for name, parameter in network.named_parameters():
         if name.startswith("project_"):
@@ -123,10 +123,10 @@ def test_the_auxiliary_classifier_trains_the_projections_and_nothing_else() -> N
     plain, helped, batch = _network(), _network(), _batch()
     auxiliary = AuxiliaryClassifier(16, 2)
     torch.manual_seed(3)
-    losses = teacher_step(plain, FAR, PAMR(1, (1,)))(batch, 0)
+    losses = TeacherTask(plain, PAMR(1, (1,)), FAR)(batch, 0)
     torch.stack(list(losses.values())).sum().backward()
     torch.manual_seed(3)
-    more = teacher_step(helped, FAR, PAMR(1, (1,)), auxiliary)(batch, 0)
+    more = TeacherTask(helped, PAMR(1, (1,)), FAR, auxiliary)(batch, 0)
     assert set(more) == {*losses, "auxiliary"}
     torch.testing.assert_close(more["cls"], losses["cls"])
     torch.stack(list(more.values())).sum().backward()
