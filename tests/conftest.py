@@ -8,12 +8,14 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from browser import chromium, reset
+from fork_server import served
 from support import CHAIN, copy_project, dvc, environment, stages_run
 
 if TYPE_CHECKING:
@@ -59,7 +61,13 @@ def _run(folder: Path, *commands: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def _server() -> Iterator[None]:
+    with tempfile.TemporaryDirectory() as folder, served(Path(folder)):
+        yield
+
+
+@pytest.fixture(scope="session")
+def chain(_server: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A git and DVC repository of the project with tiny settings: `dvc repro` run, committed."""
     folder = copy_project(tmp_path_factory.mktemp("chain") / "project")
     _run(
@@ -67,9 +75,9 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "git init -q -b main",
         "git config user.name tester",
         "git config user.email tester@example.invalid",
-        "dvc init -q",
-        "dvc config core.analytics false",
     )
+    dvc(folder, "init", "-q")
+    dvc(folder, "config", "core.analytics", "false")
     shutil.copytree(ROOT / ".dvc/plots", folder / ".dvc/plots")
     _run(folder, "git add -A", "git commit -q -m start")
     assert sorted(stages_run(dvc(folder, "repro"))) == sorted(CHAIN)
@@ -84,7 +92,8 @@ def built(chain: Path) -> Iterator[Path]:
     status = ["git", "status", "--porcelain"]
     if subprocess.run(status, cwd=chain, check=True, capture_output=True).stdout:
         shutil.rmtree(chain / "artifacts/testset", ignore_errors=True)
-        _run(chain, "git reset -q --hard", "git clean -fdq", "dvc checkout -q")
+        _run(chain, "git reset -q --hard", "git clean -fdq")
+        dvc(chain, "checkout", "-q")
 
 
 @pytest.fixture

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import csv
+import logging
 import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,8 +16,10 @@ from typing import Any
 
 import pytest
 import torch
+from forked import fork
 from torch import nn
 
+from dgkd_core.config.presets import apply_preset
 from dgkd_core.runtime.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -52,8 +54,14 @@ def copy_project(target: Path) -> Path:
     readme.parent.mkdir(parents=True)
     shutil.copy(ROOT / "metrics/testset/README.md", readme)
     (target / "presets/tiny.yaml").write_text(TINY)
-    subprocess.run([sys.executable, "-m", "dgkd_core", "preset", "tiny"], cwd=target, check=True)
+    apply_preset("tiny", [], target)
     return target
+
+
+def copy_built(project: Path, target: Path) -> Path:
+    """A copy of a project whose chain has run, without git and DVC."""
+    names = shutil.ignore_patterns(".git", ".dvc", ".dgkd", "__pycache__")
+    return Path(shutil.copytree(project, target, ignore=names))
 
 
 def read_live(folder: Path, stage: str) -> dict[str, dict[int, float]]:
@@ -72,21 +80,27 @@ def read_live(folder: Path, stage: str) -> dict[str, dict[int, float]]:
 
 def environment(**variables: str) -> dict[str, str]:
     """The environment of a user who has activated the virtual environment."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    path = f"{os.environ['PATH']}{os.pathsep}{Path(sys.executable).parent}"
     return {**os.environ, "PATH": path, "DGKD_WORKERS": "1", **variables}
 
 
 def dvc(folder: Path, *arguments: str, **variables: str) -> str:
-    """Run a DVC command that must succeed; all that it says."""
-    done = subprocess.run(
-        ["dvc", *arguments],
-        cwd=folder,
-        env=environment(**variables),
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    """Run a DVC command that must succeed, in a forked child; all that it says."""
+
+    def body() -> None:
+        from dvc.cli import main
+        from dvc.logger import setup
+
+        for name in ("dvc", "dvc_objects", "dvc_data"):  # they hold the parent's streams
+            logging.getLogger(name).handlers.clear()
+        setup()
+        os.environ.update(environment(**variables))
+        os.chdir(folder)
+        sys.exit(main(arguments))
+
+    ended = fork(body)
+    assert ended.status == 0, ended.output
+    return ended.output
 
 
 def stages_run(output: str) -> list[str]:

@@ -1,149 +1,249 @@
-"""The whole chain under DVC, small but real."""
+"""The whole chain under DVC, small but real: what it leaves, and what DVC would run again."""
 
 from __future__ import annotations
 
 import csv
 import json
 import re
-import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
-from support import CHAIN, dvc, environment, stages_run
+from support import CHAIN, ROOT, dvc, stages_run
 
-pytestmark = pytest.mark.full
+from dgkd_core.runtime import state
+from dgkd_core.runtime.state import stage_key
+
+Changed = Callable[[], set[str]]
 
 
-def test_all_thirteen_stages_leave_what_dvc_yaml_promises(built: Path) -> None:
-    stages = YAML(typ="safe").load(built / "dvc.yaml")["stages"]
+def stages_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """The stages of a dvc.yaml by name; of a repeated one what is repeated."""
+    stages = YAML(typ="safe").load(folder / "dvc.yaml")["stages"]
+    return {name: stage.get("do", stage) for name, stage in stages.items()}
+
+
+def test_all_thirteen_stages_leave_what_dvc_yaml_promises(chain: Path) -> None:
+    stages = stages_of(chain)
     assert tuple(stages) == (*CHAIN[:-1], "testset", "report")
     for stage in (stages[name] for name in CHAIN):
         for out in [*stage.get("outs", []), *stage.get("metrics", []), *stage.get("plots", [])]:
-            path = built / (out if isinstance(out, str) else next(iter(out)))
-            assert path.exists(), path
-    evaluated = json.loads((built / "metrics/evaluate.json").read_text())
+            assert (chain / (out if isinstance(out, str) else next(iter(out)))).exists(), out
+    text = (chain / "metrics/evaluate.json").read_text()
+    evaluated = json.loads(text)
     assert set(evaluated) == {"train", "teacher", "student", "segmenter"}
     assert set(evaluated["teacher"]) == {"normal", "dark", "dark_exposed"}
     assert evaluated["train"]["scored_pictures"] == 10
-    text = (built / "metrics/evaluate.json").read_text()
     assert re.search(r'"dark": \d+\.\d\d,', text)
 
 
-def test_a_second_repro_does_nothing(built: Path) -> None:
-    output = dvc(built, "repro")
+def test_a_second_repro_with_another_number_of_processes_does_nothing(built: Path) -> None:
+    output = dvc(built, "repro", DGKD_PROCESSES="2")
     assert stages_run(output) == []
     assert "Data and pipelines are up to date" in output
 
 
-def test_another_number_of_processes_does_nothing(built: Path) -> None:
-    assert stages_run(dvc(built, "repro", DGKD_PROCESSES="2")) == []
-
-
-def test_a_changed_module_reruns_the_stages_that_import_it(built: Path) -> None:
-    module = built / "dgkd_core/evaluation/figures.py"
-    before = module.read_text()
-    module.write_text(before + "\n# touched\n")
-    try:
-        assert stages_run(dvc(built, "repro", "--dry")) == ["evaluate"]
-    finally:
-        module.write_text(before)
-
-
-@pytest.mark.full
-def test_a_changed_added_or_removed_file_of_the_data_set_reruns_prepare(built: Path) -> None:
-    root, readme = built / "data/scenes", built / "data/scenes/README.md"
-    before = readme.read_text()
-
-    def direct() -> list[str]:
-        return stages_run(dvc(built, "repro", "--dry"))
-
-    try:
-        readme.write_text(before + "changed\n")
-        assert "prepare" in direct()
-        readme.unlink()
-        (root / "other.md").write_text(before)
-        assert "prepare" in direct()
-        readme.write_text(before)
-        assert "prepare" in direct()
-    finally:
-        (root / "other.md").unlink(missing_ok=True)
-        readme.write_text(before)
-    assert direct() == []
-
-
-@pytest.mark.full
-def test_a_further_test_set_runs_alone_and_again_when_its_pictures_change(built: Path) -> None:
-    from dgkd_core.data.pictures import encode_rgb
-    from dgkd_core.scenes.drawing import render
-
-    night = built.parent / "night photos"
-    night.mkdir()
-    for index in range(2):
-        (night / f"{index}.png").write_bytes(encode_rgb(render(9, "night", index, 40).image // 16))
-    before = (built / "params.yaml").read_bytes()
-    sets = ["dgkd", "preset", "tiny", "evaluate.sets={night: ../night photos}"]
-    subprocess.run(sets, cwd=built, env=environment(), check=True)
-    try:
-        assert stages_run(dvc(built, "repro")) == ["testset@night", "report"]
-        metrics = json.loads((built / "metrics/testset/night.json").read_text())
-        assert metrics["pictures"] == {"count": 2, "scored": 0}
-        assert "metrics/testset/night.json" in dvc(built, "metrics", "show")
-        assert stages_run(dvc(built, "repro")) == []
-        (night / "2.png").write_bytes(encode_rgb(render(9, "night", 2, 40).image // 16))
-        assert stages_run(dvc(built, "repro", "--dry")) == ["testset@night"]
-    finally:
-        (built / "params.yaml").write_bytes(before)
-    (built / "metrics/testset/night.json").unlink()
-    assert stages_run(dvc(built, "repro", "--dry")) == ["report"]
-    assert stages_run(dvc(built, "repro")) == []  # DVC has that page still
-
-
 def test_only_evaluate_depends_on_training_masks() -> None:
-    root = Path(__file__).parent.parent
-    stages = YAML(typ="safe").load(root / "dvc.yaml")["stages"]
-    readers = [
-        name
-        for name, stage in stages.items()
-        if any("masks_train" in dep for dep in stage.get("do", stage)["deps"])
-    ]
-    assert readers == ["evaluate"]
+    stages = stages_of(ROOT)
+    listed = {name for name in stages if any("masks_train" in d for d in stages[name]["deps"])}
+    assert listed == {"evaluate"}
     for name in {*CHAIN, "testset"} - {"prepare", "evaluate"}:
-        assert "masks_train" not in (root / "stages" / f"{name}.py").read_text()
+        assert "masks_train" not in (ROOT / "stages" / f"{name}.py").read_text()
 
 
-@pytest.mark.full
-def test_an_experiment_in_a_temporary_folder_follows_relative_paths(
-    built: Path, tmp_path_factory: pytest.TempPathFactory
+@pytest.fixture
+def changed(built: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Changed]:
+    """The stages that DVC would run again for what they themselves read."""
+    from dvc.repo import Repo
+
+    monkeypatch.chdir(built)  # DVC names stages from here
+    with closing(Repo(str(built))) as repo:
+        yield lambda: set(repo.status())
+
+
+def test_a_changed_module_concerns_the_stages_that_list_its_folder_and_no_other_file_does(
+    built: Path, changed: Changed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`dvc exp run --temp` with data.depth_root outside the project, given relatively."""
-    import numpy as np
+    """By DVC's judgement, and by the key that a stage's kept state has."""
+    monkeypatch.setattr(state, "CODE", built)
+    stages = stages_of(built)
+    keys = {name: stage_key(name) for name in CHAIN}
 
-    from dgkd_core.data.manifest import read_manifest
-    from dgkd_core.data.pictures import encode_depth
+    def seen() -> list[set[str]]:
+        return [changed(), {name for name in CHAIN if stage_key(name) != keys[name]}]
 
-    outside = built.parent / "measured"
-    outside.mkdir(exist_ok=True)
-    for entry in read_manifest(built / "artifacts/prepare").entries:
-        depth = np.linspace(0, 1, 20 * 20).reshape(20, 20)
-        (outside / f"{entry.id}.png").write_bytes(encode_depth(depth))
-    subprocess.run(
-        ["dgkd", "preset", "tiny", "depth.model=given", "data.depth_root=../measured"],
-        cwd=built,
-        env=environment(),
-        check=True,
-    )
-    output = dvc(built, "exp", "run", "--temp", "-n", "measured-depth", "-S", "distill.lambda=0")
-    ran = stages_run(output)
-    assert "depth" in ran
-    assert "distill" in ran
-    assert not {"prepare", "darken", "teacher"} & set(ran)
-    difference = json.loads(dvc(built, "metrics", "diff", "HEAD", "measured-depth", "--json"))
-    assert "metrics/depth.json" in json.dumps(difference)
+    code, no_code = built / "dgkd_core", ("x.py~", ".#x.py", "x.py.bak", "#x.py#", "x.pyc")
+    places = [code / "runtime" / name for name in no_code]
+    places += [code / "models/__pycache__/x.cpython-311.pyc", code / "data/.vscode/settings.json"]
+    for path in places:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("no code")
+    assert seen() == [set(), set()]
+    for path in places:
+        path.unlink()
+    for module in ("datasets/ingest.py", "distill/dist.py", "evaluation/scores.py"):
+        before = (code / module).read_text()
+        (code / module).write_text(f"{before}# touched\n")
+        found = seen()
+        (code / module).write_text(before)
+        folder = f"dgkd_core/{Path(module).parent}"
+        assert found == [{name for name in CHAIN if folder in stages[name]["deps"]}] * 2, module
 
 
-def test_every_plot_is_drawn_and_its_template_filled(built: Path) -> None:
-    shown = json.loads(dvc(built, "plots", "show", "--json"))
+def test_a_changed_added_or_removed_file_of_the_data_set_reruns_prepare(
+    built: Path, changed: Changed
+) -> None:
+    readme, other = built / "data/scenes/README.md", built / "data/scenes/other.md"
+    before = readme.read_text()
+    readme.write_text(f"{before}changed\n")
+    found = [changed()]
+    readme.write_text(before)
+    other.write_text(before)
+    found.append(changed())
+    readme.unlink()
+    found.append(changed())
+    other.unlink()
+    readme.write_text(before)
+    assert found == [{"prepare"}] * 3
+    assert changed() == set()
+
+
+# The stages that a changed parameter reruns, in the row of the longest key that it lies under. What
+# follows them in the chain is AFTER, and runs again where an output has changed. `report`, which
+# shows every parameter and follows every stage, is in neither.
+READERS = {
+    "seed": "prepare darken depth_model depth_adapt teacher distill segment package testset",
+    "compile": "teacher distill segment package",
+    "deterministic": (
+        "depth_model depth_adapt depth teacher distill cam segment evaluate package testset"
+    ),
+    "threads": (
+        "depth_model depth_adapt depth teacher distill cam segment evaluate package testset"
+    ),
+    "data": "prepare package",
+    "data.root": "prepare",
+    "data.sbd_root": "prepare",
+    "data.lis_root": "prepare",
+    "data.long_side": "prepare package testset",
+    "data.depth_root": "depth",
+    "lowlight": "darken depth_model package testset",
+    "model": "teacher distill segment package",
+    "model.dgf2": "distill segment package",
+    "model.exposure": "distill refine segment evaluate package testset",
+    "depth_model": "depth_model package",
+    "depth.model": "depth_model package",
+    "depth.revision": "depth_model package",
+    "depth.exposure": "depth_model depth_adapt depth package testset",
+    "depth.invert": "depth package testset",
+    "depth.batch": "depth package testset",
+    "depth.adapt": "depth_adapt package",
+    "teacher": "teacher package",
+    "distill": "distill package",
+    "cam": "cam package",
+    "refine": "refine package",
+    "segment": "segment package",
+    "evaluate": "evaluate package testset",
+    "evaluate.sheet": "evaluate testset",
+    "evaluate.sets": "testset",
+    "package": "package",
+}
+AFTER_TEACHER = ["distill", "cam", "refine", "segment", "evaluate", "package"]
+AFTER = {
+    "prepare": ["darken", "depth_adapt", "depth", "teacher", *AFTER_TEACHER],
+    "darken": ["depth_adapt", "depth", *AFTER_TEACHER],
+    "depth_model": ["depth_adapt", "depth", *AFTER_TEACHER],
+    "depth_adapt": ["depth", *AFTER_TEACHER],
+    "depth": AFTER_TEACHER,
+    "teacher": AFTER_TEACHER,
+    "distill": ["cam", "refine", "segment", "evaluate", "package"],
+    "cam": ["refine", "segment", "evaluate", "package"],
+    "refine": ["segment", "evaluate", "package"],
+    "segment": ["evaluate", "package"],
+    "evaluate": ["package"],
+    "package": [],
+}
+
+
+def leaves(values: dict[str, Any], above: str = "") -> list[str]:
+    """The dotted keys of all parameters."""
+    found = []
+    for key, value in values.items():
+        nested = isinstance(value, dict) and value
+        found += leaves(value, f"{above}{key}.") if nested else [above + key]
+    return found
+
+
+def covers(key: str, leaf: str) -> bool:
+    """Whether ``leaf`` is ``key`` or lies under it."""
+    return f"{leaf}.".startswith(f"{key}.")
+
+
+def row_of(leaf: str) -> str:
+    """The longest key of READERS that covers a parameter."""
+    return max((key for key in READERS if covers(key, leaf)), key=len, default="no row")
+
+
+def test_every_parameter_is_read_by_the_stages_of_the_table() -> None:
+    """Named in `params` of dvc.yaml, or as ${key}."""
+    named = {
+        name: {*stage["params"], *re.findall(r"\$\{([\w.]+)\}", json.dumps(stage))}
+        for name, stage in stages_of(ROOT).items()
+    }
+    named["testset"].add("evaluate.sets")  # it is repeated for each of them
+    found = {
+        leaf: {name for name, keys in named.items() if any(covers(key, leaf) for key in keys)}
+        for leaf in leaves(YAML(typ="safe", pure=True).load(ROOT / "params.yaml"))
+    }
+    assert found == {leaf: {"report", *READERS.get(row_of(leaf), "").split()} for leaf in found}
+    assert {row_of(leaf) for leaf in found} == set(READERS)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        (None, "seed", 7),
+        ("data", "root", "data/none"),
+        ("data", "long_side", 9),
+        ("model", "exposure", "gamma"),
+        ("depth", "adapt", {"iterations": 1}),
+        ("segment", "lr", 0.5),
+    ],
+)
+def test_dvc_reruns_the_stages_of_the_table(
+    section: str | None, key: str, value: object, built: Path, changed: Changed
+) -> None:
+    params, yaml = built / "params.yaml", YAML(typ="safe", pure=True)
+    before = params.read_text()
+    values = yaml.load(params)
+    (values[section] if section else values)[key] = value
+    yaml.dump(values, params)
+    found = changed()
+    params.write_text(before)
+    leaf = ".".join(filter(None, [section, key]))
+    assert found == {"report", *READERS[row_of(leaf)].split()} - {"testset"}
+
+
+def test_what_follows_a_stage_in_dvc_s_graph(chain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import networkx
+    from dvc.repo import Repo
+
+    monkeypatch.chdir(chain)
+    with closing(Repo(str(chain))) as repo:
+        graph = repo.index.graph
+        found = {
+            stage.name: {other.name for other in networkx.ancestors(graph, stage)}
+            for stage in graph
+        }
+    assert found.pop("report") == set()
+    reported = {stage: {"report", *following} for stage, following in AFTER.items()}
+    assert found == {**reported, "package": set()}
+
+
+def test_every_plot_is_drawn_and_its_template_filled(chain: Path) -> None:
+    shown = json.loads(dvc(chain, "plots", "show", "--json"))
     assert "errors" not in shown
     plots = shown["data"]
     examples = {f"artifacts/evaluate/examples/{name}.png" for name in ("best", "median", "worst")}
@@ -155,27 +255,10 @@ def test_every_plot_is_drawn_and_its_template_filled(built: Path) -> None:
         "metrics/confusion.csv": ("truth", "predicted", "share"),
     }.items():
         (plot,) = plots[path]
-        with open(built / path) as file:
+        with open(chain / path) as file:
             rows = [dict(zip(fields, row, strict=True)) for row in list(csv.reader(file))[1:]]
         values = plot["content"]["data"]["values"]
         assert [{key: value[key] for key in fields} for value in values] == rows
     (threshold,) = plots["Background threshold"]
     sources = {value["filename"] for value in threshold["content"]["data"]["values"]}
     assert sources == {"cam.csv", "refine.csv"}
-
-
-def test_the_segmenter_is_had_by_its_name_and_version(built: Path, tmp_path: Path) -> None:
-    tag = ["git", "tag", "-a", "segmenter@v1.0.0", "-m", "the first"]  # DVC sees annotated ones
-    subprocess.run(tag, cwd=built, check=True)
-    try:
-        got = tmp_path / "model"
-        dvc(
-            tmp_path, "artifacts", "get", str(built), "segmenter", "--rev", "v1.0.0", "-o", str(got)
-        )
-    finally:
-        subprocess.run(["git", "tag", "-d", "segmenter@v1.0.0"], cwd=built, check=True)
-    made = built / "artifacts/model"
-    names = {path.relative_to(made) for path in made.rglob("*") if path.is_file()}
-    assert names
-    assert {path.relative_to(got) for path in got.rglob("*") if path.is_file()} == names
-    assert all((got / name).read_bytes() == (made / name).read_bytes() for name in names)

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from forked import forked
 from PIL import Image
-from support import CHAIN
+from support import copy_built
 
 from dgkd_core.config.presets import apply_preset
 from dgkd_core.data.pictures import encode_mask
+from dgkd_core.runtime.state import outputs
 from dgkd_core.scenes import drawing
 
-pytestmark = pytest.mark.full
 NAMES = ("cat", "cow", "dog", "horse", "person", "sheep")
 IDS = (8, 10, 12, 13, 15, 17)
 
@@ -25,11 +26,10 @@ def make_voc(root: Path) -> None:
     for name in ("JPEGImages", "SegmentationClassAug", "Annotations", "ImageSets/Segmentation"):
         (root / name).mkdir(parents=True)
     table = np.array([0, *IDS], np.uint8)
-    for split, count in (("train", 8), ("val", 4)):
-        ids = []
-        for index in range(count):
-            scene, id_ = drawing.render(0, split, index, 48), f"{split}{index}"
-            ids.append(id_)
+    for split, count in (("train", 4), ("val", 2)):
+        ids = [f"{split}{index}" for index in range(count)]
+        for index, id_ in enumerate(ids):
+            scene = drawing.render(0, split, index, 48)
             Image.fromarray(scene.image).save(root / f"JPEGImages/{id_}.jpg", quality=92)
             mask = root / f"SegmentationClassAug/{id_}.png"
             mask.write_bytes(encode_mask(table[scene.mask]))
@@ -40,27 +40,53 @@ def make_voc(root: Path) -> None:
         (root / f"ImageSets/Segmentation/{split}.txt").write_text("\n".join(ids) + "\n")
 
 
-def fingerprints() -> dict[str, str]:
+def made(stage: str) -> dict[str, str]:
+    """Hashes of a stage's outputs, the masks of training pictures left out."""
+    found = (f for out in map(Path, outputs(stage)) for f in (out, *out.rglob("*")) if f.is_file())
     return {
-        path.as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for folder in ("teacher", "student", "cam", "refine", "segmenter", "darken", "depth")
-        for path in sorted(Path("artifacts", folder).rglob("*"))
-        if path.is_file()
+        file.as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in found
+        if file.name != "masks_train.zip"
     }
 
 
-def test_deleting_every_training_mask_changes_nothing_but_scores(
+def test_prepare_takes_nothing_else_from_training_masks(
     project: Path, run_stages: Callable[..., None]
 ) -> None:
     make_voc(project / "voc")
     apply_preset("tiny", ["data.kind=voc", "data.root=voc"])
-    run_stages(*CHAIN)
-    with_masks = fingerprints()
-    assert len(with_masks) >= 12
-    scored = Path("metrics/evaluate.json").read_text()
+    run_stages("prepare")
+    found, masks = made("prepare"), Path("artifacts/prepare/masks_train.zip")
+    assert len(found) == 6
+    with_masks = masks.read_bytes()
     for mask in (project / "voc/SegmentationClassAug").glob("train*.png"):
         mask.unlink()
-    run_stages(*CHAIN)
-    assert fingerprints() == with_masks
-    assert '"scored_pictures": 8' in scored
-    assert '"scored_pictures": 0' in Path("metrics/evaluate.json").read_text()
+    run_stages("prepare")
+    assert made("prepare") == found
+    assert len(masks.read_bytes()) < len(with_masks)
+
+
+def test_without_training_masks_every_stage_but_evaluate_makes_the_same_bytes(
+    chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = copy_built(chain, tmp_path / "copy")
+    monkeypatch.chdir(folder)
+    Path("artifacts/prepare/masks_train.zip").unlink()
+    for stage in (
+        "darken",
+        "depth_model",
+        "depth",
+        "teacher",
+        "distill",
+        "cam",
+        "refine",
+        "segment",
+    ):
+        expected = made(stage)
+        assert expected
+        ended = forked(folder, stage)
+        assert ended.status == 0, ended.output
+        assert made(stage) == expected, stage
+    ended = forked(folder, "evaluate")
+    assert ended.status == 1
+    assert "masks_train.zip" in ended.output

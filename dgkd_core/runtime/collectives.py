@@ -10,7 +10,11 @@ from torch import Tensor
 
 
 class Sum(torch.autograd.Function):
-    """The elementwise sum of a tensor over all processes, in each of them."""
+    """The elementwise sum of a tensor over all processes, in each of them.
+
+    torch.distributed.nn.functional.all_reduce does the same and warns that it is deprecated, in
+    favour of a private module.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ from dgkd_core.runtime.result_cache import ResultCache
 from dgkd_core.runtime.state import State
 from dgkd_core.scenes import drawing
 
+pytestmark = pytest.mark.full
 STAGES = ("prepare", "darken", "depth", "cam", "refine", "evaluate")
 SIDE = 112  # pixels of a picture: decoded it takes 37 KiB, its mask 12 KiB
 FEW, MANY = 4, 16  # pictures of either split; FEW are two batches
@@ -41,14 +42,12 @@ class Cost:
     """What a run of a stage took.
 
     ``peak`` are the most bytes of Python and NumPy at any moment, ``held`` the most between two
-    pictures, ``tensors`` those of torch between two pictures; ``state`` is the number of files that
-    it kept before it succeeded, ``files`` are those that it left.
+    pictures, ``tensors`` those of torch between two pictures; ``files`` are those that it left.
     """
 
     peak: int
     held: int
     tensors: int
-    state: int
     files: frozenset[str]
 
 
@@ -98,10 +97,9 @@ def cost(stage: str) -> Cost:
         finally:
             tracemalloc.stop()
             gc.unfreeze()
-    kept = len(files_below(".dgkd"))
     state.close(succeeded=True)
     files = files_below("artifacts", "metrics", ".dgkd")
-    return Cost(peak, scale.held, scale.tensors, kept, files)
+    return Cost(peak, scale.held, scale.tensors, files)
 
 
 def write_pictures(count: int) -> None:
@@ -163,9 +161,8 @@ def costs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Cost, Cos
     return {stage: (few[stage], many[stage]) for stage in STAGES}
 
 
-@pytest.mark.full
 @pytest.mark.parametrize("stage", STAGES)
-def test_memory_does_not_grow_with_the_pictures(
+def test_memory_and_files_do_not_grow_with_the_pictures(
     costs: dict[str, tuple[Cost, Cost]], stage: str
 ) -> None:
     few, many = costs[stage]
@@ -173,12 +170,4 @@ def test_memory_does_not_grow_with_the_pictures(
     assert (many.peak - few.peak) / more < ALLOWED
     assert (many.held - few.held) / more < ALLOWED
     assert (many.tensors - few.tensors) / more < ALLOWED
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_the_number_of_files_does_not_grow_with_the_pictures(
-    costs: dict[str, tuple[Cost, Cost]], stage: str
-) -> None:
-    few, many = costs[stage]
-    assert few.state == many.state
     assert few.files == many.files

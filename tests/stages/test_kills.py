@@ -16,17 +16,31 @@ import pytest
 import torch
 from dvclive import Live
 from dvclive.plots import Metric
-from forked import Workplace, at_call, bytes_below, forked, kill_me, same_bytes
+from forked import Workplace, at_call, forked, kill_me, same_bytes
+from support import copy_built
 
 import dgkd_core.training.fit as _train
-from dgkd_core.runtime import result_cache
 from dgkd_core.runtime.state import ResultCache, State, outputs
 from dgkd_core.training import loop
 
-pytestmark = pytest.mark.full
-
 EVERY_STEP = {"DGKD_SAVE_EVERY": "0"}
 Kill = Callable[[], object]
+
+
+def test_training_goes_on_after_a_kill_to_the_byte(
+    chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = copy_built(chain, tmp_path / "copy")
+    monkeypatch.chdir(folder)
+    for path in map(Path, outputs("teacher")):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    kill = partial(at_call, loop._Watch, "see_gradient", 4, kill_me)
+    assert forked(folder, "teacher", kill, EVERY_STEP).killed
+    ended = forked(folder, "teacher", environment=EVERY_STEP)
+    assert ended.status == 0, ended.output
+    assert "teacher: goes on after 3/6" in ended.output
+    assert same_bytes(folder, chain, "teacher") >= 4
+    assert not list((folder / ".dgkd/state").iterdir())
 
 
 def half_a_state() -> None:
@@ -88,13 +102,12 @@ def killers(rng: random.Random) -> list[tuple[str, Kill]]:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("stage", ["teacher", "distill"])
 def test_training_survives_kills_drawn_from_a_seed(
-    stage: str, seed: int, unbroken: Path, before: Workplace
+    stage: str, unbroken: Path, before: Workplace
 ) -> None:
     folder = before(stage)
-    for way, kill in killers(random.Random(f"{stage} {seed}")):
+    for way, kill in killers(random.Random(stage)):
         ended = forked(folder, stage, kill, EVERY_STEP)
         assert ended.killed, (way, ended.output)
     ended = forked(folder, stage, environment=EVERY_STEP)
@@ -104,23 +117,23 @@ def test_training_survives_kills_drawn_from_a_seed(
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("stage", ["teacher", "distill"])
-def test_training_survives_kills_at_any_time(stage: str, unbroken: Path, before: Workplace) -> None:
+def test_training_survives_kills_at_any_time(unbroken: Path, before: Workplace) -> None:
     """An alarm that nobody handles ends the process wherever it is, later from run to run."""
-    folder, rng = before(stage), random.Random(stage)
-    wait, kills = 0.02, 0
+    folder, rng = before("teacher"), random.Random("teacher")
+    wait, kills = 0.05, 0
     while True:
         alarm = partial(signal.setitimer, signal.ITIMER_REAL, wait)
-        ended = forked(folder, stage, alarm, EVERY_STEP)
+        ended = forked(folder, "teacher", alarm, EVERY_STEP)
         if ended.status != -signal.SIGALRM:
             break
         kills += 1
-        wait *= rng.uniform(1.2, 1.8)
+        wait *= rng.uniform(1.4, 2)
     assert ended.status == 0, ended.output
-    assert kills >= 3
-    same_bytes(folder, unbroken, stage)
+    assert kills >= 2
+    same_bytes(folder, unbroken, "teacher")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("stage", ["depth_model", "depth_adapt", "segment"])
 def test_every_training_stage_goes_on_after_a_kill(
     stage: str, unbroken: Path, before: Workplace
@@ -140,16 +153,9 @@ def test_every_training_stage_goes_on_after_a_kill(
 def test_stages_of_many_files_go_on_with_what_is_missing(
     stage: str, unbroken: Path, before: Workplace
 ) -> None:
-    """Killed after every third piece, then before the last output: nothing is made twice."""
+    """Killed after every third piece, then before the metrics: nothing is made twice."""
     folder = before(stage)
-
-    def at_once() -> None:
-        result_cache.COMMIT_SECONDS = -1.0  # what is put is there
-
-    def third() -> None:
-        at_once()
-        at_call(ResultCache, "put", 3, kill_me, after=True)
-
+    third = partial(at_call, ResultCache, "put", 3, kill_me, after=True)
     kills = 0
     while (ended := forked(folder, stage, third)).killed:
         kills += 1
@@ -159,11 +165,7 @@ def test_stages_of_many_files_go_on_with_what_is_missing(
     same_bytes(folder, unbroken, stage)
     for path in map(Path, outputs(stage)):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-    def at_the_end() -> None:
-        at_once()
-        at_call(sys.modules[stage], "write_metrics", 1, kill_me)
-
+    at_the_end = partial(at_call, sys.modules[stage], "write_metrics", 1, kill_me)
     assert forked(folder, stage, at_the_end).killed
     put = ResultCache.put
 
@@ -178,54 +180,17 @@ def test_stages_of_many_files_go_on_with_what_is_missing(
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_saves_and_ends_between_two_steps(
-    number: signal.Signals, unbroken: Path, before: Workplace
-) -> None:
+def test_a_signal_saves_and_ends_between_two_steps(unbroken: Path, before: Workplace) -> None:
     """Without a state at intervals: what is kept was saved on the signal."""
     folder, rarely = before("teacher"), {"DGKD_SAVE_EVERY": "100000"}
 
-    def signalled() -> None:
-        signal.signal(number, signal.SIG_DFL)  # a shell's background jobs ignore SIGINT
-        at_call(loop._Watch, "see_gradient", 5, lambda: os.kill(os.getpid(), number))
+    def ask() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
 
-    ended = forked(folder, "teacher", signalled, rarely)
-    assert ended.status == 128 + number
-    assert ended.output.splitlines()[-1] == (
-        f"teacher: stopped by {number.name}; run it again to go on"
-    )
+    asked = partial(at_call, loop._Watch, "see_gradient", 5, ask)
+    ended = forked(folder, "teacher", asked, rarely)
+    assert ended.status == 128 + signal.SIGTERM
+    assert ended.output.splitlines()[-1] == "teacher: stopped by SIGTERM; run it again to go on"
     ended = forked(folder, "teacher", environment=rarely)
     assert "teacher: goes on after 5/18" in ended.output
     same_bytes(folder, unbroken, "teacher")
-
-
-def test_a_second_signal_ends_at_once(before: Workplace) -> None:
-    folder = before("teacher")
-
-    def twice() -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    ended = forked(folder, "teacher", partial(at_call, loop._Watch, "see_gradient", 2, twice))
-    assert ended.status == -signal.SIGTERM
-
-
-def test_other_params_start_afresh_and_leave_the_state_to_its_owner(
-    unbroken: Path, before: Workplace
-) -> None:
-    folder, params = before("teacher"), Path("params.yaml")
-    own = params.read_text()
-    kill = partial(at_call, loop._Watch, "see_gradient", 6, kill_me)
-    assert forked(folder, "teacher", kill, EVERY_STEP).killed
-    (kept,) = (folder / ".dgkd/state").iterdir()
-    state = bytes_below(kept)
-    params.write_text(own.replace("mask_warmup: 2", "mask_warmup: 3", 1))
-    ended = forked(folder, "teacher", environment=EVERY_STEP)
-    assert ended.status == 0, ended.output
-    assert "goes on" not in ended.output
-    assert bytes_below(kept) == state
-    params.write_text(own)
-    ended = forked(folder, "teacher", environment=EVERY_STEP)
-    assert "teacher: goes on after 5/18" in ended.output
-    same_bytes(folder, unbroken, "teacher")
-    assert not kept.exists()
