@@ -14,7 +14,6 @@ import operator
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -313,9 +312,12 @@ def run_torch(content: bytes | Path) -> Run:
 def dark_pictures(count: int, height: int, width: int, seed: int = 0) -> list[np.ndarray]:
     """Drawn night scenes, (height, width, 3) uint8 each."""
     size = max(height, width, 32)
-    darken = partial(darken_physical, ratio=(20.0, 20.0), shot=(3e-4, 3e-4))
     drawn = [render(seed, "val", i, size).image[:height, :width] for i in range(count)]
-    return [darken(scene, picture_rng(seed, str(i))).image for i, scene in enumerate(drawn)]
+    rngs = [picture_rng(seed, str(i)) for i in range(count)]
+    return [
+        darken_physical(scene, rng, ratio=(20.0, 20.0), shot=(3e-4, 3e-4)).image
+        for scene, rng in zip(drawn, rngs, strict=True)
+    ]
 
 
 def compare(model: Model, segmenter: Run, depth: Run | None) -> Parity:
