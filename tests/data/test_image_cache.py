@@ -57,3 +57,11 @@ def test_room(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("DGKD_CACHE_GIB", wrong)
         with pytest.raises(InputError, match="expected a number of GiB, 0 or more"):
             room()
+
+
+def test_another_size_or_key_is_not_kept() -> None:
+    shelf = ImageCache(_sizes(1), 1 << 20)
+    shelf.put((PACK, "0.png"), np.zeros((7, 5, 3), np.uint8))
+    shelf.put((PACK, "0.png"), np.zeros((5, 7, 3), np.float32))
+    shelf.put((PACK, "9.png"), np.zeros((5, 7, 3), np.uint8))
+    assert len(shelf) == 0

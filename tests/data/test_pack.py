@@ -4,6 +4,8 @@ import multiprocessing
 import os
 import pickle
 import random
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -151,3 +153,29 @@ def test_a_pack_can_be_sent_to_another_process(path: Path) -> None:
     pack = Pack(path)
     _reads(pack, 1)
     assert _reads(pickle.loads(pickle.dumps(pack)), 1)
+
+
+def test_a_block_that_raises_prints_nothing_else(tmp_path: Path) -> None:
+    """ZipFile closes itself when it is collected; it must not complain then."""
+    code = (
+        "import sys\nfrom dgkd_core.data.pack import write_pack\n"
+        "try:\n    with write_pack(sys.argv[1]) as pack:\n"
+        "        pack.add('a', b'1')\n        raise ValueError('stop')\n"
+        "except ValueError as error:\n    sys.exit(str(error))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "x.zip")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (1, "stop\n")
+    assert os.listdir(tmp_path) == []
+
+
+def test_every_truncation_is_refused(path: Path) -> None:
+    whole = path.read_bytes()
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        with pytest.raises(InputError):
+            Pack(path).read("b.txt")

@@ -211,6 +211,26 @@ def _table(text: str | bytes) -> Callable[[Any], object]:
 
 FOLDER = [
     Case(
+        "a video by another name",
+        lambda s: s.normal("a").write_bytes(b"\0\0\0\x18ftypisom" + bytes(40)),
+        [r"normal/a\.jpg: not a picture file \(it looks like a video\)"],
+    ),
+    Case(
+        "HEIC by another name",
+        lambda s: s.normal("a").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40)),
+        [r"normal/a\.jpg: (a HEIC picture, which needs more|cannot be decoded)"],
+    ),
+    Case(
+        "masks in another order",
+        lambda s: mask(s.root / "masks" / "v.png", [2]),
+        [r"none of the 1 val masks shows a class that its labels name \(v is the first\), exp"],
+    ),
+    Case(
+        "one name twice in two Unicode forms",
+        lambda s: photo(s.root / "dark" / "n\u0303 c.jpg"),
+        [r"dark/.* c\.\w+: the same name as .* c\.\w+, expected one file each"],
+    ),
+    Case(
         "no picture",
         lambda s: (shutil.rmtree(s.root / "normal"), shutil.rmtree(s.root / "dark")),
         [r"data\.root: .* holds no picture, expected some in normal/ or dark/"],

@@ -376,3 +376,18 @@ def check(path: Path) -> None:
         assert mask.shape == (picture.height, picture.width)
         assert set(np.unique(mask)) <= {0, 1, 255}
         assert picture.annotations or not mask.any()
+
+
+def test_small_instances_stay_visible_whatever_the_order(tmp_path: Path) -> None:
+    data = good()
+    wanted = rasterise(read_coco(write(tmp_path, data)).pictures[0], IDS)
+    data["annotations"].reverse()
+    mask = rasterise(read_coco(write(tmp_path, data)).pictures[0], IDS)
+    np.testing.assert_array_equal(mask, wanted)
+
+
+@pytest.mark.parametrize("id_", [0, 255, -1, 256])
+def test_class_ids_out_of_range(id_: int, tmp_path: Path) -> None:
+    picture = read_coco(write(tmp_path, good())).pictures[0]
+    with pytest.raises(ValueError, match=f"class id {id_} of 'dog', expected 1 to 254"):
+        rasterise(picture, {"cat": 1, "dog": id_})

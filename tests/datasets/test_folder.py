@@ -1,5 +1,6 @@
 """Any user's folder: pairs, one kind alone, odd names, and what counts as val."""
 
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -151,3 +152,17 @@ def test_neither_a_folder_nor_a_list(tmp_path: Path) -> None:
             f"evaluate.sets.x: {path} is neither a folder of pictures nor a .txt list of some"
         )
         assert str(caught.value) == expected
+
+
+def test_names_are_the_same_in_both_unicode_forms(mine: FolderSet) -> None:
+    """A picture that was copied from a Mac has its accents apart."""
+    mine.dark("ñ c").rename(mine.root / "dark" / f"{unicodedata.normalize('NFD', 'ñ c')}.png")
+    found = read_folder(mine.root, mine.classes)
+    assert found.problems == []
+    assert found.sources[3].dark is not None
+
+
+def test_val_pictures_need_no_daylight(mine: FolderSet) -> None:
+    mine.normal("v").unlink()
+    found = read_folder(mine.root, mine.classes)
+    assert found.problems == []

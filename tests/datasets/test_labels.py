@@ -174,3 +174,12 @@ def test_damage_gives_problems_or_rows_that_fit_and_no_error(
         assert row.labels
         assert set(row.labels) <= set(labels.classes)
         assert row.split in (None, "train", "val")
+
+
+def test_what_is_no_class(tmp_path: Path) -> None:
+    assert problems(tmp_path, 'id,labels\na,"c\nt"\n', None) == [
+        "2: class 'c\\nt' holds a control character"
+    ]
+    assert problems(tmp_path, "id,labels\na,_background_\n", None)[0].startswith(
+        "2: class '_background_' is no class"
+    )

@@ -92,3 +92,13 @@ def test_every_voc_id_that_lis_has_is_mapped_as_the_paper_does() -> None:
     table = Ids.of(VOC, CLASSES).table
     mapped = {2: 1, 7: 2, 14: 3, 6: 4, 5: 5, 9: 6, 11: 7, 20: 8}
     assert {i: table[i] for i in range(1, 21) if table[i] != 255} == mapped
+
+
+def test_pictures_may_lie_right_in_their_folders(lis: LisSet) -> None:
+    for kind in ("RGB-normal", "RGB-dark"):
+        folder = lis.root / kind / "JPEGImages"
+        for path in folder.iterdir():
+            path.rename(lis.root / kind / path.name)
+        folder.rmdir()
+    found = read_lis(lis.root, CLASSES, "train", "test")
+    assert (len(found.sources), found.problems) == (3, [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from dgkd_core.data.exposure import expose
 from dgkd_core.data.manifest import Entry
 from dgkd_core.data.pack import Pack, write_pack
 from dgkd_core.data.pictures import encode_rgb
-from dgkd_core.lowlight.preview import RATIOS, SIDE, strengths, write_preview
+from dgkd_core.lowlight.preview import RATIOS, SIDE, Cell, draw, strengths, write_preview
 from dgkd_core.lowlight.synthesis import darken, darken_physical, luma, picture_rng
 
 PHYSICAL: dict[str, Any] = {
@@ -154,3 +155,15 @@ def test_a_missing_picture_is_named_and_the_old_sheet_stays(tmp_path: Path) -> N
     )
     assert path.read_bytes() == b"old"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["images.zip", "preview.png"]
+
+
+def test_text_beside_a_low_tile_gets_its_room_and_words_reach_the_sheet() -> None:
+    low = Cell(np.full((1, 300, 3), 90, np.uint8), "x")
+
+    def drawn(text: str) -> np.ndarray:
+        content = draw(["a", "b"], [[[Cell(None, text), low]], [[low, low]]], ["note"])
+        return np.asarray(Image.open(io.BytesIO(content)))
+
+    short, long = drawn("one"), drawn("one\ntwo\nthree\nfour")
+    assert len(long) - len(short) == 4 * 15 - (1 + 15)
+    assert drawn("one").tobytes() == short.tobytes() != drawn("two").tobytes()

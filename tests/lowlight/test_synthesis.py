@@ -269,3 +269,15 @@ def test_grey_stays_grey_and_black_stays_black_but_for_the_noise(
 def test_another_shape_or_type_is_refused(kind: str, image: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"image must be \(H, W, 3\) uint8, got \(4, 4"):
         darken(image, np.random.default_rng(0), kind, PHYSICAL, SIMPLE)
+
+
+def test_names_and_seeds_do_not_run_together() -> None:
+    draws = {picture_rng(s, n).random() for s, n in ((1, "1a"), (11, "a"), (1, "a"), (11, "1a"))}
+    assert len(draws) == 4
+
+
+def test_luma_is_rec_601() -> None:
+    colours = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]]], np.uint8)
+    for i, weight in enumerate((0.299, 0.587, 0.114)):
+        assert luma(colours[:, i : i + 1]) == pytest.approx(255 * weight)
+    assert luma(np.full((2, 2, 3), 80, np.uint8)) == pytest.approx(80)

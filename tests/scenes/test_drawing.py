@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dgkd_core.scenes import objects
+from dgkd_core.scenes import drawing, objects
 from dgkd_core.scenes.drawing import CLASSES, Scene, render
 
 LUMA = np.array([0.299, 0.587, 0.114])
@@ -145,3 +145,13 @@ def test_every_drawing_fills_its_frame_and_no_more(name: str) -> None:
 def test_bad_arguments_are_named(arguments: tuple[int, str, int, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         render(*arguments)
+
+
+def test_hidden_objects_are_dropped_and_visible_ones_kept() -> None:
+    rng = np.random.default_rng(0)
+    stage = drawing._set_stage(rng, 128)
+    back = drawing._place(rng, stage, 1, 0.5, 0.80, 0.35)
+    front = drawing._place(rng, stage, 4, 0.5, 0.82, 0.55)
+    beside = drawing._place(rng, stage, 6, 0.15, 0.75, 0.3)
+    kept = drawing._keep_visible([beside, back, front], 128)
+    assert [item.class_id for item in kept] == [6, 4]
