@@ -35,6 +35,7 @@ from dgkd_core.training.student import StudentTask, freeze_what_nothing_compares
 from dgkd_core.training.supervised import SegmenterTask
 from dgkd_core.training.weak import AuxiliaryClassifier, TeacherTask, freeze
 
+pytestmark = pytest.mark.full  # several processes
 CPU = torch.device("cpu")
 Found = dict[str, Any]
 
