@@ -114,9 +114,7 @@ def step(options: Options, folder: Path, device: torch.device, split: bool = Tru
     from distill import distill
 
     given = options.params
-    steps = max(
-        given.distill.iterations, 100 * (options.calls + 1)
-    )  # a row of the curve comes later
+    steps = max(given.distill.iterations, 100 * (options.calls + 1))
     section = given.distill.model_copy(update={"mask_warmup": 0, "iterations": steps})
     model = given.model.model_copy(update={"weights": None})
     params = given.model_copy(update={"distill": section, "model": model})
