@@ -39,15 +39,6 @@ from dgkd_core.data.samples import (
     whole_depths,
     whole_pictures,
 )
-from dgkd_core.deploy.export import (
-    as_onnx,
-    check_packages,
-    dark_pictures,
-    run_onnx,
-    segmenter_graph,
-)
-from dgkd_core.deploy.folder import Settings
-from dgkd_core.depth.dpt import estimate, half_precision, small_dpt, to_unit
 from dgkd_core.depth.maps import gradient
 from dgkd_core.distill.denoiser import FeatureDenoiser
 from dgkd_core.distill.dgkd import DGKD
@@ -254,6 +245,8 @@ def _scales(scales: Any, flip: bool) -> str:
 
 def depth(options: Options, folder: Path, device: torch.device) -> Found:
     """A batch of the depth stage with the small DPT, which chooses its own type."""
+    from dgkd_core.depth.dpt import estimate, half_precision, small_dpt, to_unit
+
     section, shape = options.params.depth, options.params.depth_model
     names = [f"{entry.id}.png" for entry in first(folder, section.batch).entries]
     model, processor = small_dpt(shape.size, shape.width)
@@ -338,6 +331,15 @@ def data(options: Options, case: str, folder: Path, device: torch.device) -> Fou
 def export(options: Options, case: str, device: torch.device) -> Found | None:
     """The segmenter on one whole picture in PyTorch, or as `dgkd export` writes it; None on a GPU,
     where the file does not run."""
+    from dgkd_core.deploy.export import (
+        as_onnx,
+        check_packages,
+        dark_pictures,
+        run_onnx,
+        segmenter_graph,
+    )
+    from dgkd_core.deploy.folder import Settings
+
     if device.type != "cpu":
         return None
     model, size = options.params.model, options.size
