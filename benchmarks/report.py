@@ -13,8 +13,7 @@ Report = Mapping[str, Any]
 NOTES = """\
 ms: median of the timed calls, between its quartiles. share: of the whole, over all timed calls.
 added: what the work adds at its peak to a process that holds networks and inputs; peak: all of it;
-MB of {memory}.
-For a part, the peak while it was at work. -: not known, or not a whole."""
+MB of the GPU's allocated memory, or on a CPU of the process's resident memory."""
 BUSY = 0.5  # load from which figures are doubtful
 KEPT = 1_000_000  # bytes: a smaller figure says nothing of memory
 
@@ -45,18 +44,11 @@ def _label(record: Report) -> str:
     return f"{record['name']}: {record['part']}" if record["part"] else record["name"]
 
 
-def _busy(load: float | None) -> str:
-    """A warning where other work was running before the measurement."""
-    return f", BUSY (load {load:g} before the start)" if load is not None and load > BUSY else ""
-
-
 def _machine(report: Report) -> str:
-    machine, options = report["machine"], report["options"]
-    where = machine["gpu"] if machine["gpu"] else machine["cpu"]
-    return (
-        f"{options['device']} ({where}), {machine['threads']} threads of {machine['cores']} cores, "
-        f"torch {machine['torch']}{_busy(machine.get('load_before'))}"
-    )
+    machine, load = report["machine"], report["machine"].get("load_before")
+    busy = f", BUSY (load {load:g} before the start)" if load is not None and load > BUSY else ""
+    threads = report["options"]["threads"]
+    return f"{machine['name']}, {threads} threads, torch {machine['torch']}{busy}"
 
 
 def summary(report: Report) -> str:
@@ -64,43 +56,21 @@ def summary(report: Report) -> str:
     options, rows = report["options"], []
     for record in report["records"]:
         seconds, part = record["seconds"], record["part"]
-        rate = record["pictures_per_second"]
-        rows.append(
-            [
-                f"  {part}" if part else record["name"],
-                "" if part else record["size"],
-                "" if part else record["dtype"],
-                _ms(seconds["median"]),
-                f"{_ms(seconds['q1'])} to {_ms(seconds['q3'])}",
-                f"{100 * record['share']:.1f} %" if part else "",
-                "" if rate is None else f"{rate:.1f}",
-                _mb(record, "added"),
-                "" if part else _mb(record, "peak"),
-            ]
-        )
+        times = [_ms(seconds["median"]), f"{_ms(seconds['q1'])} to {_ms(seconds['q3'])}"]
+        if part:
+            rows.append([f"  {part}", "", "", *times, f"{100 * record['share']:.1f} %", "", "", ""])
+            continue
+        rate = f"{record['pictures'] / seconds['median']:.1f}"
+        memory = [_mb(record, "added"), _mb(record, "peak")]
+        rows.append([record["name"], record["size"], record["dtype"], *times, "", rate, *memory])
     head = ["what", "size", "dtype", "ms", "spread", "share", "pictures/s", "added", "peak"]
-    memory = "the process's resident memory"
-    if report["machine"]["gpu"]:
-        memory = "the GPU's allocated memory (of work on the CPU: of resident memory)"
-    unusual = [
-        name
-        for name, said in (
-            ("compiled", options["compile"]),
-            ("not channels_last", not options["channels_last"]),
-            ("not deterministic", not options["deterministic"]),
-        )
-        if said
+    settings = [
+        _machine(report),
+        *(["compiled"] if options["compile"] else []),
+        *([] if options["deterministic"] else ["not deterministic"]),
     ]
     calls = f"{options['warmup']} calls to warm up, {options['repeats']} timed"
-    return "\n".join(
-        [
-            f"{', '.join([_machine(report), *unusual])}; {calls}",
-            "",
-            table(head, rows, left=3),
-            "",
-            NOTES.format(memory=memory),
-        ]
-    )
+    return f"{', '.join(settings)}; {calls}\n\n{table(head, rows, left=3)}\n\n{NOTES}"
 
 
 def read_report(path: str | Path) -> Report:
@@ -109,62 +79,45 @@ def read_report(path: str | Path) -> Report:
     Raises:
         InputError: it is none.
     """
-    report = read_json(path)
+    report: Report = read_json(path)
     try:
-        _machine(report)
-        for record in report["records"]:
-            (_label(record), record["memory"], record["size"], record["device"], record["dtype"])
-            [float(record["seconds"][key]) for key in ("median", "q1", "q3")]
+        compare(report, report)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{path}: not a file of `python -m benchmarks --out`") from error
-    found: Report = report
-    return found
+    return report
 
 
-def _within_spread(a: Report, b: Report) -> bool:
-    """Whether the spans between the quartiles meet."""
-    return bool(
-        a["seconds"]["q1"] <= b["seconds"]["q3"] and b["seconds"]["q1"] <= a["seconds"]["q3"]
-    )
-
-
-def _added(record: Report) -> int | None:
-    added = record["memory"]["added"] if record["memory"] is not None else 0
-    return int(added) if added >= KEPT else None
-
-
-def _remarks(a: Report, b: Report) -> list[str]:
-    """Whether the ratio is noise, and in what the two differ beside the code."""
+def _remarks(a: Report, b: Report) -> str:
+    """Whether the ratio is noise (the quartiles meet), and in what the two differ."""
+    one, other = a["seconds"], b["seconds"]
+    noise = one["q1"] <= other["q3"] and other["q1"] <= one["q3"]
     keys = [key for key in ("size", "device", "dtype", "threads") if a[key] != b[key]]
-    noise = ["noise"] if _within_spread(a, b) else []
-    return noise + [f"{key} {a[key]} -> {b[key]}" for key in keys]
+    return "; ".join(["noise"] * noise + [f"{key} {a[key]} -> {b[key]}" for key in keys])
+
+
+def _ratio(pair: Sequence[float], least: float) -> str:
+    a, b = pair
+    return f"{b / a:.2f}" if a > least and b > least else "-"
 
 
 def compare(one: Report, other: Report) -> str:
     """A Markdown table of B over A, time and added memory, for what both measured."""
     ours, theirs = ({_label(r): r for r in report["records"]} for report in (one, other))
     rows = []
-    for label, a in ours.items():
-        if label not in theirs:
-            continue
-        b = theirs[label]
-        seconds, added = (a["seconds"]["median"], b["seconds"]["median"]), (_added(a), _added(b))
-        memory = f"{added[1] / added[0]:.2f}" if added[0] and added[1] else "-"
-        times = f"{seconds[1] / seconds[0]:.2f}" if seconds[0] > 0 else "-"
-        figures = [_ms(seconds[0]), _ms(seconds[1]), times]
-        megabytes = [_mb(a, "added"), _mb(b, "added"), memory]
-        rows.append([label, "; ".join(_remarks(a, b)), *figures, *megabytes])
+    for label in (label for label in ours if label in theirs):
+        a, b = ours[label], theirs[label]
+        times = [a["seconds"]["median"], b["seconds"]["median"]]
+        added = [r["memory"]["added"] if r["memory"] is not None else 0 for r in (a, b)]
+        row = [label, _remarks(a, b), *map(_ms, times), _ratio(times, 0)]
+        rows.append([*row, _mb(a, "added"), _mb(b, "added"), _ratio(added, KEPT)])
     lines = [f"A: {_machine(one)}", f"B: {_machine(other)}"]
-    settings = sorted(one["options"].keys() | other["options"].keys())
-    for key in settings:
+    for key in sorted((one["options"].keys() | other["options"].keys()) - {"device", "threads"}):
         a, b = one["options"].get(key), other["options"].get(key)
-        if a != b and key not in ("device", "threads"):
-            lines.append(f"{key}: A {a}, B {b}")
+        lines += [f"{key}: A {a}, B {b}"] if a != b else []
     head = ["what", "remarks", "A, ms", "B, ms", "time B/A", "A, MB", "B, MB", "memory B/A"]
     lines += ["", table(head, rows, left=2), ""]
     lines.append("noise: the spans between the quartiles meet, so the ratio says nothing.")
     for name, found, missing in (("A", ours, theirs), ("B", theirs, ours)):
-        only = [label for label in found if label not in missing]
-        if only:
+        if only := [label for label in found if label not in missing]:
             lines.append(f"only in {name}: {', '.join(only)}")
     return "\n".join(lines)

@@ -1,29 +1,32 @@
-"""Tiny options, and the pictures that they want."""
+"""Tiny options, and the project folder that they want."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
 
-from benchmarks.options import Options, laid_over
-from benchmarks.pictures import draw
+from benchmarks.__main__ import parser
+from benchmarks.options import Options
+from benchmarks.project import draw
 from dgkd_core.config.params import load_params
 
 ROOT = Path(__file__).resolve().parents[2]
+TINY = "--width 8 --crop 32 --batch 2 --size 32 --threads 1 --warmup 1 --repeats 2"
 
 
 @pytest.fixture(scope="session")
 def tiny() -> Options:
-    params = laid_over(load_params(ROOT / "params.yaml"), {"width": 8, "crop": 32, "batch": 2})
-    return Options(params, "cpu", None, threads=1, warmup=1, repeats=2, size=32)
+    with patch("benchmarks.options.load_params", lambda: load_params(ROOT / "params.yaml")):
+        return Options.of(parser().parse_args(TINY.split()))
 
 
 @pytest.fixture(scope="session")
-def pictures(tiny: Options, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pictures")
+def project(tiny: Options, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("project")
     draw(tiny, folder)
     return folder
 

@@ -46,11 +46,6 @@ FIXED: dict[str, bool] = {  # a keyword that may have one value only, in whateve
 }
 
 
-# the benchmarks import one of their own modules, by a name that they pass themselves
-ALLOWED = "importlib.import_module"
-ALLOWED_IN = "benchmarks/child.py"
-
-
 class Checker(ast.NodeVisitor):
     """Gathers what a module must not hold, as (line, what)."""
 
@@ -158,17 +153,13 @@ def _calls(name: str) -> Iterator[Path]:
                 yield path
 
 
-def _allowed(problem: str) -> bool:
-    return problem.startswith(f"{ALLOWED_IN}:") and problem.endswith(ALLOWED)
-
-
 def test_no_source_runs_what_a_file_says() -> None:
     found = {
         f"{path.relative_to(ROOT)}:{problem}"
         for path in SOURCES
         for problem in problems(path.read_text(encoding="utf-8"))
     }
-    assert {problem for problem in found if not _allowed(problem)} == set()
+    assert found == set()
 
 
 def test_the_sources_that_read_weights_are_among_those_checked() -> None:

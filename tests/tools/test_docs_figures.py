@@ -54,8 +54,8 @@ def test_all_figures_of_a_run(
     assert "figures: docs/figures/denoiser.png" in capsys.readouterr().out
 
 
-def test_a_figure_of_no_name_is_one_line(chain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["figures.py", str(chain), "sunset"])
+def test_a_figure_of_no_name_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["figures.py", ".", "sunset"])
     with pytest.raises(SystemExit) as caught:
         figures.main()
     assert str(caught.value).startswith("figures: sunset: no such figure, expected day-and-night,")

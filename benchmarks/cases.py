@@ -1,0 +1,417 @@
+"""The benchmarks, each case in a process of its own, so that its peak memory is its own.
+
+    python -m benchmarks.cases NAME CASE FOLDER
+
+FOLDER is a temporary one: options.json is read there and records.json written. NAME ``draw`` makes
+the project folder there (`benchmarks.project`) that the others work on.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, chdir, suppress
+from functools import wraps
+from itertools import count
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from benchmarks.measure import Timeline
+from benchmarks.options import Options
+from benchmarks.project import DARK, DEPTH, FEW, NORMAL, draw, first
+from dgkd_core.data.exposure import expose_8bit
+from dgkd_core.data.pack import Pack, write_pack
+from dgkd_core.data.pictures import decode_rgb, encode_array, encode_depth
+from dgkd_core.data.samples import (
+    Crops,
+    Inputs,
+    Store,
+    depth_batch,
+    picture_batch,
+    training_batches,
+)
+from dgkd_core.depth.maps import gradient
+from dgkd_core.distill.denoiser import FeatureDenoiser
+from dgkd_core.distill.dgkd import DGKD
+from dgkd_core.distill.dist import dist_loss
+from dgkd_core.evaluation.inference import infer
+from dgkd_core.imaging.pamr import PAMR
+from dgkd_core.lowlight.darkening import Job, dark_picture
+from dgkd_core.models.network import Network
+from dgkd_core.models.registry import ModelConfig, build
+from dgkd_core.pseudo_labels.class_maps import class_maps
+from dgkd_core.runtime.device import start
+from dgkd_core.runtime.errors import InputError
+from dgkd_core.runtime.parallel import ordered_map
+from dgkd_core.runtime.state import State
+
+CPU = torch.device("cpu")
+PARTS: list[tuple[str, Any, str]] = [  # of a training step: name, class, method
+    ("student or teacher", Network, "forward"),
+    ("PAMR", PAMR, "forward"),
+    ("DIST and maps", DGKD, "forward"),
+    ("denoisers", FeatureDenoiser, "denoise"),
+    ("denoisers", FeatureDenoiser, "diffusion_loss"),
+]
+AROUND: list[tuple[str, Any, str]] = [  # the same, outside of what torch.compile compiles
+    ("backward", Tensor, "backward"),
+    ("optimizer", torch.optim.SGD, "step"),
+    ("optimizer", torch.optim.AdamW, "step"),
+]
+
+
+class Found(NamedTuple):
+    """What a benchmark measured: how many pictures of which size, computed in which type."""
+
+    timeline: Timeline
+    size: str
+    pictures: int
+    dtype: str = "float32"
+
+
+class _EnoughError(Exception):
+    """All steps are measured."""
+
+
+def _timed(timeline: Timeline, part: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(method)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        name = part
+        if isinstance(self, Network):
+            name = "student" if self.training else "teacher"
+        with timeline.part(name):
+            return method(self, *args, **kwargs)
+
+    return call
+
+
+def step(options: Options, folder: Path, device: torch.device, split: bool = True) -> Found:
+    """The first steps of the distill stage, which runs as it is; the mask loss has set in.
+
+    The stage is ended after them, before its curve gets a first row. Parts of a step are methods
+    that note when they begin and end; with ``compile`` those that torch.compile sees are left
+    alone.
+    """
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
+    from distill import distill
+
+    given = options.params
+    steps = max(given.distill.iterations, 100 * (options.calls + 1))
+    section = given.distill.model_copy(update={"mask_warmup": 0, "iterations": steps})
+    model = given.model.model_copy(update={"weights": None})
+    params = given.model_copy(update={"distill": section, "model": model})
+    timeline = Timeline(device)
+
+    def batches(*args: Any, **kwargs: Any) -> Callable[[int], Iterator[dict[str, Tensor]]]:
+        """The stage's batches; from asking for one to asking for the next is a call."""
+
+        def feed(begin: int) -> Iterator[dict[str, Tensor]]:
+            source = training_batches(*args, **kwargs)(begin)
+            for _ in range(options.calls):
+                with timeline.call():
+                    if split:
+                        with timeline.part("waiting for data"):
+                            batch = next(source)
+                    else:
+                        batch = next(source)
+                    yield batch
+            raise _EnoughError
+
+        return feed
+
+    parts = [] if not split else AROUND if options.params.compile else PARTS + AROUND
+    with ExitStack() as stack:
+        stack.enter_context(chdir(folder))
+        stack.enter_context(patch("dgkd_core.training.fit.training_batches", batches))
+        for part, owner, name in parts:
+            method = _timed(timeline, part, getattr(owner, name))
+            stack.enter_context(patch.object(owner, name, method))
+        with suppress(_EnoughError):
+            distill(params, State("distill", folder=folder / "state"))
+    half = torch.cuda.is_bf16_supported() if device.type == "cuda" else None
+    dtype = {None: "float32", True: "bfloat16", False: "float16"}[half]
+    crop, batch = section.crop, section.batch
+    return Found(timeline, f"{batch}x3x{crop}x{crop}, {model.backbone}", batch, dtype)
+
+
+def student_of(options: Options, device: torch.device) -> Network:
+    """The student with random weights, for inference."""
+    model = options.params.model
+    config = ModelConfig.of(
+        model, "network", options.class_names, dgf2=model.dgf2, exposure=model.exposure
+    )
+    student = build(config)
+    assert isinstance(student, Network)
+    return student.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+
+
+def pamr(options: Options, case: str, device: torch.device) -> Found:
+    """A training batch; a picture with two classes in refine, on the CPU; all classes of a picture
+    at the published dilations."""
+    section, every = options.params.refine, options.classes + 1
+    training = options.params.distill
+    side, module = options.size, PAMR()
+    batch, channels = 1, every
+    if case == "in training":
+        module = PAMR(dilations=options.params.model.pamr_dilations)
+        batch, side = training.batch, -(-training.crop // 4)
+    elif case == "in refine":
+        module, channels, device = PAMR(section.iterations, section.dilations), 2, CPU
+    image = torch.rand(batch, 3, side, side, device=device)
+    mask = torch.randn(batch, channels, side, side, device=device).softmax(1)
+    timeline = Timeline(device).measure(lambda: module(image, mask), options.calls)
+    size = f"{batch}x{channels}x{side}x{side}, {8 * len(module.dilations)} neighbours"
+    return Found(timeline, size, batch)
+
+
+def dist(options: Options, pair: str, device: torch.device) -> Found | None:
+    """The loss of one pair, forward and backward; None where it is not distilled."""
+    section = options.params.distill
+    if pair not in section.pairs:
+        return None
+    side = max(1, section.crop // section.map_stride)
+    shape = [section.batch, options.classes + 1, side, side]
+    if pair != "map":
+        picture = torch.zeros(1, 3, section.crop, section.crop)
+        network = student_of(options, CPU)
+        with torch.inference_mode():
+            output = network(picture, picture[:, :1] if network.uses_depth else None)
+        shape[1:] = getattr(output, pair).shape[1:]
+        shape[1] = section.autoencoder or shape[1]
+    student = torch.randn(shape, device=device, requires_grad=True)
+    teacher = torch.randn(shape, device=device)
+
+    def call() -> None:
+        student.grad = None
+        dist_loss(student, teacher).backward()
+
+    timeline = Timeline(device).measure(call, options.calls)
+    return Found(timeline, "x".join(map(str, shape)), shape[0])
+
+
+def cam(options: Options, folder: Path, device: torch.device, whole: bool = True) -> Found:
+    """A batch of the cam stage from packs to a pack; or its inference alone."""
+    section, exposure = options.params.cam, options.params.model.exposure
+    manifest, student = first(folder, section.batch), student_of(options, device)
+    root, timeline, numbers = folder / "artifacts", Timeline(device), count()
+    half = getattr(torch, options.dtype)
+
+    def load() -> tuple[Tensor, Tensor | None]:
+        entries, store = manifest.entries, Store()  # a new store decodes every picture anew
+        image = store.pictures(entries, root / DARK, exposure, dark=True).to(device)
+        if not student.uses_depth:
+            return image, None
+        return image, store.depths(entries, root / DEPTH).to(device)
+
+    def network(image: Tensor, depth: Tensor | None) -> Tensor:
+        enabled = half != torch.float32
+        with torch.autocast(device.type, half if enabled else torch.bfloat16, enabled=enabled):
+            return infer(student, image, depth, section.scales, section.flip)[0]
+
+    def call() -> None:
+        with timeline.part("pictures"):
+            inputs = load()
+        with timeline.part("network"):
+            masks = network(*inputs).cpu()
+        with timeline.part("class maps"):
+            number = next(numbers)
+            for entry, mask in zip(manifest.entries, masks, strict=True):
+                maps = class_maps(mask, manifest.label_vector(entry))
+                pack.add(f"{number}/{entry.id}.npy", encode_array(maps), compress=True)
+
+    if whole:
+        with write_pack(folder / "cam.zip") as pack:
+            timeline.measure(call, options.calls)
+    else:
+        inputs = load()
+        timeline.measure(lambda: network(*inputs), options.calls)
+    shape = f"{section.batch}x3x{options.size}x{options.size}"
+    size = f"{shape}, {_scales(section.scales, section.flip)}"
+    return Found(timeline, size, section.batch, options.dtype)
+
+
+def _scales(scales: Any, flip: bool) -> str:
+    return f"scales {'+'.join(f'{scale:g}' for scale in scales)}{', flip' if flip else ''}"
+
+
+def depth(options: Options, folder: Path, device: torch.device) -> Found:
+    """A batch of the depth stage with the small DPT, which chooses its own type."""
+    from dgkd_core.depth.dpt import estimate, half_precision, small_dpt, to_unit
+
+    section, shape = options.params.depth, options.params.depth_model
+    names = [f"{entry.id}.png" for entry in first(folder, section.batch).entries]
+    model, processor = small_dpt(shape.size, shape.width)
+    model.eval().to(device)
+    dark, timeline, numbers = Pack(folder / "artifacts" / DARK), Timeline(device), count()
+
+    def call() -> None:
+        with timeline.part("pictures"):
+            pictures = [decode_rgb(dark.read(name), name) for name in names]
+            night = [expose_8bit(picture, section.exposure) for picture in pictures]
+        with timeline.part("network"):
+            maps = estimate(model, processor, night, device)
+        with timeline.part("maps"):
+            number = next(numbers)
+            for name, found in zip(names, maps, strict=True):
+                pack.add(f"{number}/{name}", encode_depth(to_unit(found)))
+
+    with write_pack(folder / "maps.zip") as pack:
+        timeline.measure(call, options.calls)
+    size = f"{section.batch}x3x{options.size}x{options.size}, DPT at {shape.size}"
+    dtype = str(half_precision(device) or torch.float32).removeprefix("torch.")
+    return Found(timeline, size, section.batch, dtype)
+
+
+def darken(options: Options, case: str, folder: Path) -> Found | None:
+    """A few pictures here, or many in as many processes as threads; None if that is one."""
+    if case and options.threads == 1:
+        return None
+    params, normal = options.params, Pack(folder / "artifacts" / NORMAL)
+    settings = params.lowlight.model_dump()
+    jobs: list[Job] = [
+        (entry, normal.read(entry.image), None, params.seed, settings)
+        for entry in first(folder, FEW).entries
+    ]
+    jobs *= 8 if case else 1
+    processes = options.threads if case else 0
+
+    def call() -> None:
+        deque(ordered_map(dark_picture, jobs, processes), maxlen=0)
+
+    size = f"{len(jobs)}x3x{options.size}x{options.size}, {params.lowlight.kind}"
+    return Found(Timeline(CPU).measure(call, options.calls), size, len(jobs), "float64")
+
+
+def data(options: Options, case: str, folder: Path, device: torch.device) -> Found:
+    """Batches of training pictures alone: decoded at their first visit, or kept decoded.
+
+    The kept ones come from the training loop's loader and its workers (none on a CPU).
+    """
+    section, model = options.params.distill, options.params.model
+    root, batch = folder / "artifacts", section.batch
+    inputs = Inputs(
+        normal=root / NORMAL if section.weight > 0 and section.pairs else None,
+        dark=root / DARK,
+        depth=root / DEPTH if model.dgf2 != "off" else None,
+        exposure=model.exposure,
+    )
+    manifest, numbers = first(folder, batch), count()
+
+    def crops() -> Crops:
+        return Crops(
+            manifest,
+            inputs,
+            seed=options.params.seed,
+            crop=section.crop,
+            scale=section.scale,
+            long_side=section.long_side,
+        )
+
+    def fresh() -> object:
+        new, number = crops(), next(numbers)
+        return default_collate([new[number * batch + i, i] for i in range(batch)])
+
+    source = training_batches(crops(), batch, options.calls + 1, device)(0)
+    if case == "kept":
+        next(source)
+    call = (lambda: next(source)) if case == "kept" else fresh
+    size = f"{batch} crops of {section.crop} from {options.size}x{options.size}"
+    return Found(Timeline(CPU).measure(call, options.calls), size, batch)
+
+
+def export(options: Options, case: str, device: torch.device) -> Found | None:
+    """The segmenter on one whole picture in PyTorch, or as `dgkd export` writes it; None on a GPU,
+    where the file does not run."""
+    from dgkd_core.deploy.export import (
+        as_onnx,
+        check_packages,
+        dark_pictures,
+        run_onnx,
+        segmenter_graph,
+    )
+    from dgkd_core.deploy.folder import Settings
+
+    if device.type != "cpu":
+        return None
+    model, size = options.params.model, options.size
+    config = ModelConfig.of(
+        model, "segmenter", options.class_names, dgf2=model.dgf2, exposure=model.exposure
+    )
+    segmenter = build(config).eval()
+    depth = depth_batch([gradient(size, size)]) if model.dgf2 != "off" else None
+    image = picture_batch(dark_pictures(1, size, size), config.exposure)
+    settings = Settings.of(options.params, "off" if depth is None else "given")
+    call: Callable[[], object]
+    if case == "PyTorch":
+        call = lambda: infer(segmenter, image, depth, settings.scales, settings.flip)  # noqa: E731
+    else:
+        check_packages()
+        network = run_onnx(as_onnx(segmenter_graph(segmenter, config, settings)))
+        given = {"image": image, "depth": depth}
+        inputs = {name: value.numpy() for name, value in given.items() if value is not None}
+        call = lambda: network(inputs)  # noqa: E731
+    timeline = Timeline(device).measure(call, options.calls)
+    return Found(timeline, f"1x3x{size}x{size}, {_scales(settings.scales, settings.flip)}", 1)
+
+
+def run(name: str, case: str, options: Options, folder: Path) -> list[dict[str, Any]]:
+    """The records of one case in this process; none where the options do not fit it.
+
+    Raises:
+        InputError: the memory ran out.
+    """
+    device = start(options.params, "benchmarks")
+    cases: dict[str, Callable[[], Found | None]] = {
+        "step": lambda: step(options, folder, device),
+        "train": lambda: step(options, folder, device, split=False),
+        "pamr": lambda: pamr(options, case, device),
+        "dist": lambda: dist(options, case, device),
+        "inference": lambda: cam(options, folder, device, whole=False),
+        "cam": lambda: cam(options, folder, device),
+        "depth": lambda: depth(options, folder, device),
+        "darken": lambda: darken(options, case, folder),
+        "data": lambda: data(options, case, folder, device),
+        "export": lambda: export(options, case, device),
+    }
+    if name == "draw":
+        draw(options, folder)
+        return []
+    try:
+        found = cases[name]()
+    except torch.OutOfMemoryError as error:
+        raise InputError(f"{name}: out of memory on {device}, try a smaller size") from error
+    if found is None:
+        return []
+    common = {
+        "name": f"{name}, {case}" if case else name,
+        "size": found.size,
+        "pictures": found.pictures,
+        "device": str(found.timeline.device),
+        "dtype": found.dtype,
+        "threads": options.threads,
+        "warmup": options.warmup,
+        "repeats": options.repeats,
+    }
+    return [{**common, **record} for record in found.timeline.records(options.warmup)]
+
+
+def main() -> None:
+    name, case, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+    options = Options.from_dict(json.loads((folder / "options.json").read_text(encoding="utf-8")))
+    answer: dict[str, Any]
+    try:
+        answer = {"records": run(name, case, options, folder)}
+    except InputError as error:
+        answer = {"error": str(error)}
+    (folder / "records.json").write_text(json.dumps(answer), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
