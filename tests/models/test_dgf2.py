@@ -108,18 +108,6 @@ def test_gated_starts_as_the_identity_and_the_published_form_does_not() -> None:
     assert (DGF2(64, 6)(feature, prior) - feature).abs().max() > 0.1
 
 
-def test_the_published_form_without_scale_and_shift() -> None:
-    """γ = β = 0 gives F·(1 + 2A), not F."""
-    fusion = DGF2(4, 3)
-    for layers in (fusion.scale, fusion.shift):
-        nn.init.zeros_(layers[2].weight)
-        nn.init.zeros_(layers[2].bias)
-    feature = torch.randn(1, 3, 4, 4)
-    a = feature.sigmoid()
-    expected = feature * (1 + 2 * (a * a + 0.5 * (1 - a) * (1 - a)))
-    torch.testing.assert_close(fusion(feature, torch.randn(1, 4, 2, 2)), expected)
-
-
 def _slow_conv(x: Tensor, conv: nn.Module) -> Tensor:
     """Convolution without padding, window by window."""
     assert isinstance(conv, nn.Conv2d)
