@@ -52,7 +52,7 @@ class ModelConfig:
     def of(
         cls, section: Any, kind: Any, classes: tuple[str, ...], *, dgf2: Any, exposure: Any
     ) -> ModelConfig:
-        """The spec that the ``model`` section of params.yaml asks for."""
+        """The config that the ``model`` section of params.yaml asks for."""
         return cls(
             kind,
             classes,
@@ -138,10 +138,8 @@ def load_backbone(encoder: Encoder, path: Path, digest: str | None = None) -> in
 def build(spec: ModelConfig) -> Network | Segmenter:
     """A network with random weights."""
     encoder = build_encoder(spec.backbone, spec.output_stride)
-    kinds: dict[str, type[Network] | type[Segmenter]] = {"network": Network, "segmenter": Segmenter}
-    if spec.kind not in kinds:
-        raise InputError(f"model kind is {spec.kind!r}, expected network or segmenter")
-    model = kinds[spec.kind](
+    kind = Network if spec.kind == "network" else Segmenter
+    model = kind(
         encoder,
         len(spec.classes),
         spec.width,
@@ -208,7 +206,7 @@ def save_model(folder: str | Path, model: nn.Module, spec: ModelConfig) -> None:
 
 
 def read_model_config(folder: str | Path) -> ModelConfig:
-    """The spec in a model folder.
+    """The config in a model folder.
 
     Raises:
         InputError: model.json is missing or does not describe a network.
@@ -230,7 +228,7 @@ def _check_fit(path: Path, wanted: Mapping[str, Tensor], tensors: Mapping[str, T
 
 
 def load_model(folder: str | Path, device: str | torch.device = "cpu") -> tuple[Any, ModelConfig]:
-    """A network from its folder, in evaluation mode, with its spec.
+    """A network from its folder, in evaluation mode, and its config.
 
     Raises:
         InputError: model.json or model.safetensors is missing, damaged or hostile, or one does not

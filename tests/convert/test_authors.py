@@ -167,11 +167,6 @@ def test_all_that_is_listed_is_loaded_and_the_rest_reported() -> None:
         assert name.removeprefix("ddim.").removeprefix("kd.deep.") in text
 
 
-def test_a_few_unused_names_have_a_line_each() -> None:
-    report = Report("student", 1, ("a",), ("b.c", "d"), (), (), (), ())
-    assert report.lines()[1:] == ["not used: b.c", "not used: d"]
-
-
 NAN, CLASS_LAYER = float("nan"), "classifier.last_conv.8.weight"
 STEM = "backbone.conv1a.weight"
 LACKS: dict[str, tuple[tuple[str, ...], Any, list[str]]] = {  # left out; role; what is said

@@ -492,4 +492,3 @@ def test_wide_resnet38_by_name() -> None:
     one_line(lambda: build_encoder("wide_resnet38", 16), "model.output_stride", "16")
     one_line(lambda: build_encoder("wide_resnet38", 8, True), "model.weights")
     one_line(lambda: build_encoder("resnet18", 12), "model.backbone", "output stride 12")
-    one_line(lambda: build(replace(CONFIG, kind="depth")), "'depth'")  # type: ignore[arg-type]
