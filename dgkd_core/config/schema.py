@@ -156,11 +156,12 @@ class Model(_Section):
 
     backbone: str = Field(
         pattern=BACKBONE,
-        description="wide_resnet38 (the paper), resnet18/34/50/101 (torchvision) or timm:NAME, "
+        description="wide_resnet38 (the paper), or timm's: resnet18/34/50/101 or timm:NAME, "
         "NAME being one of timm's architectures",
     )
     weights: str | None = Field(
-        description="a local weights file, imagenet (the library fetches them) or null (random)"
+        description="a local weights file, imagenet (timm fetches its default weights for the "
+        "backbone) or null (random)"
     )
     weights_sha256: str | None = Field(
         pattern=r"^[0-9a-f]{64}$",

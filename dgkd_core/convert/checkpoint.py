@@ -62,8 +62,9 @@ def read_state(source: Source) -> tuple[str, dict[str, Tensor], tuple[str, ...]]
     held = _read(Path(source)) if isinstance(source, (str, Path)) else source
     beside: list[str] = []
     for _ in _WRAPPERS:
-        inner = [k for k in _WRAPPERS if isinstance(held, Mapping) and _is_mapping(held.get(k))]
-        if inner:
+        if not isinstance(held, Mapping):
+            break
+        if inner := [key for key in _WRAPPERS if isinstance(held.get(key), Mapping)]:
             beside += [repr(key)[:80].strip("'") for key in held if key != inner[0]]
             held = held[inner[0]]
     if not isinstance(held, Mapping):
@@ -83,10 +84,6 @@ def read_state(source: Source) -> tuple[str, dict[str, Tensor], tuple[str, ...]]
             raise InputError(f"{where}: holds {name!r} twice, with and without 'module.'")
         tensors[name] = value
     return where, tensors, tuple(beside)
-
-
-def _is_mapping(value: Any) -> bool:
-    return isinstance(value, Mapping)
 
 
 def some(names: Sequence[str]) -> str:

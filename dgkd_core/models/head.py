@@ -48,7 +48,7 @@ class ASPP(nn.Module):
 
 
 class Decoder(nn.Module):
-    """ASPP on the deep tap joined with a narrow skip from the shallow one: (N, width, h, w)."""
+    """ASPP on deep features, joined with a narrow skip from shallow ones, to (N, width, h, w)."""
 
     def __init__(self, shallow: int, deep: int, width: int, rates: Sequence[int]) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ def stochastic_gate(deep: Tensor, cue: Tensor, rate: float, training: bool) -> T
 
 
 class Head(nn.Module):
-    """From the two taps to class logits; the constant background logit 1 is put in front."""
+    """From shallow and deep features to class logits; a constant background logit 1 in front."""
 
     gate_rate = 0.3
 
@@ -111,7 +111,7 @@ class Head(nn.Module):
         )
 
     def forward(self, shallow: Tensor, deep: Tensor) -> Tensor:
-        """(N, shallow, h, w) and (N, deep, h', w') taps to (N, C+1, h, w) logits."""
+        """(N, shallow, h, w) and (N, deep, h', w') features to (N, C+1, h, w) logits."""
         x = self.decoder(shallow, deep)
         x = stochastic_gate(x, self.cue(shallow, x), self.gate_rate, self.training)
         logits = self.classify(x)

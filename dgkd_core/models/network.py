@@ -27,7 +27,7 @@ class Output:
     """What a network returns for a batch.
 
     Attributes:
-        logits: (N, C+1, h, w), background first, at the shallow tap's size.
+        logits: (N, C+1, h, w), background first, at the shallow features' size.
         masks: (N, C+1, h, w), softmax of the logits.
         scores: (N, C) class scores; sigmoid gives a probability. None when not asked for.
         deep, shallow: (N, width, …) projected features for distillation; None when not asked for.

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dgkd_core.config.choices import BACKBONE, MOST_CLASSES, ClassName, Exposure, Fusion, Rate
-from dgkd_core.models.encoder import Encoder, ResNet, TimmEncoder
+from dgkd_core.models.encoder import Encoder, TimmEncoder
 from dgkd_core.models.network import Network, Segmenter
 from dgkd_core.models.wide_resnet import WideResNet38
 from dgkd_core.runtime.checked_json import read_checked
@@ -28,8 +28,6 @@ from dgkd_core.runtime.errors import InputError, reason
 from dgkd_core.runtime.files import atomic_folder, sha256, write_json
 from dgkd_core.runtime.paths import resolve
 from dgkd_core.runtime.tensors import check_tensor, read_tensors
-
-RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ class ModelConfig:
     def of(
         cls, section: Any, kind: Any, classes: tuple[str, ...], *, dgf2: Any, exposure: Any
     ) -> ModelConfig:
-        """The spec that the ``model`` section of params.yaml asks for."""
+        """The config that the ``model`` section of params.yaml asks for."""
         return cls(
             kind,
             classes,
@@ -69,10 +67,13 @@ class ModelConfig:
 
 
 def build_encoder(backbone: str, output_stride: int = 8, pretrained: bool = False) -> Encoder:
-    """A backbone by name: wide_resnet38, resnet18/34/50/101 or timm:NAME.
+    """A backbone by name: wide_resnet38, resnet18/34/50/101 (timm's) or timm:NAME.
 
-    ``pretrained`` lets torchvision or timm fetch ImageNet weights (needs the network once).
-    Otherwise nothing is fetched: NAME is an architecture that timm knows, never hf-hub:… or a path.
+    NAME is an architecture that timm knows, never hf-hub:… or a path. ``pretrained`` lets timm
+    fetch its default ImageNet weights (needs the network once); otherwise nothing is fetched.
+
+    Raises:
+        InputError: there is no such backbone, not with this stride, or its weights cannot be had.
     """
     if backbone == "wide_resnet38":
         if output_stride != 8:
@@ -83,11 +84,9 @@ def build_encoder(backbone: str, output_stride: int = 8, pretrained: bool = Fals
                 "expected a local file"
             )
         return WideResNet38()
-    if backbone in RESNETS:
-        return ResNet(backbone, output_stride, pretrained)
     if not re.fullmatch(BACKBONE, backbone):
         raise InputError(
-            f"model.backbone is {shown(backbone)}, expected wide_resnet38, {', '.join(RESNETS)} or "
+            f"model.backbone is {shown(backbone)}, expected wide_resnet38, resnet18/34/50/101 or "
             f"timm:NAME, NAME being one of timm's architectures (no hub id, no path)"
         )
     try:
@@ -97,15 +96,6 @@ def build_encoder(backbone: str, output_stride: int = 8, pretrained: bool = Fals
             f"model.backbone is {shown(backbone)}: timm cannot build it with output stride "
             f"{output_stride} and four levels ({reason(error)})"
         ) from error
-
-
-def _library_names(encoder: Encoder, key: str) -> list[str]:
-    """What a tensor of our backbone may be called in its library's own weights file."""
-    if isinstance(encoder, ResNet):
-        return [key.replace("stem.0.", "conv1.").replace("stem.1.", "bn1.")]
-    if isinstance(encoder, TimmEncoder):  # features_only flattens stages.0 to stages_0
-        return [key, key.replace("_", ".", 1)]
-    return [key]
 
 
 def load_backbone(encoder: Encoder, path: Path, digest: str | None = None) -> int:
@@ -126,7 +116,8 @@ def load_backbone(encoder: Encoder, path: Path, digest: str | None = None) -> in
     state: dict[str, Tensor] = {}
     used: set[str] = set()
     for key, value in inner.state_dict().items():
-        name = next((n for n in _library_names(encoder, key) if n in source), None)
+        # timm's features_only makes stages_0 of stages.0
+        name = next((n for n in (key, key.replace("_", ".", 1)) if n in source), None)
         if name is None and key.endswith("num_batches_tracked"):
             state[key] = value
         elif name is None:
@@ -147,10 +138,8 @@ def load_backbone(encoder: Encoder, path: Path, digest: str | None = None) -> in
 def build(spec: ModelConfig) -> Network | Segmenter:
     """A network with random weights."""
     encoder = build_encoder(spec.backbone, spec.output_stride)
-    kinds: dict[str, type[Network] | type[Segmenter]] = {"network": Network, "segmenter": Segmenter}
-    if spec.kind not in kinds:
-        raise InputError(f"model kind is {spec.kind!r}, expected network or segmenter")
-    model = kinds[spec.kind](
+    kind = Network if spec.kind == "network" else Segmenter
+    model = kind(
         encoder,
         len(spec.classes),
         spec.width,
@@ -163,23 +152,6 @@ def build(spec: ModelConfig) -> Network | Segmenter:
     return model
 
 
-def _imagenet(spec: ModelConfig) -> Encoder:
-    """The backbone with ImageNet weights, which its library fetches and keeps.
-
-    Raises:
-        InputError: they cannot be fetched, or there are none.
-    """
-    try:
-        return build_encoder(spec.backbone, spec.output_stride, pretrained=True)
-    except (InputError, OSError) as error:
-        if spec.backbone == "wide_resnet38":  # for which nothing is fetched
-            raise
-        raise InputError(
-            f"model.weights is imagenet: those of {spec.backbone} cannot be fetched "
-            f"({reason(error.__cause__ or error)}), expected a network connection, or a local file"
-        ) from error
-
-
 def first_weights(
     model: Network | Segmenter, spec: ModelConfig, section: Any
 ) -> list[nn.Parameter]:
@@ -189,12 +161,22 @@ def first_weights(
         the parameters that are pretrained now.
 
     Raises:
-        InputError: the file is missing, not the pinned one or not for this backbone.
+        InputError: the file is missing, not the pinned one or not for this backbone, or ImageNet
+            weights cannot be fetched.
     """
     if section.weights is None:
         return []
     if section.weights == "imagenet":
-        model.encoder.load_state_dict(_imagenet(spec).state_dict())
+        try:
+            fetched = build_encoder(spec.backbone, spec.output_stride, pretrained=True)
+        except InputError as error:
+            if error.__cause__ is None:  # there are none for this backbone
+                raise
+            raise InputError(
+                f"model.weights is imagenet: those of {spec.backbone} cannot be fetched "
+                f"({reason(error.__cause__)}), expected a network connection, or a local file"
+            ) from error
+        model.encoder.load_state_dict(fetched.state_dict())
     else:
         load_backbone(model.encoder, resolve(section.weights), section.weights_sha256)
     return list(model.encoder.parameters())
@@ -224,7 +206,7 @@ def save_model(folder: str | Path, model: nn.Module, spec: ModelConfig) -> None:
 
 
 def read_model_config(folder: str | Path) -> ModelConfig:
-    """The spec in a model folder.
+    """The config in a model folder.
 
     Raises:
         InputError: model.json is missing or does not describe a network.
@@ -246,7 +228,7 @@ def _check_fit(path: Path, wanted: Mapping[str, Tensor], tensors: Mapping[str, T
 
 
 def load_model(folder: str | Path, device: str | torch.device = "cpu") -> tuple[Any, ModelConfig]:
-    """A network from its folder, in evaluation mode, with its spec.
+    """A network from its folder, in evaluation mode, and its config.
 
     Raises:
         InputError: model.json or model.safetensors is missing, damaged or hostile, or one does not

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -61,7 +59,7 @@ def _stage(inputs: int, outputs: int, count: int, stride: int) -> nn.Sequential:
 
 
 class WideResNet38(Encoder):
-    """Taps: shallow (N, 256, H/4, W/4) = output of b3_2; deep (N, 4096, H/8, W/8) = ReLU(bn7)."""
+    """Shallow (N, 256, H/4, W/4) is the output of b3_2, deep (N, 4096, H/8, W/8) is ReLU(bn7)."""
 
     def __init__(self) -> None:
         super().__init__(shallow_channels=256, deep_channels=4096, fusion_channels=(128, 256, 512))
@@ -78,11 +76,8 @@ class WideResNet38(Encoder):
         self.stage7 = Bottleneck(2048, 4096, 4, 0.5)
         self.norm7 = nn.BatchNorm2d(4096)
 
-    def stem_parameters(self) -> list[nn.Parameter]:
-        return list(self.stem.parameters())
-
     def forward(self, image: Tensor, fuse: Fuse | None = None) -> tuple[Tensor, Tensor]:
-        join: Callable[[int, Tensor], Tensor] = fuse or (lambda _, x: x)
+        join: Fuse = fuse or (lambda _, x: x)
         x = join(0, self.stage2(self.stem(image)))
         shallow = self.stage3(x)
         x = join(2, self.stage4(join(1, shallow)))

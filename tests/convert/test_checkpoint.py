@@ -1,6 +1,5 @@
 """Reading other people's checkpoints, and the denoisers in them."""
 
-import io
 import pickle
 from pathlib import Path
 from typing import Any
@@ -50,13 +49,17 @@ def test_wrappers_and_prefixes_come_off(tmp_path: Path, wrapper: str, prefix: st
         ({"a": A, "epoch": 3}, "'epoch' is of type int"),
         ({7: A}, "7 is of type Tensor"),
         ({"a\nb": A}, r"'a\nb' is of type Tensor"),
+        ({"\x1b[2J": A}, r"'\x1b[2J' is of type Tensor"),
+        ({"a" * 5000: A}, "is of type Tensor"),
         ({"a": A, "module.a": A}, "holds 'a' twice"),
     ],
 )
 def test_something_else_is_refused(tmp_path: Path, held: Any, said: str) -> None:
     path = tmp_path / "a.pth"
     torch.save(held, path)
-    one_line(lambda: read_state(path), path, said)
+    message = one_line(lambda: read_state(path), path, said)
+    assert message.isprintable()
+    assert len(message) < len(str(path)) + 300
 
 
 def test_a_wrapper_that_holds_itself_ends() -> None:
@@ -74,15 +77,15 @@ class _Code:
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("kind", ["zipped", "legacy", "pickle", "pickle 2"])
+@pytest.mark.parametrize("kind", ["zipped", "pickle"])
 def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path, kind: str) -> None:
     """By the function and by the command: one line, and the file that the code writes is absent."""
     mark, path = tmp_path / "ran", tmp_path / "student.pth"
     content = {"a": A, "code": _Code(mark)}
-    if kind.startswith("pickle"):
-        path.write_bytes(pickle.dumps(_Code(mark), 2 if kind == "pickle 2" else None))
+    if kind == "pickle":
+        path.write_bytes(pickle.dumps(_Code(mark)))
     else:
-        torch.save(content, path, _use_new_zipfile_serialization=kind == "zipped")
+        torch.save(content, path)
     said = one_line(lambda: load_authors_checkpoint(path), path, "expected a state dict of tensors")
     if kind != "pickle":
         assert "holds 'io.open' beside tensors, refused and not run" in said
@@ -95,14 +98,12 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path, kind: str) ->
 
 
 def test_a_missing_or_damaged_file_is_one_line(tmp_path: Path) -> None:
-    path, buffer = tmp_path / "a.pth", io.BytesIO()
+    path = tmp_path / "a.pth"
     one_line(lambda: read_state(path), path, "no such file")
     one_line(lambda: read_state(tmp_path), tmp_path, "not a readable PyTorch checkpoint")
-    torch.save({"a": A}, buffer)
-    whole = buffer.getvalue()
-    for length in range(0, len(whole) - 1, 97):
-        path.write_bytes(whole[:length])
-        one_line(lambda: read_state(path), path, "not a readable PyTorch checkpoint")
+    torch.save({"a": A}, path)
+    path.write_bytes(path.read_bytes()[:-97])
+    one_line(lambda: read_state(path), path, "not a readable PyTorch checkpoint")
 
 
 # --- denoisers -----------------------------------------------------------------------------------
@@ -116,7 +117,7 @@ def _released(channels: int, prefix: str = "ddim.", seed: int = 0) -> State:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("prefix", ["ddim.", "", "map_kd.ddim."])
+@pytest.mark.parametrize("prefix", ["ddim.", ""])
 def test_a_denoiser_predicts_the_noise_that_the_authors_does(prefix: str) -> None:
     state = _released(8, prefix)
     if prefix:

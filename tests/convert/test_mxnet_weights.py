@@ -12,14 +12,8 @@ import torch
 import torch.nn.functional as F
 from authors_network import listed
 from params_file import (
-    OLD,
-    VERSIONS,
     Arrays,
-    array_bytes,
-    list_bytes,
-    names_bytes,
     save,
-    u64,
     values,
 )
 from safetensors.torch import load_file
@@ -118,6 +112,15 @@ def test_each_tensor_lands_in_its_place(small: Arrays) -> None:
     assert all(counter.dtype == torch.int64 and counter.item() == 0 for counter in counters)
 
 
+def test_every_tensor_of_the_whole_network_has_its_source() -> None:
+    with torch.device("meta"):
+        state = _state(WideResNet38())
+    pairs = dict(zip(state, _source_names(), strict=True))
+    nothing = np.float32(0)
+    arrays = {pairs[key]: np.broadcast_to(nothing, value.shape) for key, value in state.items()}
+    assert mxnet._sources(arrays) == pairs
+
+
 def _wu(p: Mapping[str, np.ndarray], x: Tensor) -> tuple[Tensor, Tensor]:
     """The network of Wu et al. by the names of its layers, at output stride 8: both taps."""
     t = {name.split(":")[1]: torch.from_numpy(array) for name, array in p.items()}
@@ -146,11 +149,8 @@ def _wu(p: Mapping[str, np.ndarray], x: Tensor) -> tuple[Tensor, Tensor]:
     return taps["3b2"], active(x, "bn7")
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-def test_the_converted_network_computes_what_theirs_does(
-    tmp_path: Path, small: Arrays, version: int
-) -> None:
-    source = save(tmp_path / "a.params", small, version)
+def test_the_converted_network_computes_what_theirs_does(tmp_path: Path, small: Arrays) -> None:
+    source = save(tmp_path / "a.params", small)
     convert_mxnet(source, tmp_path / "a.safetensors")
     net = Small()
     assert load_backbone(net, tmp_path / "a.safetensors") == 0
@@ -192,11 +192,9 @@ CHANGES: list[tuple[str, Change, str]] = [
     ),
     (VAR, lambda a: {VAR: a, SHORT: a}, f"both {VAR} and {SHORT}, expected one of them"),
     (CONV, lambda a: {CONV: a[:, 1:]}, f"{CONV} is (16, 31, 3, 3) of float32, {EXPECTS}"),
-    (CONV, lambda a: {CONV: a.swapaxes(0, 1)}, f"{CONV} is (32, 16, 3, 3) of float32, {EXPECTS}"),
     (CONV, lambda a: {CONV: a.astype("<i4")}, f"{CONV} is (16, 32, 3, 3) of int32, {EXPECTS}"),
     (CONV, lambda a: {CONV: a.ravel()[:0]}, f"{CONV} is (0,) of float32, {EXPECTS}"),
     (CONV, lambda a: {CONV: np.where(a == a.max(), np.float32("nan"), a)}, NOT_FINITE),
-    (CONV, lambda a: {CONV: np.where(a == a.max(), -np.float32("inf"), a)}, NOT_FINITE),
     (CONV, lambda a: {CONV: np.where(a == a.max(), 1e300, a.astype(float))}, NOT_FINITE),
 ]
 
@@ -234,7 +232,7 @@ def test_what_is_told_and_written(tmp_path: Path, small: Arrays) -> None:
     assert out.read_bytes() == first
 
 
-@pytest.mark.parametrize("name", ["a.pth", "a", "safetensors", "a.safetensors.gz"])
+@pytest.mark.parametrize("name", ["a.pth", "safetensors"])
 def test_another_ending_is_refused_first(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match=r"expected a file name that ends in \.safetensors$"):
         convert_mxnet(tmp_path / "missing.params", tmp_path / name)
@@ -246,12 +244,6 @@ def test_an_earlier_file_outlives_a_failure(
 ) -> None:
     source, out = save(tmp_path / "a.params", small), tmp_path / "a.safetensors"
     out.write_bytes(b"before")
-    whole = source.read_bytes()
-    for content in (whole[:-1], list_bytes(), b""):
-        source.write_bytes(content)
-        with pytest.raises(InputError, match=f"^{re.escape(str(source))}: "):
-            convert_mxnet(source, out)
-    source.write_bytes(whole)
 
     def fails(tensors: object, path: Path) -> None:
         path.write_bytes(b"half")
@@ -262,29 +254,3 @@ def test_an_earlier_file_outlives_a_failure(
         convert_mxnet(source, out)
     assert out.read_bytes() == b"before"
     assert set(tmp_path.iterdir()) == {source, out}
-
-
-@pytest.mark.full
-def test_the_whole_network(tmp_path: Path) -> None:
-    """Each tensor holds a ramp of its own."""
-    with torch.device("meta"):
-        net = WideResNet38()
-    shapes = [tuple(value.shape) for value in _state(net).values()]
-    names = [*_source_names(), "arg:linear1000_weight", "arg:linear1000_bias"]
-    source, out = tmp_path / "a.params", tmp_path / "a.safetensors"
-
-    def ramp(i: int, shape: tuple[int, ...]) -> np.ndarray:
-        return np.resize(np.arange(1009, dtype="<f4") + 1024 * i, shape)
-
-    with open(source, "wb") as file:
-        file.write(u64(0x112, 0, len(names)))
-        for i, shape in enumerate([*shapes, (1000, 4096), (1000,)]):
-            file.write(array_bytes(OLD, ramp(i, shape)))
-        file.write(names_bytes(*names))
-    lines = convert_mxnet(source, out)
-    assert lines[0] == f"{out}: {len(shapes)} of {len(names)} tensors of {source}"
-    assert lines[1:3] == ["unused: 'arg:linear1000_bias'", "unused: 'arg:linear1000_weight'"]
-    net.to_empty(device="cpu")
-    assert load_backbone(net, out) == 0
-    for i, (key, value) in enumerate(_state(net).items()):
-        assert np.array_equal(value.numpy(), ramp(i, shapes[i])), key

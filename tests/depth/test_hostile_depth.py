@@ -26,7 +26,6 @@ from transformers import (
     Swinv2Config,
 )
 
-from dgkd_core.depth import files
 from dgkd_core.depth.dpt import estimate, load_dpt, save_dpt, small_dpt
 from dgkd_core.runtime.errors import InputError
 
@@ -82,8 +81,8 @@ class EvilProcessor: pass
 """
 
 
-@pytest.mark.full
-def test_a_python_file_in_the_folder_is_not_run(folder: Path) -> None:
+def test_code_kernels_paths_and_other_files_are_not_looked_at(folder: Path, tmp_path: Path) -> None:
+    """A Python file is not run, no kernel of the hub asked for, no name taken for a path."""
     evil, mark = folder / "evil.py", folder / "ran"
     evil.write_text(EVIL)
     classes = {
@@ -92,13 +91,25 @@ def test_a_python_file_in_the_folder_is_not_run(folder: Path) -> None:
         "AutoBackbone": "evil.EvilModel",
         "AutoImageProcessor": ["evil.EvilProcessor", "evil.EvilProcessor"],
     }
+    kernels = ("attn_implementation", "_attn_implementation", "experts_implementation")
+    odd: dict[str, Any] = {"auto_map": classes, **dict.fromkeys(kernels, "someone/kernels:a")}
     config = json.loads((folder / "config.json").read_text())
-    _change(folder / "config.json", {"auto_map": classes, "architectures": ["EvilModel"]})
-    inner = config["backbone_config"] | {"auto_map": classes}
-    _change(folder / "config.json", {"backbone_config": inner})
-    names = {"auto_map": classes, "image_processor_type": "EvilProcessor"}
-    _change(folder / "preprocessor_config.json", names)
-    _works(folder)
+    names = {"name_or_path": "/etc", "_name_or_path": "../x", "architectures": ["EvilModel"]}
+    inner = config["backbone_config"] | odd
+    _change(folder / "config.json", odd | names | {"backbone_config": inner})
+    processor = {"auto_map": classes, "image_processor_type": "EvilProcessor"}
+    _change(folder / "preprocessor_config.json", processor)
+    adapter = {"base_model_name_or_path": "someone/something", "peft_type": "LORA"}
+    (folder / "adapter_config.json").write_text(json.dumps(adapter))
+    (folder / "generation_config.json").write_text("{")
+    (folder / "processor_config.json").write_text("{")
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../../x"}}')
+    (folder / "pytorch_model.bin").write_bytes(b"no pickle")
+    model, read = load_dpt(folder, local=True)
+    assert model.config._attn_implementation == "sdpa"
+    save_dpt(model, read, tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dpt", "out"]
+    assert "/etc" not in (tmp_path / "out" / "config.json").read_text()
     _change(folder / "config.json", {"model_type": "evil"})
     _refused(folder, "config.json", "'evil'", "dpt or depth_anything")
     assert not mark.exists()
@@ -106,60 +117,25 @@ def test_a_python_file_in_the_folder_is_not_run(folder: Path) -> None:
     assert mark.exists(), "it does leave its mark when it is run"
 
 
-FETCHES = {
-    "hub id": {"backbone": "someone/something"},
-    "hub id for the hybrid": {"backbone": "someone/something", "backbone_config": None},
-    "timm's": {"backbone": "resnet18", "use_timm_backbone": True, "backbone_config": None},
-    "timm's hub id": {"backbone": "hf-hub:a/b", "use_timm_backbone": True},
-    "pretrained": {"use_pretrained_backbone": True},
-    "timm as a backbone": {
-        "backbone_config": {"model_type": "timm_backbone", "backbone": "hf-hub:a/b"}
-    },
-    "timm without a name": {"backbone_config": {"model_type": "timm_backbone"}},
-    "timm's wrapper": {"backbone_config": {"model_type": "timm_wrapper", "architecture": "x"}},
-    "within": {"backbone_config": {"model_type": "bit", "backbone": "a/b"}},
-    "a nested DPT": {"backbone_config": {"model_type": "dpt"}},
-    "quantised": {"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True}},
-}
+HUB = "someone/something"
+FETCHES: list[dict[str, Any]] = [
+    {"backbone": HUB},
+    {"backbone": HUB, "backbone_config": None},
+    {"backbone": "resnet18", "use_timm_backbone": True, "backbone_config": None},
+    {"use_pretrained_backbone": True},
+    {"backbone_config": {"model_type": "timm_backbone", "backbone": "hf-hub:a/b"}},
+    {"backbone_config": {"model_type": "timm_wrapper", "architecture": "x"}},
+    {"backbone_config": {"model_type": "bit", "backbone": HUB}},
+    {"backbone_config": {"model_type": "dpt"}},
+    {"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True}},
+]
 
 
-@pytest.mark.parametrize("change", FETCHES.values(), ids=FETCHES.keys())
-@pytest.mark.parametrize("hybrid", [True, False])
-def test_a_config_fetches_nothing(folder: Path, change: dict[str, Any], hybrid: bool) -> None:
-    _change(folder / "config.json", {"is_hybrid": hybrid, **change})
-    _refused(folder, "config.json")
-
-
-@pytest.mark.full
-@pytest.mark.parametrize(
-    "key", ["attn_implementation", "_attn_implementation", "experts_implementation"]
-)
-def test_kernels_of_the_hub_are_not_asked_for(folder: Path, key: str) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    kernel = {key: "someone/kernels:attention"}
-    inner = config["backbone_config"] | kernel
-    _change(folder / "config.json", kernel | {"backbone_config": inner})
-    model, _ = load_dpt(folder, local=True)
-    assert model.config._attn_implementation == "sdpa"
-    _works(folder)
-
-
-def test_other_files_are_not_looked_at(folder: Path) -> None:
-    adapter = {"base_model_name_or_path": "someone/something", "peft_type": "LORA"}
-    (folder / "adapter_config.json").write_text(json.dumps(adapter))
-    (folder / "generation_config.json").write_text("{")
-    (folder / "processor_config.json").write_text("{")
-    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../../x"}}')
-    (folder / "pytorch_model.bin").write_bytes(b"no pickle")
-    _works(folder)
-
-
-def test_names_in_a_config_are_no_paths(folder: Path, tmp_path: Path) -> None:
-    _change(folder / "config.json", {"name_or_path": "/etc", "_name_or_path": "../x"})
-    model, processor = load_dpt(folder, local=True)
-    save_dpt(model, processor, tmp_path / "out")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["dpt", "out"]
-    assert "/etc" not in (tmp_path / "out" / "config.json").read_text()
+@pytest.mark.parametrize("change", FETCHES, ids=str)
+def test_a_config_fetches_nothing(folder: Path, change: dict[str, Any]) -> None:
+    for hybrid in (True, False):
+        _change(folder / "config.json", {"is_hybrid": hybrid, **change})
+        _refused(folder, "config.json")
 
 
 def test_a_hub_id_fetches_three_files_of_one_commit(
@@ -171,7 +147,7 @@ def test_a_hub_id_fetches_three_files_of_one_commit(
         asked.append((hub_id, name, revision))
         return str(folder / name)
 
-    monkeypatch.setattr(files, "cached_file", cached)
+    monkeypatch.setattr("transformers.utils.cached_file", cached)
     load_dpt("someone/dpt", local=False, revision="v1")
     names = ("config.json", "preprocessor_config.json", "model.safetensors")
     revisions = ("v1", folder.name, folder.name)
@@ -180,12 +156,12 @@ def test_a_hub_id_fetches_three_files_of_one_commit(
     one_line(lambda: load_dpt("someone/dpt", local=False), "'someone/dpt'", "someone/else")
 
 
-@pytest.mark.parametrize("error", [OSError("a\nb"), ValueError(""), KeyError("x"), TypeError("y")])
+@pytest.mark.parametrize("error", [OSError("a\nb"), ValueError(""), KeyError("x")])
 def test_a_hub_that_fails_is_one_line(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any, **__: Any) -> str:
         raise error
 
-    monkeypatch.setattr(files, "cached_file", fail)
+    monkeypatch.setattr("transformers.utils.cached_file", fail)
     one_line(lambda: load_dpt("someone/dpt", local=False), "'someone/dpt'", "cannot be fetched")
 
 
@@ -193,10 +169,7 @@ def test_a_hub_that_fails_is_one_line(error: Exception, monkeypatch: pytest.Monk
 
 JSON = {
     "empty": b"",
-    "cut short": b'{"model_type": "dpt"',
-    "a list": b"[]",
     "null": b"null",
-    "text": b'"dpt"',
     "nested": b'{"a":' * 100_000,
     "a number of 100,000 digits": b'{"image_size": ' + b"9" * 100_000 + b"}",
     "not UTF-8": b'{"model_type": "\xff"}',
@@ -239,15 +212,9 @@ def test_pickled_weights_are_not_read(folder: Path, tmp_path: Path) -> None:
     _refused(folder, path)
     path.write_bytes(pickle.dumps(_Code(mark)))
     _refused(folder, path)
+    path.write_bytes((tmp_path / "weights").read_bytes()[:-1])  # cut short
+    _refused(folder, path)
     assert not mark.exists()
-
-
-def test_weights_cut_short_anywhere(folder: Path) -> None:
-    path = folder / "model.safetensors"
-    whole, rng = path.read_bytes(), random.Random(1)
-    for length in (0, 7, 8, len(whole) - 1, *(rng.randrange(len(whole)) for _ in range(20))):
-        path.write_bytes(whole[:length])
-        _refused(folder, path)
 
 
 def _last(tensor: Tensor, value: float) -> Tensor:
@@ -258,10 +225,8 @@ def _last(tensor: Tensor, value: float) -> Tensor:
 
 WEIGHTS: dict[str, Callable[[dict[str, Tensor], str], dict[str, Tensor]]] = {
     "one lacks": lambda ts, name: {k: v for k, v in ts.items() if k != name},
-    "none": lambda ts, name: {},
     "other names": lambda ts, name: {f"x.{k}": v for k, v in ts.items()},
     "NaN": lambda ts, name: ts | {name: _last(ts[name], float("nan"))},
-    "infinity": lambda ts, name: ts | {name: _last(ts[name], float("inf"))},
     "another shape": lambda ts, name: ts | {name: ts[name][:1].contiguous()},
     "no numbers": lambda ts, name: ts | {name: ts[name][:0]},
 }
@@ -282,110 +247,73 @@ def test_weights_that_do_not_fit(
     assert capfd.readouterr() == ("", "")
 
 
-def test_layers_that_published_models_lack_are_not_missed(folder: Path) -> None:
+def test_half_precision_without_layers_that_published_models_lack(folder: Path) -> None:
+    """float16 becomes float32; what nothing is computed by is not missed."""
     path = folder / "model.safetensors"
-    tensors = load_file(path)
+    tensors = {k: v.half() for k, v in load_file(path).items()}
     used = {k: v for k, v in tensors.items() if "fusion_stage.layers.0.residual_layer1" not in k}
     assert len(used) < len(tensors)
-    before = estimate(*load_dpt(folder, local=True), [PICTURE], CPU)[0]
-    save_file(used, path)
-    assert np.array_equal(estimate(*load_dpt(folder, local=True), [PICTURE], CPU)[0], before)
-
-
-def test_half_precision_becomes_float32(folder: Path) -> None:
-    path = folder / "model.safetensors"
-    save_file({k: v.half() for k, v in load_file(path).items()}, path)
     _change(folder / "config.json", {"dtype": "float16", "torch_dtype": "float16"})
-    model, _ = load_dpt(folder, local=True)
-    assert model.dtype == torch.float32
-    _works(folder)
+    maps = []
+    for weights in (tensors, used):
+        save_file(weights, path)
+        model, processor = load_dpt(folder, local=True)
+        assert model.dtype == torch.float32
+        maps.append(estimate(model, processor, [PICTURE], CPU)[0])
+    assert np.array_equal(*maps)
 
 
 # --- values --------------------------------------------------------------------------------------
 
-CONFIGS: dict[str, dict[str, Any]] = {
-    "another model": {"model_type": "bert"},
-    "a depth model that is far = large": {"model_type": "glpn"},
-    "no kind": {"model_type": None},
-    "a kind that is a list": {"model_type": ["dpt"]},
-    "hidden size of a billion": {"hidden_size": 10**9},
-    "hidden size of 100,000": {"hidden_size": 100_000},
-    "a billion layers": {"num_hidden_layers": 10**9},
-    "a thousand layers": {"num_hidden_layers": 1000},
-    "layers of text": {"num_hidden_layers": "3"},
-    "a billion heads": {"num_attention_heads": 10**9},
-    "no heads": {"num_attention_heads": 0},
-    "picture of a billion": {"image_size": 10**9},
-    "picture of 50,000": {"image_size": 50_000},
-    "picture of text": {"image_size": "large"},
-    "picture of two sides": {"image_size": [32, 32]},
-    "picture of null": {"image_size": None},
-    "patches of one": {"patch_size": 1, "image_size": 2048},
-    "patches of none": {"patch_size": 0},
-    "a million necks": {"neck_hidden_sizes": [8] * 10**5},
-    "a neck of a million": {"neck_hidden_sizes": [10**6, 8, 8, 8]},
-    "fusion of 50,000": {"fusion_hidden_size": 50_000},
-    "activation": {"hidden_act": "os.system"},
-    "indices out of range": {"backbone_out_indices": [0, 1, 2, 99]},
-    "too few indices": {"backbone_out_indices": [0]},
-    "head index": {"head_in_index": 99},
-    "factors": {"reassemble_factors": [1, 1, 1e5, 1]},
-    "factors of zero": {"reassemble_factors": [0, 0, 0, 0]},
-    "returns a tuple": {"return_dict": False},
-    "backbone a list": {"backbone_config": []},
-    "backbone a text": {"backbone_config": "bit"},
-    "backbone of deep stages": {"backbone_config": {"model_type": "bit", "depths": [10**6]}},
-    "backbone of many stages": {"backbone_config": {"model_type": "bit", "depths": [1] * 201}},
-    "window of 50,000": {
-        "is_hybrid": False,
-        "backbone_config": {"model_type": "swinv2", "window_size": 50_000},
-    },
-    "readout": {"readout_type": "evil"},
-    "epsilon of text": {"layer_norm_eps": "small"},
-    "a method": {"to_dict": 3, "save_pretrained": 4, "is_hybrid": "no"},
-    "a property": {"use_return_dict": 3},
+CONFIGS: dict[str, list[Any]] = {
+    "model_type": ["bert", "glpn", None, ["dpt"]],
+    "hidden_size": [10**9],
+    "num_hidden_layers": [1000, "3"],
+    "num_attention_heads": [0],
+    "image_size": [50_000, "large", [32, 32]],
+    "patch_size": [0],
+    "neck_hidden_sizes": [[8] * 10**5],
+    "fusion_hidden_size": [50_000],
+    "hidden_act": ["os.system"],
+    "backbone_out_indices": [[0]],
+    "reassemble_factors": [[0, 0, 0, 0]],
+    "return_dict": [False],
+    "backbone_config": [
+        [],
+        {"model_type": "bit", "depths": [10**6]},
+        {"model_type": "bit", "depths": [1] * 201},
+        {"model_type": "swinv2", "window_size": 50_000},
+    ],
+    "readout_type": ["evil"],
+    "to_dict": [3],
 }
-
-
-@pytest.mark.parametrize("change", CONFIGS.values(), ids=CONFIGS.keys())
-def test_a_hostile_config(folder: Path, change: dict[str, Any]) -> None:
-    _change(folder / "config.json", change)
-    _refused(folder)
-
-
-PROCESSORS: dict[str, dict[str, Any]] = {
-    "a size of a billion": {"size": 10**9},
-    "a height of a billion": {"size": {"height": 10**9, "width": 32}},
-    "a size of zero": {"size": {"height": 0, "width": 32}},
-    "a negative size": {"size": -1},
-    "a size of text": {"size": "large"},
-    "a list": {"size": [32, 32]},
-    "another key": {"size": {"shortest_edge": 32}},
-    "a third key": {"size": {"height": 32, "width": 32, "longest_edge": 10**9}},
-    "not resized": {"do_resize": False},
-    "yes": {"do_rescale": "yes"},
-    "two colours": {"image_mean": [0.5, 0.5]},
-    "four colours": {"image_std": [0.5] * 4},
-    "a million colours": {"image_mean": [0.5] * 10**5},
-    "colours of text": {"image_mean": ["a", "b", "c"]},
-    "no spread": {"image_std": [0, 0.5, 0.5]},
-    "a negative spread": {"image_std": [-0.5, 0.5, 0.5]},
-    "a huge mean": {"image_mean": [1e38, 0, 0]},
-    "resampling": {"resample": 99},
-    "resampling of text": {"resample": "bilinear"},
-    "a multiple of a billion": {"ensure_multiple_of": 10**9},
-    "a multiple of zero": {"ensure_multiple_of": 0},
-    "a factor of zero": {"rescale_factor": 0},
-    "a huge factor": {"rescale_factor": 1e300},
-    "padding": {"do_pad": True, "size_divisor": 10**9},
+PROCESSORS: dict[str, list[Any]] = {
+    "size": [
+        *(10**9, "large", [32, 32], {"height": 0, "width": 32}, {"shortest_edge": 32}),
+        {"height": 32, "width": 32, "longest_edge": 10**9},
+    ],
+    "do_resize": [False],
+    "do_rescale": ["yes"],
+    "image_mean": [[0.5, 0.5], ["a", "b", "c"], [1e38, 0, 0]],
+    "image_std": [[0, 0.5, 0.5]],
+    "resample": [99],
+    "ensure_multiple_of": [10**9],
+    "rescale_factor": [0, 1e300],
+    "size_divisor": [10**9],
 }
+HOSTILE = [
+    (name, key, value)
+    for name, table in (("config.json", CONFIGS), ("preprocessor_config.json", PROCESSORS))
+    for key, values in table.items()
+    for value in values
+]
 
 
-@pytest.mark.parametrize("change", PROCESSORS.values(), ids=PROCESSORS.keys())
-def test_a_hostile_processor(folder: Path, change: dict[str, Any]) -> None:
-    path = folder / "preprocessor_config.json"
-    _change(path, change)
-    _refused(folder, path, next(iter(change)) if "do_pad" not in change else "size_divisor")
+@pytest.mark.parametrize(("name", "key", "value"), HOSTILE, ids=lambda x: str(x)[:20])
+def test_a_hostile_value(folder: Path, name: str, key: str, value: Any) -> None:
+    more = {"is_hybrid": False} if "swinv2" in str(value) else {}
+    _change(folder / name, {key: value, **more})
+    _refused(folder, *([folder / name, key] if name != "config.json" else []))
 
 
 def test_a_processors_other_keys_do_nothing(folder: Path) -> None:
@@ -394,7 +322,7 @@ def test_a_processors_other_keys_do_nothing(folder: Path) -> None:
     _change(path, {"preprocess": None, "__call__": 1, "device": "cuda:9", "crop_size": 10**9})
     assert load_dpt(folder, local=True)[1].to_dict() == before
     _change(path, dict.fromkeys(("do_pad", "size_divisor", "ensure_multiple_of")))
-    _works(folder)
+    assert load_dpt(folder, local=True)[1].to_dict() == before
 
 
 def test_no_memory_is_taken_for_a_network_that_the_weights_do_not_fill(
@@ -489,7 +417,7 @@ def test_mutated_values_work_or_are_one_line(
     folder = Path(shutil.copytree(folders[kind], tmp_path / kind))
     values, rng = json.loads((folder / name).read_text()), random.Random(f"{kind}{name}")
     lines, works = [], 0
-    for _ in range(80 if name == "config.json" else 50):
+    for _ in range(30):
         mutated = _mutated(values, rng)
         (folder / name).write_text(json.dumps(mutated))
         try:
@@ -500,5 +428,5 @@ def test_mutated_values_work_or_are_one_line(
         except Exception as error:
             raise AssertionError(f"{type(error).__name__} from {mutated}") from error
     assert all(line.isprintable() and str(folder) in line for line in lines)
-    assert works > 10
-    assert len(lines) > 10
+    assert works > 3
+    assert len(lines) > 3

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dgkd_core.imaging.dense_crf import DenseCRF
 
-SIZE = (24, 31)
+SIZE = (20, 27)
 
 
 def _slow_kernel(features: Tensor) -> Tensor:
@@ -75,30 +75,13 @@ SIGMAS = ((80.0, 13.0), (20.0, 13.0), (8.0, 30.0), (80.0, 60.0))
 
 @pytest.mark.parametrize("size", [SIZE, (1, 40), (37, 1), (1, 1)])
 @pytest.mark.parametrize("sigma", [0.7, 3.0, 20.0])
-@pytest.mark.parametrize("iterations", [1, 10])
-def test_gaussian_term_is_exact(size: tuple[int, int], sigma: float, iterations: int) -> None:
-    crf = DenseCRF(iterations, position=sigma, bilateral_weight=0)
+def test_gaussian_term_is_exact(size: tuple[int, int], sigma: float) -> None:
+    crf = DenseCRF(10, position=sigma, bilateral_weight=0)
     image, p = _picture("random", size), _classes(3, size, 1)
     out = crf(image, p)
     assert out.dtype == torch.float32
     assert out.shape == p.shape
     assert (out - _slow(image, p, crf)).abs().max() < 1e-5
-
-
-def test_two_pixels_by_hand() -> None:
-    """K = [[1, k], [k, 1]] with rows that sum to 1 + k, the pixel itself included."""
-    p = torch.tensor([[0.9, 0.4], [0.1, 0.6]])
-    k = math.exp(-1 / (2 * 2**2))
-    odds = [
-        p[0, i]
-        / p[1, i]
-        * math.exp(5 / (1 + k) * (p[0, i] - p[1, i] + k * (p[0, 1 - i] - p[1, 1 - i])))
-        for i in (0, 1)
-    ]
-    expected = torch.tensor([odd / (1 + odd) for odd in odds])
-    crf = DenseCRF(1, position=2, position_weight=5, bilateral_weight=0)
-    out = crf(torch.zeros(3, 1, 2), p[:, None])
-    torch.testing.assert_close(out[0, 0], expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -116,31 +99,14 @@ def test_bilateral_filter_is_near_the_exact_one(kind: str, sigmas: tuple[float, 
     assert error.abs().max() < 0.04 * expected.max()
 
 
-@pytest.mark.full
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("sigmas", SIGMAS)
-def test_mild_weights_are_near_the_exact_answer_everywhere(
-    kind: str, sigmas: tuple[float, float]
-) -> None:
-    """A softmax at least halves a change, and K̃ has norm one: with weights that add up to
-    1.5 an iteration is a contraction, and no error of the kernel grows beyond four times."""
-    crf = DenseCRF(10, 3, 0.5, *sigmas, bilateral_weight=1)
-    image, p = _picture(kind), _classes(3, SIZE, 2)
-    assert (crf(image, p) - _slow(image, p, crf)).abs().max() < 0.01
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("sigmas", SIGMAS)
-@pytest.mark.parametrize("classes", [2, 4])
-def test_mean_field_is_near_the_exact_one(
-    kind: str, sigmas: tuple[float, float], classes: int
-) -> None:
+@pytest.mark.parametrize("sigmas", SIGMAS[:2])
+def test_mean_field_is_near_the_exact_one(kind: str, sigmas: tuple[float, float]) -> None:
     """With the published weights a pixel can fall to either of two classes, and ten iterations make
     much of little where they are nearly tied: few pixels may differ, and hardly any of those that
     the exact answer is sure of. Where the picture decides, none."""
     crf = DenseCRF(bilateral_position=sigmas[0], bilateral_colour=sigmas[1])
-    image, p = _picture(kind), _classes(classes, SIZE, 2)
+    image, p = _picture(kind), _classes(3, SIZE, 2)
     out, expected = crf(image, p), _slow(image, p, crf)
     difference = (out - expected).abs().amax(0)
     best = expected.topk(2, 0).values
@@ -168,27 +134,12 @@ def test_a_mask_snaps_to_the_edge() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_probabilities_stay_probabilities(kind: str) -> None:
-    p = torch.zeros(3, *SIZE)
-    p[0], p[1, :, :10] = 1, 1
-    p[0, :, :10] = 0
-    for probabilities in (p, _classes(3, SIZE, 3), torch.full((3, *SIZE), 1 / 3)):
-        out = DenseCRF()(_picture(kind), probabilities)
-        assert out.isfinite().all()
+    certain = torch.zeros(3, *SIZE)
+    certain[0, :, 10:] = certain[1, :, :10] = 1
+    for probabilities in (certain, torch.full((3, *SIZE), 1 / 3), torch.ones(1, *SIZE)):
+        out = DenseCRF(3)(_picture(kind), probabilities)
         assert out.min() >= 0
-        assert out.max() <= 1
         torch.testing.assert_close(out.sum(0), torch.ones(SIZE))
-
-
-def test_one_class_stays_certain() -> None:
-    assert torch.equal(DenseCRF()(_picture("smooth"), torch.ones(1, *SIZE)), torch.ones(1, *SIZE))
-
-
-def test_a_flat_picture_leaves_position_alone() -> None:
-    """Without colour the bilateral kernel is a Gaussian of position."""
-    p = _classes(3, SIZE, 4)
-    bilateral = DenseCRF(position_weight=0, bilateral_position=9)(_picture("flat"), p)
-    gaussian = DenseCRF(position=9, position_weight=10, bilateral_weight=0)(_picture("flat"), p)
-    assert (bilateral - gaussian).abs().max() < 0.02
 
 
 @pytest.mark.parametrize("size", [(1, 40), (37, 1), (1, 1), (2, 2)])
@@ -196,12 +147,6 @@ def test_thin_pictures(size: tuple[int, int]) -> None:
     crf = DenseCRF(bilateral_position=10)
     image, p = _picture("smooth", size), _classes(3, size, 5)
     assert (crf(image, p) - _slow(image, p, crf)).abs().max() < 0.05
-
-
-def test_zero_weights_return_the_input() -> None:
-    p = _classes(3, SIZE, 6)
-    out = DenseCRF(position_weight=0, bilateral_weight=0)(_picture("random"), p)
-    torch.testing.assert_close(out, p)
 
 
 def test_the_order_of_classes_and_of_colours_does_not_matter() -> None:
@@ -216,7 +161,6 @@ def test_the_same_bytes_each_run_and_inputs_left_alone() -> None:
     before = image.clone(), p.detach().clone()
     crf = DenseCRF()
     out = crf(image, p)
-    assert torch.equal(out, crf(image, p))
     assert torch.equal(out, DenseCRF()(image.clone(), p.detach().clone()))
     assert torch.equal(image, before[0])
     assert torch.equal(p.detach(), before[1])
@@ -254,13 +198,10 @@ GREY = torch.full((3, 4, 5), 0.5)
     ("image", "probabilities", "message"),
     [
         (GREY[:2], HALF, r"image must be \(3, H, W\)"),
-        (GREY[None], HALF, r"image must be \(3, H, W\)"),
         (GREY[:, :0], HALF[:, :0], r"image must be \(3, H, W\)"),
         (GREY, HALF[0], "probabilities must be"),
-        (GREY, HALF[:0], "probabilities must be"),
         (GREY, HALF[:, 1:], "probabilities must be"),
         (GREY.int(), HALF, "must be float"),
-        (GREY, torch.ones(1, 4, 5, dtype=torch.int64), "must be float"),
         (GREY * 255, HALF, r"image must be in \[0, 1\]"),
         (GREY * math.nan, HALF, r"image must be in \[0, 1\]"),
         (GREY, HALF * 0.9, "sum to one"),

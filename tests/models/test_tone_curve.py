@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from dgkd_core.models.tone_curve import ToneCurve
 
-SIZES = [(1, 1), (1, 7), (9, 5), (16, 20)]
+SIZES = [(1, 1), (1, 7), (9, 5)]
 
 
 def _bent(pieces: int = 8) -> ToneCurve:
@@ -22,16 +22,11 @@ def _picture(height: int = 9, width: int = 5, seed: int = 1) -> Tensor:
     return torch.rand(2, 3, height, width, generator=generator) ** 2
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_it_starts_as_the_identity(size: tuple[int, int]) -> None:
-    image = _picture(*size)
-    torch.testing.assert_close(ToneCurve()(image), image, atol=1e-6, rtol=0)
-
-
 @pytest.mark.parametrize("pieces", [1, 3, 8])
 @pytest.mark.parametrize("size", SIZES)
 def test_it_is_linear_interpolation_between_knots(size: tuple[int, int], pieces: int) -> None:
     curve, image = _bent(pieces), _picture(*size)
+    torch.testing.assert_close(ToneCurve()(image), image, atol=1e-6, rtol=0)  # it starts straight
     image[0, 0, 0, 0], image[1, 0, 0, 0] = 0, 1
     with torch.no_grad():
         out, rises = curve(image), curve.rises(image)
@@ -74,17 +69,3 @@ def test_gradients_of_its_parameters() -> None:
 
     values = tuple(p.detach().clone().requires_grad_() for p in curve.parameters())
     assert torch.autograd.gradcheck(run, values)
-
-
-def test_it_can_learn_to_brighten() -> None:
-    curve, image = ToneCurve(), _picture() * 0.3
-    target = image.sqrt()
-    optimizer = torch.optim.Adam(curve.parameters(), 1e-2)
-    losses = []
-    for _ in range(200):
-        loss = (curve(image) - target).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert losses[-1] < losses[0] / 10
