@@ -327,3 +327,75 @@ def test_what_follows_a_stage_in_dvc_s_graph(built: Path, monkeypatch: pytest.Mo
     assert found.pop("report") == set()
     reported = {stage: {"report", *following} for stage, following in AFTER.items()}
     assert found == {**reported, "package": set()}
+
+
+def test_a_further_test_set_runs_alone_and_again_when_its_pictures_change(built: Path) -> None:
+    from dgkd_core.data.pictures import encode_rgb
+    from dgkd_core.scenes.drawing import render
+
+    night = built.parent / "night photos"
+    night.mkdir()
+    for index in range(2):
+        (night / f"{index}.png").write_bytes(encode_rgb(render(9, "night", index, 40).image // 16))
+    before = (built / "params.yaml").read_bytes()
+    sets = ["dgkd", "preset", "tiny", "evaluate.sets={night: ../night photos}"]
+    subprocess.run(sets, cwd=built, env=environment(), check=True)
+    try:
+        assert stages_run(dvc(built, "repro")) == ["testset@night", "report"]
+        metrics = json.loads((built / "metrics/testset/night.json").read_text())
+        assert metrics["pictures"] == {"count": 2, "scored": 0}
+        assert "metrics/testset/night.json" in dvc(built, "metrics", "show")
+        assert stages_run(dvc(built, "repro")) == []
+        (night / "2.png").write_bytes(encode_rgb(render(9, "night", 2, 40).image // 16))
+        assert stages_run(dvc(built, "repro", "--dry")) == ["testset@night"]
+    finally:
+        (built / "params.yaml").write_bytes(before)
+    (built / "metrics/testset/night.json").unlink()
+    assert stages_run(dvc(built, "repro", "--dry")) == ["report"]
+    assert stages_run(dvc(built, "repro")) == []  # DVC has that page still
+
+
+def test_an_experiment_in_a_temporary_folder_follows_relative_paths(
+    built: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """`dvc exp run --temp` with data.depth_root outside the project, given relatively."""
+    import numpy as np
+
+    from dgkd_core.data.manifest import read_manifest
+    from dgkd_core.data.pictures import encode_depth
+
+    outside = built.parent / "measured"
+    outside.mkdir(exist_ok=True)
+    for entry in read_manifest(built / "artifacts/prepare").entries:
+        depth = np.linspace(0, 1, 20 * 20).reshape(20, 20)
+        (outside / f"{entry.id}.png").write_bytes(encode_depth(depth))
+    subprocess.run(
+        ["dgkd", "preset", "tiny", "depth.model=given", "data.depth_root=../measured"],
+        cwd=built,
+        env=environment(),
+        check=True,
+    )
+    output = dvc(built, "exp", "run", "--temp", "-n", "measured-depth", "-S", "distill.lambda=0")
+    ran = stages_run(output)
+    assert "depth" in ran
+    assert "distill" in ran
+    assert not {"prepare", "darken", "teacher"} & set(ran)
+    difference = json.loads(dvc(built, "metrics", "diff", "HEAD", "measured-depth", "--json"))
+    assert "metrics/depth.json" in json.dumps(difference)
+
+
+def test_the_segmenter_is_had_by_its_name_and_version(built: Path, tmp_path: Path) -> None:
+    tag = ["git", "tag", "-a", "segmenter@v1.0.0", "-m", "the first"]  # DVC sees annotated ones
+    subprocess.run(tag, cwd=built, check=True)
+    try:
+        got = tmp_path / "model"
+        dvc(
+            tmp_path, "artifacts", "get", str(built), "segmenter", "--rev", "v1.0.0", "-o", str(got)
+        )
+    finally:
+        subprocess.run(["git", "tag", "-d", "segmenter@v1.0.0"], cwd=built, check=True)
+    made = built / "artifacts/model"
+    names = {path.relative_to(made) for path in made.rglob("*") if path.is_file()}
+    assert names
+    assert {path.relative_to(got) for path in got.rglob("*") if path.is_file()} == names
+    assert all((got / name).read_bytes() == (made / name).read_bytes() for name in names)
