@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 from support import CHAIN, dvc, environment, stages_run
+from test_pipeline import AFTER, READERS, covers, row_of
 
 from dgkd_core.config.params import validate
 from dgkd_core.runtime.errors import InputError
@@ -159,60 +160,6 @@ def test_a_second_repro_meanwhile_names_the_first_and_runs_nothing(beside: Besid
     assert "Traceback" not in beside.refused
 
 
-# The stages that a changed parameter reruns, in the row of the longest key that it lies under. What
-# follows them in the chain is AFTER, and runs again where an output has changed. `report`, which
-# shows every parameter and follows every stage, is in neither.
-READERS = {
-    "seed": "prepare darken depth_model depth_adapt teacher distill segment package testset",
-    "compile": "teacher distill segment package",
-    "deterministic": (
-        "depth_model depth_adapt depth teacher distill cam segment evaluate package testset"
-    ),
-    "threads": (
-        "depth_model depth_adapt depth teacher distill cam segment evaluate package testset"
-    ),
-    "data": "prepare package",
-    "data.root": "prepare",
-    "data.sbd_root": "prepare",
-    "data.lis_root": "prepare",
-    "data.long_side": "prepare package testset",
-    "data.depth_root": "depth",
-    "lowlight": "darken depth_model package testset",
-    "model": "teacher distill segment package",
-    "model.dgf2": "distill segment package",
-    "model.exposure": "distill refine segment evaluate package testset",
-    "depth_model": "depth_model package",
-    "depth.model": "depth_model package",
-    "depth.revision": "depth_model package",
-    "depth.exposure": "depth_model depth_adapt depth package testset",
-    "depth.invert": "depth package testset",
-    "depth.batch": "depth package testset",
-    "depth.adapt": "depth_adapt package",
-    "teacher": "teacher package",
-    "distill": "distill package",
-    "cam": "cam package",
-    "refine": "refine package",
-    "segment": "segment package",
-    "evaluate": "evaluate package testset",
-    "evaluate.sheet": "evaluate testset",
-    "evaluate.sets": "testset",
-    "package": "package",
-}
-AFTER_TEACHER = ["distill", "cam", "refine", "segment", "evaluate", "package"]
-AFTER = {
-    "prepare": ["darken", "depth_adapt", "depth", "teacher", *AFTER_TEACHER],
-    "darken": ["depth_adapt", "depth", *AFTER_TEACHER],
-    "depth_model": ["depth_adapt", "depth", *AFTER_TEACHER],
-    "depth_adapt": ["depth", *AFTER_TEACHER],
-    "depth": AFTER_TEACHER,
-    "teacher": AFTER_TEACHER,
-    "distill": ["cam", "refine", "segment", "evaluate", "package"],
-    "cam": ["refine", "segment", "evaluate", "package"],
-    "refine": ["segment", "evaluate", "package"],
-    "segment": ["evaluate", "package"],
-    "evaluate": ["package"],
-    "package": [],
-}
 # values to change a parameter to: the first that is allowed
 OTHERS = (
     *("data/none", "data/scenes", "other", "0" * 64, "resnet18", "folder", "simple", "paper"),
@@ -229,16 +176,6 @@ def leaves(values: dict[str, Any], above: str = "") -> dict[str, Any]:
         nested = isinstance(value, dict) and value
         found |= leaves(value, f"{above}{key}.") if nested else {above + key: value}
     return found
-
-
-def covers(key: str, leaf: str) -> bool:
-    """Whether ``leaf`` is ``key`` or lies under it."""
-    return f"{leaf}.".startswith(f"{key}.")
-
-
-def row_of(leaf: str) -> str:
-    """The longest key of READERS that covers a parameter."""
-    return max((key for key in READERS if covers(key, leaf)), key=len, default="no row")
 
 
 def listed(path: Path) -> dict[str, set[str]]:
