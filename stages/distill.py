@@ -47,6 +47,7 @@ def distill(params: Params, state: State) -> None:
         manifest.classes,
         dgf2=params.model.dgf2,
         exposure=params.model.exposure,
+        norms=section.norms,
     )
     student = build(config)
     assert isinstance(student, Network)

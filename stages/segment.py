@@ -28,6 +28,7 @@ def segment(params: Params, state: State) -> None:
         manifest.classes,
         dgf2=params.model.dgf2,
         exposure=params.model.exposure,
+        norms=section.norms,
     )
     model = build(config)
     assert isinstance(model, Segmenter)

@@ -52,9 +52,18 @@ def teacher(params: Params, state: State) -> None:
             take_over(resolve(section.model), section.model_sha256, manifest)
         return
     manifest.need_normal(["train"], "teacher.model is null")
-    config = ModelConfig.of(params.model, "network", manifest.classes, dgf2="off", exposure="none")
+    config = ModelConfig.of(
+        params.model,
+        "network",
+        manifest.classes,
+        dgf2="off",
+        exposure="none",
+        norms=section.norms,
+        focal=section.focal,
+    )
     model = build(config)
     assert isinstance(model, Network)
+    model.head.decoder.aspp.frozen = section.aspp_norms == "frozen"
     pretrained = first_weights(model, config, params.model)
     auxiliary = None
     if section.projections == "trained":

@@ -251,9 +251,7 @@ class _Training(_Section):
         description="random resize factor before the crop, uniform in this range"
     )
     optimizer: Literal["sgd", "adamw"] = Field(description="sgd (the paper) has momentum 0.9")
-    lr: Positive = Field(
-        description="learning rate of pretrained layers after the warm-up; biases have twice that"
-    )
+    lr: Positive = Field(description="learning rate of pretrained weights after the warm-up")
     lr_min: float = Field(ge=0, description="learning rate of pretrained layers at the end")
     lr_power: float = Field(
         ge=0, le=10, description="exponent of the polynomial decay, 0.9 in the paper; 0: no decay"
@@ -262,7 +260,22 @@ class _Training(_Section):
     new_layers: Positive = Field(
         description="learning rate factor of layers without weights of their own, 10 in the paper"
     )
-    weight_decay: float = Field(ge=0, description="weight decay; biases and norms have none")
+    bias_lr: Positive = Field(
+        description="learning rate factor of biases; 2 for the paper's teacher, 1 for its student"
+    )
+    weight_decay: float = Field(ge=0, description="weight decay of weights")
+    bias_decay: bool = Field(
+        description="biases and norms decay as weights do; true for the paper's student"
+    )
+    norms: Literal["trained", "frozen"] = Field(
+        description="the backbone's batch norms: trained, statistics of each batch (the paper's "
+        "student); frozen, with the first convolution, as they were (the paper's teacher); without "
+        "model.weights always trained"
+    )
+    sync_norms: bool = Field(
+        description="several processes: norms take their statistics from the whole batch; false: "
+        "from each process's part (the paper)"
+    )
     ema: float = Field(
         ge=0,
         lt=1,
@@ -292,6 +305,16 @@ class Teacher(_Training):
     model_sha256: str | None = Field(
         pattern=r"^[0-9a-f]{64}$", description="pins that folder; `dgkd preset` fills it in"
     )
+    focal: float = Field(
+        gt=0,
+        le=1,
+        description="constant of the class scores' focal penalty; .01 in the paper, .3 for its "
+        "student, as for ours",
+    )
+    aspp_norms: Literal["trained", "frozen"] = Field(
+        description="the ASPP's batch norms; frozen (the paper): no statistics, scale and shift "
+        "are learned"
+    )
     projections: Literal["random", "trained"] = Field(
         description="the projections that deep and shallow are distilled through: random (the "
         "paper's release) or trained by an auxiliary classifier, without touching the rest"
@@ -317,7 +340,7 @@ class Distill(_Training):
     steps: int = Field(
         ge=1,
         le=10,
-        description="DDIM steps: the last ones of a ten-step schedule over T = 1000; "
+        description="DDIM steps: the second half of a schedule of twice as many over T = 1000; "
         "5 in the paper (t = 400 to 0)",
     )
     noise_adapter: bool = Field(
@@ -337,6 +360,10 @@ class Distill(_Training):
         description="random long side before the crop, pixels, in place of scale; null: scale"
     )
     mask_warmup: int = Field(ge=0, description="step at which the mask loss sets in")
+    keep: Literal["last", "best"] = Field(
+        description="the student after the last step, or the best of those scored on val, which "
+        "flatters the scores on val (the paper)"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Distill:

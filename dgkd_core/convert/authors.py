@@ -26,6 +26,7 @@ from dgkd_core.convert.names import (
 from dgkd_core.datasets.names import LIS as LIS_CLASSES
 from dgkd_core.datasets.names import VOC as VOC_CLASSES
 from dgkd_core.distill.denoiser import FeatureDenoiser
+from dgkd_core.models.head import initialise
 from dgkd_core.models.network import Network
 from dgkd_core.models.registry import ModelConfig, save_model
 from dgkd_core.models.wide_resnet import WideResNet38
@@ -36,6 +37,7 @@ Role = Literal["student", "teacher"]
 _WIDTH = 256
 _RATES = (12, 24, 36)
 _TABLE = 1280
+_FOCAL: dict[Role, float] = {"student": 0.3, "teacher": 0.01}
 _PROJECTIONS = ("project_deep", "project_shallow")
 _SEED = 0
 _GROUP_FROM = 20
@@ -117,6 +119,7 @@ def _initialise(network: Network) -> None:
             for layer in network.get_submodule(name).to_empty(device="cpu").children():
                 if isinstance(layer, (nn.Conv2d, nn.BatchNorm2d)):
                     layer.reset_parameters()
+            initialise(network.get_submodule(name))
 
 
 def convert_checkpoint(source: Source, role: Role | None = None) -> tuple[Network, Report]:
@@ -137,7 +140,12 @@ def convert_checkpoint(source: Source, role: Role | None = None) -> tuple[Networ
     classes = _classes(tensors, where)
     with torch.device("meta"):
         network = Network(
-            WideResNet38(), classes, _WIDTH, "paper" if role == "student" else "off", _RATES
+            WideResNet38(),
+            classes,
+            _WIDTH,
+            "paper" if role == "student" else "off",
+            _RATES,
+            focal=_FOCAL[role],
         )
     wanted = network.state_dict()
     projections = {key for key in wanted if key.split(".")[0] in _PROJECTIONS}
@@ -147,7 +155,9 @@ def convert_checkpoint(source: Source, role: Role | None = None) -> tuple[Networ
         wanted = {key: value for key, value in wanted.items() if key not in projections}
     state, loaded = fitting(wanted, authors_name, tensors, where, f"a {role}")
     network.load_state_dict(state, strict=not absent, assign=True)
-    network.encoder.freeze()
+    if role == "teacher":
+        network.encoder.freeze()
+        network.head.decoder.aspp.frozen = True
     used = set(loaded)
     rest = [name for name in tensors if name not in used]
     report = Report(
@@ -166,8 +176,10 @@ def convert_checkpoint(source: Source, role: Role | None = None) -> tuple[Networ
 def load_authors_checkpoint(source: Source, role: Role = "student") -> Network:
     """A released student or teacher: WideResNet-38, width 256, ASPP rates 12, 24 and 36.
 
-    C is read from the last layer. A student fuses depth as published, a teacher does not. Stem and
-    norms are frozen, as in the release. Denoisers and PAMR's kernels in the file are passed over.
+    C is read from the last layer. A student fuses depth as published, a teacher does not. As in the
+    release, a teacher's stem and norms are frozen, its ASPP's norms keep their statistics, and its
+    class scores have the constant .01; a student trains everything. Denoisers and PAMR's kernels in
+    the file are passed over.
 
     The teacher's checkpoint lacks the two projections (``feat`` and ``feat2``), and the
     release leaves them random. Where a teacher's file has neither, they are random here too: drawn
@@ -297,7 +309,8 @@ def convert_authors(
         aspp_rates=_RATES,
         dgf2="paper" if report.role == "student" else "off",
         exposure="none",
-        frozen=True,
+        frozen=report.role == "teacher",
+        focal=_FOCAL[report.role],
     )
     save_model(target, network, config)
     why = "holds" if report.role == "student" else "holds no"

@@ -72,7 +72,7 @@ class FeatureDenoiser(nn.Module):
     """Denoises feature maps by DDIM and learns to do so from clean ones.
 
     T = 1000 steps, β linear from 1e-4 to 2e-2, noise prediction; DDIM with η = 0 and no clipping
-    runs the last ``steps`` of a ten-step schedule: 400, 300, 200, 100, 0 for five.
+    runs the second half of a schedule of 2·``steps``: 400, 300, 200, 100, 0 for five.
 
     Args:
         channels: C of the feature maps.
@@ -81,14 +81,14 @@ class FeatureDenoiser(nn.Module):
     """
 
     train_steps = 1000
-    schedule = 10
+    most_steps = 10
 
     def __init__(self, channels: int, steps: int = 5, noise_adapter: bool = False) -> None:
         from diffusers import DDIMScheduler
 
         super().__init__()
-        if not 1 <= steps <= self.schedule:
-            raise ValueError(f"steps must be 1 to {self.schedule}, got {steps}")
+        if not 1 <= steps <= self.most_steps:
+            raise ValueError(f"steps must be 1 to {self.most_steps}, got {steps}")
         self.adapt = NoiseAdapter(channels) if noise_adapter else None
         self.predict = NoisePredictor(channels)
         self.project = nn.Sequential(nn.Conv2d(channels, channels, 1), nn.BatchNorm2d(channels))
@@ -100,7 +100,7 @@ class FeatureDenoiser(nn.Module):
             clip_sample=False,
             set_alpha_to_one=True,
         )
-        scheduler.set_timesteps(self.schedule)
+        scheduler.set_timesteps(2 * steps)
         self.scheduler = scheduler
         self.timesteps: list[int] = scheduler.timesteps[-steps:].tolist()
 

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
 Fuse = Callable[[int, Tensor], Tensor]
 """(place 0, 1 or 2, feature) to a feature of the same shape."""
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def norms(module: nn.Module) -> list[nn.Module]:
+    """Its batch norms."""
+    return [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+
+
+def evaluating_norms(module: Module) -> Module:
+    """Put a module's batch norms into evaluation mode: their statistics stay as they are."""
+    for norm in norms(module):
+        norm.eval()
+    return module
 
 
 class Encoder(nn.Module):
@@ -28,26 +42,20 @@ class Encoder(nn.Module):
         self.fusion_channels = fusion_channels
         self.frozen = False
 
-    def _norms(self) -> list[nn.Module]:
-        return [m for m in self.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-
     def freeze(self) -> None:
-        """Freeze the first convolution and all batch norms, statistics too: for pretrained weights.
+        """Freeze the first convolution and all batch norms: weights, biases and statistics.
 
         ``train()`` leaves the norms in evaluation mode from now on.
         """
         self.frozen = True
         stem = next(m for m in self.modules() if isinstance(m, nn.Conv2d))
-        for module in (stem, *self._norms()):
+        for module in (stem, *norms(self)):
             module.requires_grad_(False)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Encoder:
         super().train(mode)
-        if self.frozen:
-            for module in self._norms():
-                module.eval()
-        return self
+        return evaluating_norms(self) if self.frozen else self
 
 
 class TimmEncoder(Encoder):

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dgkd_core.imaging.pamr import PAMR
+from dgkd_core.models.encoder import evaluating_norms
 from dgkd_core.runtime import distributed
 
 
@@ -25,12 +26,25 @@ def conv_norm_relu(inputs: int, outputs: int, size: int = 1, dilation: int = 1) 
     )
 
 
+def initialise(*modules: nn.Module) -> None:
+    """Kaiming normal weights (He et al., 2015) for every convolution, as in the release."""
+    for module in modules:
+        for layer in module.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight)
+
+
 def _resize(x: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(x, tuple(size), mode="bilinear", align_corners=True)
 
 
 class ASPP(nn.Module):
-    """Atrous spatial pyramid pooling: 1x1, three dilated 3x3 and a global-pool branch."""
+    """Atrous spatial pyramid pooling: 1x1, three dilated 3x3 and a global-pool branch.
+
+    ``frozen``, which may be set later: training leaves the statistics of the norms as they are.
+    """
+
+    frozen = False
 
     def __init__(self, inputs: int, width: int, rates: Sequence[int]) -> None:
         super().__init__()
@@ -40,6 +54,10 @@ class ASPP(nn.Module):
         self.pool = conv_norm_relu(inputs, width)
         self.project = conv_norm_relu(width * (len(branches) + 1), width)
         self.dropout = nn.Dropout(0.5)
+
+    def train(self, mode: bool = True) -> ASPP:
+        super().train(mode)
+        return evaluating_norms(self) if self.frozen else self
 
     def forward(self, x: Tensor) -> Tensor:
         pooled = self.pool(F.adaptive_avg_pool2d(x, 1)).expand(-1, -1, *x.shape[-2:])
@@ -118,13 +136,14 @@ class Head(nn.Module):
         return torch.cat([torch.ones_like(logits[:, :1]), logits], 1)
 
 
-def class_scores(logits: Tensor) -> Tensor:
+def class_scores(logits: Tensor, focal: float = 0.3) -> Tensor:
     """Scores of the foreground classes by normalised global weighted pooling with focal penalty.
 
-    score_c = Σ_p z_c m_c / (1 + Σ_p m_c) + (1 − m̄_c)³ · log(0.3 + m̄_c), m = softmax(z).
+    score_c = Σ_p z_c m_c / (1 + Σ_p m_c) + (1 − m̄_c)³ · log(focal + m̄_c), m = softmax(z).
 
     Args:
         logits: (N, C+1, h, w), background first.
+        focal: above 0; the smaller, the heavier a small mask is penalised.
 
     Returns:
         (N, C) scores; sigmoid gives a probability.
@@ -135,7 +154,7 @@ def class_scores(logits: Tensor) -> Tensor:
     z, m = logits[:, 1:].flatten(2), masks[:, 1:].flatten(2)
     pooled = (z * m).sum(-1) / (1 + m.sum(-1))
     mean = m.mean(-1)
-    return pooled + (1 - mean) ** 3 * torch.log(0.3 + mean)
+    return pooled + (1 - mean) ** 3 * torch.log(focal + mean)
 
 
 def pseudo_masks(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dgkd_core.config.choices import FUSIONS, MEAN, STD
 from dgkd_core.models.dgf2 import DGF2, DepthPrior
 from dgkd_core.models.encoder import Encoder
-from dgkd_core.models.head import Decoder, Head, class_scores
+from dgkd_core.models.head import Decoder, Head, class_scores, initialise
 from dgkd_core.models.tone_curve import ToneCurve
 
 
@@ -87,6 +87,7 @@ class Network(_Fused):
         dgf2: ``off`` for a network without depth, ``paper`` or ``gated`` for one with.
         aspp_rates: dilations of the ASPP.
         curve: put a learned tone curve in front.
+        focal: constant of the class scores' focal penalty.
     """
 
     def __init__(
@@ -97,13 +98,16 @@ class Network(_Fused):
         dgf2: str = "off",
         aspp_rates: tuple[int, int, int] = (12, 24, 36),
         curve: bool = False,
+        focal: float = 0.3,
     ) -> None:
         super().__init__(encoder, dgf2, curve)
+        self.focal = focal
         shallow, deep = encoder.shallow_channels, encoder.deep_channels
         self.align = nn.Identity() if shallow == width else nn.Conv2d(shallow, width, 1, bias=False)
         self.head = Head(width, deep, width, classes, aspp_rates)
         self.project_deep = _projection(deep, width)
         self.project_shallow = _projection(width, width)
+        initialise(self.head, self.project_deep, self.project_shallow)
 
     def forward(
         self,
@@ -132,7 +136,7 @@ class Network(_Fused):
         return Output(
             logits,
             logits.softmax(1),
-            class_scores(logits) if scores else None,
+            class_scores(logits, self.focal) if scores else None,
             self.project_deep(deep) if "deep" in wanted else None,
             self.project_shallow(shallow) if "shallow" in wanted else None,
         )
@@ -153,6 +157,7 @@ class Segmenter(_Fused):
         super().__init__(encoder, dgf2, curve)
         self.decoder = Decoder(encoder.shallow_channels, encoder.deep_channels, width, aspp_rates)
         self.classify = nn.Sequential(nn.Dropout(0.1), nn.Conv2d(width, classes + 1, 1))
+        initialise(self.decoder, self.classify)
 
     def forward(self, image: Tensor, depth: Tensor | None = None, features: bool = False) -> Output:
         """Like `Network.forward`; a class's score is its largest log-odds over the picture."""

@@ -35,7 +35,8 @@ class ModelConfig:
     """All that is needed to rebuild a network and feed it.
 
     ``kind`` is network or segmenter; ``classes`` are the names; ``exposure`` is what a dark picture
-    goes through first; ``frozen`` tells whether stem and norms came from pretrained weights.
+    goes through first; ``frozen`` tells whether the backbone's stem and norms stay as they are in
+    training; ``focal`` is the constant of a network's class scores.
     """
 
     kind: Literal["network", "segmenter"]
@@ -47,10 +48,19 @@ class ModelConfig:
     dgf2: Fusion
     exposure: Exposure
     frozen: bool
+    focal: Annotated[float, Field(gt=0, le=1)] = 0.3
 
     @classmethod
     def of(
-        cls, section: Any, kind: Any, classes: tuple[str, ...], *, dgf2: Any, exposure: Any
+        cls,
+        section: Any,
+        kind: Any,
+        classes: tuple[str, ...],
+        *,
+        dgf2: Any,
+        exposure: Any,
+        norms: str = "trained",
+        focal: float = 0.3,
     ) -> ModelConfig:
         """The config that the ``model`` section of params.yaml asks for."""
         return cls(
@@ -62,7 +72,8 @@ class ModelConfig:
             tuple(section.aspp_rates),
             dgf2,
             exposure,
-            frozen=section.weights is not None,
+            frozen=norms == "frozen" and section.weights is not None,
+            focal=focal,
         )
 
 
@@ -138,15 +149,9 @@ def load_backbone(encoder: Encoder, path: Path, digest: str | None = None) -> in
 def build(spec: ModelConfig) -> Network | Segmenter:
     """A network with random weights."""
     encoder = build_encoder(spec.backbone, spec.output_stride)
-    kind = Network if spec.kind == "network" else Segmenter
-    model = kind(
-        encoder,
-        len(spec.classes),
-        spec.width,
-        spec.dgf2,
-        spec.aspp_rates,
-        curve=spec.exposure == "curve",
-    )
+    curve = spec.exposure == "curve"
+    common = (encoder, len(spec.classes), spec.width, spec.dgf2, spec.aspp_rates, curve)
+    model = Network(*common, spec.focal) if spec.kind == "network" else Segmenter(*common)
     if spec.frozen:
         encoder.freeze()
     return model

@@ -53,6 +53,7 @@ def train_and_score(
         miou = distributed.broadcast(result.confusion.miou())
         return {"miou": miou} if miou == miou else {}
 
+    keep = "miou" if getattr(section, "keep", "last") == "best" else None
     with live_curve(stage) as log:
         curve = train(
             stage,
@@ -63,13 +64,13 @@ def train_and_score(
             state,
             params.compile,
             log,
-            Validation(section.validations, miou_after) if has_truth else None,
+            Validation(section.validations, miou_after, keep) if has_truth else None,
         )
         if distributed.is_main_process():
             save_model(Path(ARTIFACTS, folder), model, config)
         result = scored(model, f"{stage}, val")
         miou = result.confusion.miou()
-        if miou == miou:
+        if miou == miou and keep is None:
             log({"step": section.iterations, "miou": miou})
     if not distributed.is_main_process():
         return curve

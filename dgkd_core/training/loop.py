@@ -57,6 +57,9 @@ class Recipe:
     Attributes:
         new_layers: learning rate factor of layers without weights.
         ema: decay of the moving average of the weights, 0 to below 1; 0: none.
+        bias_lr: learning rate factor of biases.
+        bias_decay: whether the weight decay is also that of biases and norms.
+        sync_norms: of several processes: norms take their statistics from the whole batch.
     """
 
     iterations: int
@@ -68,6 +71,9 @@ class Recipe:
     new_layers: float
     weight_decay: float
     ema: float = 0.0
+    bias_lr: float = 2.0
+    bias_decay: bool = False
+    sync_norms: bool = True
 
     @classmethod
     def of(cls, section: Any) -> Recipe:
@@ -84,9 +90,9 @@ class Recipe:
 def parameter_groups(
     modules: Iterable[nn.Module], pretrained: Iterable[nn.Parameter], recipe: Recipe
 ) -> list[dict[str, object]]:
-    """Groups by rate and decay: new layers learn faster; biases twice as fast and undecayed.
+    """Groups by rate and decay: new layers and biases have factors of their own on the rate.
 
-    Weights of batch norms and other one-dimensional parameters have no decay either.
+    Biases, norms and other vectors have no decay, unless the recipe says so.
     """
     old = {id(parameter) for parameter in pretrained}
     groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
@@ -96,8 +102,9 @@ def parameter_groups(
                 continue
             rate = recipe.lr * (1.0 if id(parameter) in old else recipe.new_layers)
             bias = name.endswith("bias")
-            decay = 0.0 if bias or parameter.ndim < 2 else recipe.weight_decay
-            groups[rate * (2 if bias else 1), decay].append(parameter)
+            vector = bias or parameter.ndim < 2
+            decay = 0.0 if vector and not recipe.bias_decay else recipe.weight_decay
+            groups[rate * (recipe.bias_lr if bias else 1), decay].append(parameter)
     return [
         {"params": list(ps), "lr": rate, "weight_decay": decay}
         for (rate, decay), ps in sorted(groups.items())
@@ -251,15 +258,39 @@ class Validation:
         times: how many, evenly spread; none at the end, where the stage scores what it has made.
         score: named scores of a network after a step: of the first module that is trained, or of
             its moving average; all processes call it and get the same.
+        keep: a score; the network is kept as it was when this was highest. One more score at the
+            end, then. None: the network is kept as it is at the end.
     """
 
     times: int
     score: Callable[[nn.Module, int], Mapping[str, float]]
+    keep: str | None = None
 
     def steps(self, iterations: int) -> set[int]:
         """After which steps."""
         evenly = {round(iterations * k / (self.times + 1)) for k in range(1, self.times + 1)}
-        return evenly - {0, iterations}
+        evenly -= {0, iterations}
+        return evenly if self.keep is None else evenly | {iterations}
+
+
+class Best:
+    """The weights of the step with the highest score."""
+
+    def __init__(self) -> None:
+        self.step, self.score = 0, float("-inf")
+        self.weights: dict[str, Tensor] = {}
+
+    def offer(self, network: nn.Module, step: int, score: float) -> None:
+        """Take the network's weights if the score is higher than any before."""
+        if score > self.score:
+            self.step, self.score = step, score
+            self.weights = {k: v.cpu().clone() for k, v in network.state_dict().items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return vars(self)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        vars(self).update(state)
 
 
 @contextmanager
@@ -299,7 +330,7 @@ class TrainingStep:
     ) -> None:
         for module in task.modules:
             module.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-        self.task, self.device, self.part = task, device, part
+        self.task, self.recipe, self.device, self.part = task, recipe, device, part
         self.precision = Precision.of(device)
         groups = parameter_groups(task.modules, task.pretrained, recipe)
         self.optimizer = make_optimizer(groups, recipe, fused=not self.precision.scale)
@@ -312,7 +343,7 @@ class TrainingStep:
         if distributed.world_size() > 1:
             from dgkd_core.training.shared import sharing
 
-            self.compute = sharing(self.compute, task.modules, device)
+            self.compute = sharing(self.compute, task.modules, device, recipe.sync_norms)
 
     @property
     def network(self) -> nn.Module:
@@ -358,8 +389,15 @@ class TrainingStep:
                 self.average.update_parameters(self.task.modules[0])
         return losses
 
+    def share_statistics(self) -> None:
+        """Give all processes the first one's statistics of the norms, where each has its own."""
+        if distributed.world_size() > 1 and not self.recipe.sync_norms:
+            for buffer in self.network.buffers():
+                buffer.copy_(distributed.broadcast(buffer))
+
     def finish(self) -> None:
         """Put the network into evaluation mode, its moving average in its place."""
+        self.share_statistics()
         for module in self.task.modules:
             module.eval()
         if self.average is not None:
@@ -423,8 +461,9 @@ def train(
             torch.compile does not work here.
         Interrupted: the process was asked to stop.
     """
-    step = TrainingStep(task, recipe, device, compiled)
-    run = _Run(step.parts())
+    step, best = TrainingStep(task, recipe, device, compiled), Best()
+    keep = validation.keep if validation is not None else None
+    run = _Run(step.parts() | ({"best": best} if keep else {}))
     if state is not None and (content := state.load(run.name)) is not None:
         run.take(content, device)
     every = max(1, recipe.iterations // 100)
@@ -455,14 +494,22 @@ def train(
     for row in run.curve:
         show(row)
     to_score = validation.steps(recipe.iterations) if validation is not None else set()
+
+    def validate() -> None:
+        if validation is None or run.step not in to_score or run.scored >= run.step:
+            return
+        save()  # whatever ends the scoring, it goes on with these weights
+        step.share_statistics()
+        with _evaluating(task.modules, device):
+            scores = validation.score(step.network, run.step)
+        run.scored = run.step
+        if scores:
+            add({"step": run.step, **scores})
+        if keep is not None and keep in scores:
+            best.offer(step.network, run.step, scores[keep])
+
     for i, batch in enumerate(progress, run.step):
-        if validation is not None and i in to_score and run.scored < i:
-            save()  # whatever ends the scoring, it goes on with these weights
-            with _evaluating(task.modules, device):
-                scores = validation.score(step.network, i)
-            run.scored = i
-            if scores:
-                add({"step": i, **scores})
+        validate()
         losses = step(batch, i)
         for name, value in losses.items():
             run.sums[name] = run.sums.get(name, torch.zeros((), device=device)) + value.detach()
@@ -480,7 +527,10 @@ def train(
             save()
         if asked:
             raise Interrupted(asked)
+    validate()
     step.finish()
+    if best.weights:
+        task.modules[0].load_state_dict(best.weights)
     return run.curve
 
 

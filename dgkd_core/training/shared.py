@@ -1,8 +1,8 @@
 """A training step whose batch several processes share, as if one had computed it.
 
 Gradients are averaged by DistributedDataParallel, batch norms take their statistics from the whole
-batch, and dropout draws for the whole batch (`distributed.draw`). What remains of a difference to
-one process is the rounding of sums.
+batch, unless they are asked not to, and dropout draws for the whole batch (`distributed.draw`).
+What remains of a difference to one process is the rounding of sums.
 """
 
 from __future__ import annotations
@@ -89,12 +89,13 @@ _WHOLE: dict[type[nn.Module], type[nn.Module]] = {
 }
 
 
-def on_whole_batches(module: nn.Module, device: torch.device) -> None:
+def on_whole_batches(module: nn.Module, device: torch.device, sync_norms: bool = True) -> None:
     """Let a network's batch norms and dropouts see the whole batch, in place; same parameters."""
-    if device.type == "cuda":
+    if device.type == "cuda" and sync_norms:
         convert_sync_batchnorm(module)  # in place below the network itself, which is no batch norm
     for layer in module.modules():
-        layer.__class__ = _WHOLE.get(type(layer), type(layer))
+        if sync_norms or not isinstance(layer, nn.BatchNorm2d):
+            layer.__class__ = _WHOLE.get(type(layer), type(layer))
 
 
 class _Step(nn.Module):
@@ -109,16 +110,21 @@ class _Step(nn.Module):
 
 
 def sharing(
-    step: Callable[..., Any], modules: Sequence[nn.Module], device: torch.device
+    step: Callable[..., Any],
+    modules: Sequence[nn.Module],
+    device: torch.device,
+    sync_norms: bool = True,
 ) -> Callable[..., Any]:
     """The step on this process's part of a batch; after ``backward`` all have the same gradients.
 
     Args:
         step: the losses of a part, each a mean over it or the same in all processes.
         modules: what it trains, on the device.
+        sync_norms: False: each process's batch norms see its part alone, as in the release; the
+            first one's statistics are everybody's when the next step begins.
     """
     for module in modules:
-        on_whole_batches(module, device)
+        on_whole_batches(module, device, sync_norms)
     return DistributedDataParallel(
         _Step(step, modules),
         device_ids=[device.index] if device.type == "cuda" else None,

@@ -134,9 +134,7 @@ def test_export_and_load_are_each_others_inverse(released: State, student: Netwo
     assert back.keys() == released.keys()
     assert all(torch.equal(back[name], released[name]) for name in released)
     assert not student.training
-    frozen = {name for name, p in student.named_parameters() if not p.requires_grad}
-    assert "encoder.stem.weight" in frozen  # with the norms: tests/models/test_encoder.py
-    assert all(".norm" in name for name in frozen - {"encoder.stem.weight"})
+    assert all(p.requires_grad for p in student.parameters()), "the release's student trains all"
     memory = {value.data_ptr() for value in released.values()}
     assert not any(value.data_ptr() in memory for value in back.values()), "copies, not views"
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dgkd_core.distill.denoiser import FeatureDenoiser, NoisePredictor
 
-STEPS = {1: [0], 2: [100, 0], 5: [400, 300, 200, 100, 0], 10: [*range(900, -1, -100)]}
+STEPS = {1: [0], 2: [250, 0], 5: [400, 300, 200, 100, 0], 10: [*range(450, -1, -50)]}
 
 
 def _alpha_bar() -> list[float]:
@@ -28,7 +28,7 @@ def _denoiser(channels: int = 4, steps: int = 5) -> FeatureDenoiser:
 
 
 @pytest.mark.parametrize("steps", STEPS)
-def test_timesteps_are_the_last_of_a_ten_step_schedule(steps: int) -> None:
+def test_timesteps_are_the_second_half_of_a_schedule_of_twice_as_many(steps: int) -> None:
     assert FeatureDenoiser(2, steps).timesteps == STEPS[steps]
 
 
@@ -47,7 +47,7 @@ def test_denoise_is_ddim_without_noise_or_clipping(steps: int) -> None:
         value = x.clone()
         for t in STEPS[steps]:
             noise = denoiser.predict(value, torch.tensor([t, t]))
-            bar, before = bars[t], bars[t - 100] if t >= 100 else 1.0
+            bar, before = bars[t], bars[t - 500 // steps] if t else 1.0
             clean = (value - math.sqrt(1 - bar) * noise) / math.sqrt(bar)
             value = math.sqrt(before) * clean + math.sqrt(1 - before) * noise
         expected = denoiser.project(value)

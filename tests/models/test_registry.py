@@ -14,6 +14,7 @@ import struct
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -133,9 +134,11 @@ def test_config_of_a_section() -> None:
         backbone="resnet18", output_stride=16, width=32, aspp_rates=[1, 2, 3], weights="imagenet"
     )
     expected = ModelConfig("network", ("a",), "resnet18", 16, 32, (1, 2, 3), "off", "none", True)
-    assert ModelConfig.of(section, "network", ("a",), dgf2="off", exposure="none") == expected
+    of = partial(ModelConfig.of, section, "network", ("a",), dgf2="off", exposure="none")
+    assert of(norms="frozen") == expected
+    assert of(norms="trained", focal=0.01) == replace(expected, frozen=False, focal=0.01)
     section.weights = None
-    assert not ModelConfig.of(section, "network", ("a",), dgf2="off", exposure="none").frozen
+    assert not of(norms="frozen").frozen, "random norms are trained"
 
 
 def test_inherit_copies_what_fits() -> None:

@@ -288,6 +288,32 @@ def test_a_moving_average_is_scored_and_kept_in_the_networks_place() -> None:
         torch.testing.assert_close(kept[name], 0.75 * two + 0.25 * last)
 
 
+@pytest.mark.parametrize("best", [3, 9, 12])
+def test_the_best_network_is_kept_and_a_run_that_broke_keeps_it_too(best: int, place: Path) -> None:
+    """One that broke after its scores, and one between, end with the bits of that step."""
+    seen: dict[int, dict[str, Tensor]] = {}
+
+    def scoring(stop: int | None = None) -> Validation:
+        def score(network: nn.Module, step: int) -> dict[str, float]:
+            if step == stop:
+                raise Broken
+            seen[step] = deepcopy(network.state_dict())
+            return {"miou": 50.0 if step == best else step}
+
+        return Validation(3, score, "miou")
+
+    _, kept = _run(lambda model: scoring())
+    assert sorted(seen) == [3, 6, 9, 12]
+    assert _same(kept, seen[best])
+    for stop in (6, 12):
+        state = State("toy")
+        with pytest.raises(Broken):
+            _run(lambda model, stop=stop: scoring(stop), state)
+        assert state.close(succeeded=False)
+        assert _same(_run(lambda model: scoring(), State("toy"))[1], kept)
+        State("toy").close(succeeded=True)
+
+
 def test_without_a_score_there_is_no_row() -> None:
     curve, _ = _run(lambda model: replace(_scoring(model), score=lambda network, step: {}))
     assert all("lr" in row for row in curve)

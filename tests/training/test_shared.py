@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from ranks import together
 from support import Toy, from_step
 from timm.layers import BatchNormAct2d
@@ -116,6 +117,21 @@ def test_batch_norm_takes_its_statistics_from_the_whole_batch(
 
 def test_batch_norm_over_three_processes() -> None:
     _compare(lambda: _lively(NORMS["plain"]()), _pictures(), 3)
+
+
+def test_norms_of_parts_are_as_in_each_process_and_dropout_as_in_one() -> None:
+    """``sync_norms: false``: what nn.BatchNorm2d makes of a part."""
+    x = _pictures()
+
+    def body() -> Tensor:
+        torch.manual_seed(2)
+        layers = nn.Sequential(nn.BatchNorm2d(6), nn.Dropout(0.5)).double()
+        on_whole_batches(layers, CPU, sync_norms=False)
+        return layers(x[distributed.batch_shard(6)]).detach()
+
+    torch.manual_seed(2)
+    parts = [nn.BatchNorm2d(6).double()(part) for part in x.split(3)]
+    torch.testing.assert_close(torch.cat(together(2, body)), F.dropout(torch.cat(parts), 0.5))
 
 
 def test_batch_norm_in_single_precision_does_not_suffer_from_a_large_mean() -> None:
