@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -96,15 +97,14 @@ class TimmEncoder(Encoder):
             module = str(levels[shallow + place]["module"])
             modules[
                 module if module in modules else module.replace(".", "_")
-            ].register_forward_hook(self._hook(place))
+            ].register_forward_hook(partial(self._after, place))  # a copy's own, where it is copied
 
-    def _hook(self, place: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
-        def after(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            if place == 0:
-                self._shallow = output
-            return output if self._fuse is None else self._fuse(place, output)
-
-        return after
+    def _after(
+        self, place: int, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor
+    ) -> Tensor:
+        if place == 0:
+            self._shallow = output
+        return output if self._fuse is None else self._fuse(place, output)
 
     def forward(self, image: Tensor, fuse: Fuse | None = None) -> tuple[Tensor, Tensor]:
         """(N, 3, H, W) normalised pictures to shallow and deep features."""

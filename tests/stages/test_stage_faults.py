@@ -152,7 +152,14 @@ def test_what_a_killed_run_left_beside_its_outputs_is_cleared(
     unbroken: Path, before: Workplace
 ) -> None:
     folder = before("darken")
-    assert forked(folder, "darken", partial(at_call, os, "replace", 1, kill_me)).killed
+    move = os.replace
+
+    def killed_before_the_pack(source: str, target: str) -> None:
+        if Path(target).name == "dark.zip":
+            kill_me()
+        move(source, target)
+
+    assert forked(folder, "darken", partial(setattr, os, "replace", killed_before_the_pack)).killed
     assert list((folder / "artifacts/darken").glob(".dark.zip.*.part"))
     ended = forked(folder, "darken")
     assert ended.status == 0, ended.output
