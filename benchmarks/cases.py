@@ -44,6 +44,7 @@ from dgkd_core.distill.dist import dist_loss
 from dgkd_core.evaluation.inference import infer
 from dgkd_core.imaging.pamr import PAMR
 from dgkd_core.lowlight.darkening import Job, dark_picture
+from dgkd_core.lowlight.fresh import fresh_night
 from dgkd_core.models.network import Network
 from dgkd_core.models.registry import ModelConfig, build
 from dgkd_core.pseudo_labels.class_maps import class_maps
@@ -296,11 +297,14 @@ def data(options: Options, case: str, folder: Path, device: torch.device) -> Fou
     """
     section, model = options.params.distill, options.params.model
     root, batch = folder / "artifacts", section.batch
+    settings = options.params.lowlight.model_dump()
+    night = fresh_night(root / NORMAL, options.params.seed, settings)
     inputs = Inputs(
         normal=root / NORMAL if section.weight > 0 and section.pairs else None,
         dark=root / DARK,
         depth=root / DEPTH if model.dgf2 != "off" else None,
         exposure=model.exposure,
+        night=night if section.night == "fresh" else None,
     )
     manifest, numbers = first(folder, batch), count()
 
@@ -311,6 +315,7 @@ def data(options: Options, case: str, folder: Path, device: torch.device) -> Fou
             seed=options.params.seed,
             crop=section.crop,
             scale=section.scale,
+            jitter=section.jitter,
             long_side=section.long_side,
         )
 

@@ -14,6 +14,7 @@ from dgkd_core.data.samples import Crops, Inputs, Store
 from dgkd_core.distill.dgkd import DGKD
 from dgkd_core.evaluation.inference import dark_view
 from dgkd_core.imaging.pamr import PAMR
+from dgkd_core.lowlight.fresh import fresh_night
 from dgkd_core.models.network import Network
 from dgkd_core.models.registry import ModelConfig, build, first_weights, inherit, load_model
 from dgkd_core.pipeline.stage import run
@@ -59,6 +60,7 @@ def distill(params: Params, state: State) -> None:
     if dgkd is not None:
         manifest.need_normal(["train"], f"distill.lambda is {section.weight}")
     freeze_what_nothing_compares(student, dgkd)
+    night = fresh_night(images, params.seed, params.lowlight.model_dump())
     crops = Crops(
         manifest,
         Inputs(
@@ -66,10 +68,12 @@ def distill(params: Params, state: State) -> None:
             dark=dark,
             depth=depth if student.uses_depth else None,
             exposure=config.exposure,
+            night=night if section.night == "fresh" else None,
         ),
         seed=params.seed,
         crop=section.crop,
         scale=section.scale,
+        jitter=section.jitter,
         long_side=section.long_side,
     )
     pamr = PAMR(dilations=params.model.pamr_dilations)

@@ -8,6 +8,7 @@ from dgkd_core.config.schema import Params
 from dgkd_core.data.manifest import read_manifest
 from dgkd_core.data.samples import Crops, Inputs, Store
 from dgkd_core.evaluation.inference import dark_view
+from dgkd_core.lowlight.fresh import fresh_night
 from dgkd_core.models.network import Segmenter
 from dgkd_core.models.registry import ModelConfig, build, first_weights, inherit, load_model
 from dgkd_core.pipeline.stage import run
@@ -21,7 +22,8 @@ from dgkd_core.training.supervised import SegmenterTask
 def segment(params: Params, state: State) -> None:
     device, section = start(params, "segment"), params.segment
     dark, depth = Path(ARTIFACTS, "darken", "dark.zip"), Path(ARTIFACTS, "depth", "depth.zip")
-    manifest = read_manifest(Path(ARTIFACTS, "prepare"))
+    images = Path(ARTIFACTS, "prepare", "images.zip")
+    manifest = read_manifest(images.parent)
     config = ModelConfig.of(
         params.model,
         "segmenter",
@@ -37,6 +39,7 @@ def segment(params: Params, state: State) -> None:
         pretrained = inherit(model, student)
     else:
         pretrained = first_weights(model, config, params.model)
+    night = fresh_night(images, params.seed, params.lowlight.model_dump())
     crops = Crops(
         manifest,
         Inputs(
@@ -44,10 +47,12 @@ def segment(params: Params, state: State) -> None:
             depth=depth if model.uses_depth else None,
             pseudo=Path(ARTIFACTS, "refine", "train.zip"),
             exposure=config.exposure,
+            night=night if section.night == "fresh" else None,
         ),
         seed=params.seed,
         crop=section.crop,
         scale=section.scale,
+        jitter=section.jitter,
     )
     task = SegmenterTask(model, pretrained)
     view = dark_view(Store(), dark, depth, config)

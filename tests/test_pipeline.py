@@ -129,7 +129,7 @@ READERS = {
     "data.lis_root": "prepare",
     "data.long_side": "prepare package testset",
     "data.depth_root": "depth",
-    "lowlight": "darken depth_model package testset",
+    "lowlight": "darken depth_model distill segment package testset",
     "model": "teacher distill segment package",
     "model.dgf2": "distill segment package",
     "model.exposure": "distill refine segment evaluate package testset",

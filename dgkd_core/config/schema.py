@@ -26,6 +26,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Scale = Annotated[float, Field(ge=0.1, le=4)]
 Span = tuple[Positive, Positive]
+Jitter = tuple[Fraction, Fraction, Fraction, Annotated[float, Field(ge=0, le=0.5)]]
 NOT_USED = "data/none"  # stands for a folder that a data set does not have
 DATA_ROOTS = ("root", "sbd_root", "lis_root", "depth_root")  # of the section data: folders
 
@@ -291,10 +292,33 @@ class _Training(_Section):
         return self
 
 
+class _DarkTraining(_Training):
+    night: Literal["fixed", "fresh"] = Field(
+        description="dark crops to train on; fixed: cut from the dark picture that darken made, "
+        "the same at every visit; fresh: made of the normal picture's crop, by new draws of "
+        "lowlight at every visit (depth maps stay those of the fixed ones). A real dark picture is "
+        "never replaced, with or without a daylight twin"
+    )
+    jitter: Jitter = Field(
+        description="colour jitter as in teacher.jitter, before the crop is darkened, so that it "
+        "and its daylight twin share it; for night: fresh only, and never where the dark picture "
+        "is a real one; [0, 0, 0, 0]: none"
+    )
+
+    @model_validator(mode="after")
+    def _check_dark(self) -> _DarkTraining:
+        if self.night == "fixed" and any(self.jitter):
+            raise ValueError(
+                f"jitter: is {list(self.jitter)} with night: fixed, whose dark pictures are made "
+                "already, expected [0, 0, 0, 0] or night: fresh"
+            )
+        return self
+
+
 class Teacher(_Training):
     """Teacher on normal-light pictures."""
 
-    jitter: tuple[Fraction, Fraction, Fraction, Annotated[float, Field(ge=0, le=0.5)]] = Field(
+    jitter: Jitter = Field(
         description="colour jitter, largest change of brightness, contrast, saturation, hue"
     )
     mask_warmup: int = Field(ge=0, description="step at which the mask loss sets in")
@@ -321,7 +345,7 @@ class Teacher(_Training):
     )
 
 
-class Distill(_Training):
+class Distill(_DarkTraining):
     """Student on dark pictures, guided by the teacher."""
 
     weight: float = Field(
@@ -420,7 +444,7 @@ class Refine(_Section):
         return self
 
 
-class Segment(_Training):
+class Segment(_DarkTraining):
     """The segmenter, trained on pseudo labels."""
 
     init: Literal["weights", "student"] = Field(

@@ -23,7 +23,13 @@ from dgkd_core.data.image_cache import ImageCache, Size, room
 from dgkd_core.data.manifest import Entry, Manifest
 from dgkd_core.data.pack import Pack
 from dgkd_core.data.pictures import decode_depth, decode_mask, decode_rgb
-from dgkd_core.data.transforms import apply_geometry, colour_jitter, draw_geometry
+from dgkd_core.data.transforms import (
+    Geometry,
+    apply_geometry,
+    colour_jitter,
+    draw_geometry,
+    picture_part,
+)
 from dgkd_core.runtime import distributed
 from dgkd_core.runtime.errors import InputError
 from dgkd_core.runtime.parallel import ahead, cores, in_flight, ordered_map, wanted_workers
@@ -83,11 +89,23 @@ class Store:
 
 
 @dataclass(frozen=True)
+class FreshNight:
+    """How a crop of a normal picture, from the pack ``images``, becomes a dark one at every visit.
+
+    ``darken`` takes the crop, (H, W, 3) uint8, the picture's id and the position.
+    """
+
+    images: Path
+    darken: Callable[[np.ndarray, str, int], np.ndarray]
+
+
+@dataclass(frozen=True)
 class Inputs:
     """Which packs a sample is made of; None leaves that part out.
 
-    ``normal`` and ``dark`` hold pictures, ``depth`` depth maps, ``pseudo`` pseudo labels. A dark
-    picture goes through ``exposure``.
+    ``normal`` and ``dark`` hold pictures, ``depth`` depth maps, ``pseudo`` pseudo labels. With
+    ``night``, a dark crop is made anew at every visit, and ``dark`` gives the real dark pictures
+    alone. A dark picture goes through ``exposure``.
     """
 
     normal: Path | None = None
@@ -95,6 +113,7 @@ class Inputs:
     depth: Path | None = None
     pseudo: Path | None = None
     exposure: str = "none"
+    night: FreshNight | None = None
 
 
 def _chw(image: np.ndarray) -> Tensor:
@@ -110,6 +129,9 @@ class Crops(Dataset[dict[str, Tensor]]):
 
     Pictures are resized by a random factor in ``scale`` before the crop, or, where ``long_side`` is
     given, to a random long side in that range, pixels.
+
+    ``jitter`` changes the colours of the normal picture, and with ``inputs.night`` of the dark one
+    that is made of it; there, a picture whose dark twin is real keeps its colours.
     """
 
     def __init__(
@@ -126,7 +148,8 @@ class Crops(Dataset[dict[str, Tensor]]):
         self.manifest = manifest
         self.entries = manifest.split("train")
         self.inputs = inputs
-        self.seed, self.crop, self.scale, self.jitter = seed, crop, scale, jitter
+        self.seed, self.crop, self.scale = seed, crop, scale
+        self.jitter = jitter if jitter and any(jitter) else None
         self.long_side = long_side
         self.store = Store(self._sizes())
 
@@ -135,9 +158,10 @@ class Crops(Dataset[dict[str, Tensor]]):
         source = self.inputs
         for entry in self.entries:
             size, name = (entry.height, entry.width), f"{entry.id}.png"
-            if source.normal:
-                yield (source.normal, entry.image), (*size, 3), np.uint8
-            if source.dark:
+            night = self._night(entry)
+            if images := night.images if night else source.normal:
+                yield (images, entry.image), (*size, 3), np.uint8
+            if source.dark and not night:
                 yield (source.dark, name), (*size, 3), np.uint8
             if source.depth:
                 yield (source.depth, name), size, np.float16
@@ -146,6 +170,21 @@ class Crops(Dataset[dict[str, Tensor]]):
 
     def __len__(self) -> int:
         return len(self.entries)
+
+    def _night(self, entry: Entry) -> FreshNight | None:
+        """What makes the entry's dark crops; None where they are cut from a dark picture."""
+        return None if entry.dark else self.inputs.night
+
+    def _darkened(
+        self, normal: Tensor, g: Geometry, night: FreshNight, name: str, position: int
+    ) -> Tensor:
+        """The dark crop of a normal one; its padding is neither darkened nor exposed."""
+        rows, columns = picture_part(g)
+        day = (normal[:, rows, columns] * 255).round().byte().permute(1, 2, 0).contiguous()
+        dark = expose(night.darken(day.numpy(), name, position), self.inputs.exposure)
+        crop = torch.tensor(MEAN)[:, None, None].repeat(1, g.crop, g.crop)
+        crop[:, rows, columns] = _chw(dark)
+        return crop
 
     def _scale(self, entry: Entry) -> tuple[float, float]:
         if self.long_side is None:
@@ -164,13 +203,17 @@ class Crops(Dataset[dict[str, Tensor]]):
             "labels": torch.from_numpy(self.manifest.label_vector(entry)),
             "valid": apply_geometry(ones, g, 0.0, nearest=True),
         }
-        if source.normal:
-            normal = _chw(expose(self.store.rgb(source.normal, entry.image), "none"))
+        night = self._night(entry)
+        if images := night.images if night else source.normal:
+            normal = _chw(expose(self.store.rgb(images, entry.image), "none"))
             normal = apply_geometry(normal, g, grey, nearest=False)
-            if self.jitter:
+            if self.jitter and not (source.night and entry.dark):
                 normal = colour_jitter(normal, rng, self.jitter)
-            sample["normal"] = normal
-        if source.dark:
+            if source.normal:
+                sample["normal"] = normal
+            if night:
+                sample["dark"] = self._darkened(normal, g, night, entry.id, position)
+        if source.dark and not night:
             dark = expose(self.store.rgb(source.dark, f"{entry.id}.png"), source.exposure)
             sample["dark"] = apply_geometry(_chw(dark), g, grey, nearest=False)
         if source.depth:

@@ -72,6 +72,14 @@ def apply_geometry(x: Tensor, geometry: Geometry, fill: float | Tensor, nearest:
     return out.flip(-1) if g.flip else out
 
 
+def picture_part(geometry: Geometry) -> tuple[slice, slice]:
+    """The rows and the columns of a crop that hold the picture; the rest is padding."""
+    g = geometry
+    rows = slice(max(0, -g.top), min(g.crop, g.height - g.top))
+    left, right = max(0, -g.left), min(g.crop, g.width - g.left)
+    return rows, slice(g.crop - right, g.crop - left) if g.flip else slice(left, right)
+
+
 def colour_jitter(
     image: Tensor, rng: np.random.Generator, amounts: tuple[float, float, float, float]
 ) -> Tensor:

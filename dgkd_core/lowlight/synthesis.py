@@ -10,7 +10,7 @@ Enhancement, IJCV 2021).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,15 +26,20 @@ _LUMA = np.array([0.299, 0.587, 0.114])
 class Night:
     """A dark picture and what it was made with.
 
-    ``image`` and ``clean`` (the same without noise) are (H, W, 3) uint8; ``ratio`` is the factor by
-    which exposure fell, ``shot`` and ``read`` the drawn noise parameters (0 in the simple model).
+    ``image`` is (H, W, 3) uint8; ``ratio`` is the factor by which exposure fell, ``shot`` and
+    ``read`` the drawn noise parameters (0 in the simple model).
     """
 
     image: np.ndarray
-    clean: np.ndarray
     ratio: float
     shot: float
     read: float
+    make_clean: Callable[[], np.ndarray]
+
+    @property
+    def clean(self) -> np.ndarray:
+        """``image`` without noise, computed when it is asked for."""
+        return self.make_clean()
 
 
 def picture_rng(seed: int, name: str) -> np.random.Generator:
@@ -55,21 +60,22 @@ def _log_uniform(rng: np.random.Generator, span: tuple[float, float]) -> float:
 def unprocess(
     image: np.ndarray, red_gain: float, blue_gain: float, tone_curve: bool = True
 ) -> np.ndarray:
-    """(H, W, 3) sRGB in [0, 1] to linear sensor values in [0, 1], white balance undone."""
-    x = np.clip(image, 0, 1).astype(np.float64)
+    """(H, W, 3) uint8 sRGB to linear sensor values in [0, 1], white balance undone."""
+    x = np.arange(256) / 255.0
     if tone_curve:
         x = 0.5 - np.sin(np.arcsin(1 - 2 * x) / 3)
-    linear = np.clip(x, 0, 1) ** 2.2 @ _CCM_INVERSE.T
-    return np.clip(linear / np.array([red_gain, 1.0, blue_gain]), 0, 1)
+    linear = (np.clip(x, 0, 1) ** 2.2)[image]
+    sensor = linear @ (_CCM_INVERSE.T / np.array([red_gain, 1.0, blue_gain]))
+    return np.clip(sensor, 0, 1)
 
 
 def process(
     sensor: np.ndarray, red_gain: float, blue_gain: float, tone_curve: bool = True
 ) -> np.ndarray:
     """The inverse of `unprocess`: linear sensor values to sRGB in [0, 1]."""
-    linear = (sensor * np.array([red_gain, 1.0, blue_gain])) @ CCM.T
+    linear = sensor @ (np.array([[red_gain], [1.0], [blue_gain]]) * CCM.T)
     x = np.clip(linear, 0, 1) ** (1 / 2.2)
-    return 3 * x**2 - 2 * x**3 if tone_curve else x
+    return x * x * (3 - 2 * x) if tone_curve else x
 
 
 def _to_bytes(image: np.ndarray) -> np.ndarray:
@@ -102,20 +108,22 @@ def darken_physical(
     red_gain, blue_gain = rng.uniform(1.9, 2.4), rng.uniform(1.5, 1.9)
     r, shot_gain = _log_uniform(rng, ratio), _log_uniform(rng, shot)
     read_std = float(np.exp(0.5 * (2.18 * np.log(shot_gain) + 1.2 + rng.normal(0, 0.26))))
-    signal = unprocess(image / 255.0, red_gain, blue_gain, tone_curve) / r
-    noisy = signal + rng.normal(size=signal.shape) * np.sqrt(signal * shot_gain)
+    signal = unprocess(image, red_gain, blue_gain, tone_curve) / r
+    noisy = rng.standard_normal(signal.shape)
+    noisy *= np.sqrt(signal * shot_gain)
+    noisy += signal
     if read:
-        noisy += rng.normal(size=signal.shape) * read_std
+        noisy += rng.standard_normal(signal.shape) * read_std
     if row:
-        noisy += rng.normal(size=(signal.shape[0], 1, 1)) * read_std * row
+        noisy += rng.standard_normal((signal.shape[0], 1, 1)) * read_std * row
     levels = 2**bits - 1
     noisy = np.rint(np.clip(noisy, 0, 1) * levels) / levels
+
+    def developed(sensor: np.ndarray) -> np.ndarray:
+        return _to_bytes(process(sensor, red_gain, blue_gain, tone_curve))
+
     return Night(
-        _to_bytes(process(noisy, red_gain, blue_gain, tone_curve)),
-        _to_bytes(process(signal, red_gain, blue_gain, tone_curve)),
-        r,
-        shot_gain,
-        read_std if read else 0.0,
+        developed(noisy), r, shot_gain, read_std if read else 0.0, lambda: developed(signal)
     )
 
 
@@ -134,7 +142,7 @@ def darken_simple(
     a, b, g = rng.uniform(*alpha), rng.uniform(*beta), rng.uniform(*gamma)
     clean = b * (a * (image / 255.0)) ** g
     noisy = clean + rng.normal(size=clean.shape) * noise
-    return Night(_to_bytes(noisy), _to_bytes(clean), 1 / b, 0.0, noise)
+    return Night(_to_bytes(noisy), 1 / b, 0.0, noise, lambda: _to_bytes(clean))
 
 
 def darken(

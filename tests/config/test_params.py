@@ -21,7 +21,7 @@ EVEN = ": expected [low, high] with low <= high"
 # key, value, and what is said after the key
 BAD: list[tuple[str, Any, str]] = [
     ("distill.lamda", 1, ": unknown key, did you mean lambda?"),
-    ("distill.weight", 1, ": unknown key, did you mean weight_decay?"),
+    ("distill.weight", 1, ": unknown key, did you mean night?"),
     ("cam.zzz", 1, ": unknown key, known here: source, scales, flip, batch"),
     ("seed", "x", ' is "x": expected a valid integer'),
     ("seed", True, " is true: expected a valid integer"),
@@ -52,6 +52,12 @@ BAD: list[tuple[str, Any, str]] = [
     ("lowlight.physical.ratio", [100, 10], EVEN),
     ("lowlight.simple.beta", [2.0, 1.0], EVEN),
     ("segment.scale", [1.0, 0.5], EVEN),
+    (
+        "segment.jitter",
+        [0.5, 0, 0, 0],
+        ": is [0.5, 0.0, 0.0, 0.0] with night: fixed, whose dark pictures are made already, "
+        "expected [0, 0, 0, 0] or night: fresh",
+    ),
     ("lowlight.physical.ratio", [0.5, 10], ": 0.5 would brighten, expected at least 1"),
     ("cam.scales", [0.01], ".0 is 0.01: expected greater than or equal to 0.1"),
     *(

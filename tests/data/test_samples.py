@@ -11,7 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dgkd_core.config.choices import MEAN
 from dgkd_core.data import samples
+from dgkd_core.data.exposure import expose
 from dgkd_core.data.manifest import Entry, Manifest
 from dgkd_core.data.pack import Pack, write_pack
 from dgkd_core.data.pictures import encode_depth, encode_mask, encode_rgb
@@ -25,6 +27,8 @@ from dgkd_core.data.samples import (
     twins_by_shape,
     workers,
 )
+from dgkd_core.lowlight.fresh import fresh_night
+from dgkd_core.lowlight.synthesis import darken, picture_rng
 from dgkd_core.runtime.errors import InputError
 
 HEIGHT, WIDTH = 40, 56
@@ -123,6 +127,82 @@ def test_epochs_and_seeds_have_orders_of_their_own() -> None:
     assert all(order != sorted(order) for order in orders)
     with pytest.raises(ValueError, match="no training pictures"):
         Positions(0, 1, 1, 0)
+
+
+NIGHT: dict[str, Any] = {
+    "kind": "physical",
+    "physical": {"ratio": (10.0, 100.0), "shot": (1e-4, 1e-3)},
+    "simple": {"alpha": (0.9, 1.0), "beta": (0.1, 0.5), "gamma": (1.0, 1.2), "noise": 0.01},
+}
+
+
+def _fresh(packs: dict[str, Path], kind: str = "physical", **options: Any) -> Crops:
+    night = fresh_night(packs["normal"], 3, NIGHT | {"kind": kind})
+    keep: dict[str, Any] = {"seed": 3, "crop": 48, "scale": (0.5, 2.0)} | options
+    return Crops(MANIFEST, Inputs(**packs, exposure="gain", night=night), **keep)
+
+
+@pytest.mark.parametrize("jitter", [None, (0.3, 0.3, 0.3, 0.1)])
+@pytest.mark.parametrize("kind", ["physical", "simple"])
+def test_a_fresh_night_is_that_of_the_normal_crop_and_never_of_padding(
+    packs: dict[str, Path], kind: str, jitter: Any
+) -> None:
+    crops, alone = (
+        _fresh(given_, kind, jitter=jitter) for given_ in (packs, {"normal": packs["normal"]})
+    )
+    padded = 0
+    for position in range(12):
+        sample, name = crops[position, position % 3], "abc"[position % 3]
+        inside = sample["valid"][0] == 1
+        sides = int(inside.any(1).sum()), int(inside.any(0).sum())
+        day = sample["normal"][:, inside].reshape(3, *sides).permute(1, 2, 0).numpy()
+        rng = picture_rng(3, f"{name}\0{position}")
+        night = darken(np.rint(day * 255).astype(np.uint8), rng, **NIGHT | {"kind": kind})
+        expected = expose(night.image, "gain").transpose(2, 0, 1).reshape(3, -1)
+        assert np.array_equal(sample["dark"][:, inside], expected)
+        padding = sample["dark"][:, ~inside]
+        assert torch.equal(padding, torch.tensor(MEAN)[:, None].expand_as(padding))
+        assert torch.equal(sample["dark"], alone[position, position % 3]["dark"])
+        padded += padding.numel()
+    assert padded
+
+
+def test_every_visit_has_a_night_of_its_own_and_the_same_one_again(
+    packs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def batches(count: str, first: int) -> list[torch.Tensor]:
+        monkeypatch.setenv("DGKD_WORKERS", count)
+        made = training_batches(_fresh(packs), 2, 6, torch.device("cpu"))(first)
+        return [batch["dark"].clone() for batch in made]
+
+    whole = batches("0", 0)
+    for again, rest in ((batches("0", 0), whole), (batches("2", 4), whole[4:])):
+        assert all(torch.equal(a, b) for a, b in zip(again, rest, strict=True))
+    still = _fresh(packs, crop=200, scale=(1.0, 1.0))  # all of the picture, mirrored or not
+    nights = [still[position, index]["dark"] for position in range(4) for index in (0, 1)]
+    assert len({tuple(sorted(night.flatten().tolist())) for night in nights}) == len(nights)
+
+
+@pytest.mark.parametrize("image", ["a.jpg.png", ""])
+def test_no_fresh_night_in_place_of_a_real_one(packs: dict[str, Path], image: str) -> None:
+    manifest = Manifest((), (Entry("a", "train", (), WIDTH, HEIGHT, image, "a.png"),))
+    kept = packs if image else {"dark": packs["dark"]}
+    night = fresh_night(packs["normal"], 3, NIGHT)
+    fixed, fresh = (
+        Crops(
+            manifest,
+            Inputs(**kept, exposure="gain", night=made),
+            seed=3,
+            crop=32,
+            scale=(0.5, 2.0),
+            jitter=jitter,
+        )
+        for made, jitter in ((None, None), (night, (0.3, 0.3, 0.3, 0.1)))
+    )
+    for position in range(4):
+        expected, found = fixed[position, 0], fresh[position, 0]
+        assert list(found) == list(expected)
+        assert all(torch.equal(found[part], expected[part]) for part in expected)
 
 
 def _die(*_: Any) -> None:

@@ -74,7 +74,11 @@ def _inputs(stage: str) -> list[str]:
 
 
 # inputs that a stage reads under other parameters than those of the test's project
-NOT_READ = {("cam", "artifacts/teacher"), ("cam", "artifacts/prepare/images.zip")}
+NOT_READ = {
+    ("cam", "artifacts/teacher"),
+    ("cam", "artifacts/prepare/images.zip"),
+    ("segment", "artifacts/prepare/images.zip"),
+}
 
 
 @pytest.mark.full
