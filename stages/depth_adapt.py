@@ -3,33 +3,33 @@
 It learns from itself, on training pictures: no measured depth and no label is read.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import _start  # noqa: F401
 import numpy as np
-import torch
 
 from dgkd_core.config.schema import Params
 from dgkd_core.data.manifest import Entry, read_manifest
 from dgkd_core.data.pack import Pack
 from dgkd_core.data.pictures import decode_rgb
-from dgkd_core.data.samples import Twins, training_batches, twins_by_shape
-from dgkd_core.depth.dpt import load_dpt, network_inputs, predict, rank_correlation, save_dpt
-from dgkd_core.depth.mapping import dark_pictures, in_groups
 from dgkd_core.pipeline.stage import run
 from dgkd_core.runtime import distributed
-from dgkd_core.runtime.device import start
 from dgkd_core.runtime.errors import InputError
 from dgkd_core.runtime.files import atomic_folder, write_json, write_metrics
 from dgkd_core.runtime.paths import ARTIFACTS
 from dgkd_core.runtime.progress import Progress
 from dgkd_core.runtime.state import State
-from dgkd_core.training.adapt import AdaptationTask, freeze_what_nothing_reads
 from dgkd_core.training.live import live_curve
-from dgkd_core.training.loop import Log, Recipe, train
+
+if TYPE_CHECKING:  # torch is imported where something is to be adapted
+    import torch
+
+    from dgkd_core.training.loop import Log
 
 PREPARED, DARK = Path(ARTIFACTS, "prepare"), Path(ARTIFACTS, "darken", "dark.zip")
 
@@ -46,6 +46,9 @@ def agreement(
 
     before: of the original's maps, after: of the adapted model's; NaN without val pictures.
     """
+    from dgkd_core.depth.dpt import predict, rank_correlation
+    from dgkd_core.depth.mapping import dark_pictures, in_groups
+
     entries = with_twin(read_manifest(PREPARED).split("val"))
     images, dark = Pack(PREPARED / "images.zip"), Pack(DARK)
     found: dict[str, list[float]] = {"before": [], "after": []}
@@ -65,6 +68,11 @@ def agreement(
 
 def adapt(params: Params, state: State, device: torch.device, log: Log) -> tuple[Any, Any, Any]:
     """The adapted DPT, the original and their processor."""
+    from dgkd_core.data.samples import Twins, training_batches, twins_by_shape
+    from dgkd_core.depth.dpt import load_dpt, network_inputs
+    from dgkd_core.training.adapt import AdaptationTask, freeze_what_nothing_reads
+    from dgkd_core.training.loop import Recipe, train
+
     section = params.depth.adapt
     entries = with_twin(read_manifest(PREPARED).split("train"))
     if not entries:
@@ -95,12 +103,16 @@ def depth_adapt(params: Params, state: State) -> None:
     metrics: dict[str, Any] = {}
     with live_curve("depth_adapt") as log:
         if wanted:
+            from dgkd_core.runtime.device import start
+
             device = start(params, "depth_adapt")
             model, original, processor = adapt(params, state, device, log)
     if not distributed.is_main_process():
         return
     with atomic_folder(Path(ARTIFACTS, "depth_adapted")) as folder:
         if wanted:
+            from dgkd_core.depth.dpt import save_dpt
+
             save_dpt(model, processor, folder)
         write_json(folder / "source.json", {"adapted": wanted})
     if wanted:

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 
 from dgkd_core.runtime import distributed
 from dgkd_core.runtime.files import flush, writing
-from dgkd_core.training.loop import Log, Row
 
 if TYPE_CHECKING:
     from dvclive import Live
+
+    from dgkd_core.training.loop import Log, Row
 
 FOLDER = Path("metrics/live")
 
