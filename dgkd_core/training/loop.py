@@ -462,7 +462,7 @@ def train(
     if state is not None and (content := state.load(run.name)) is not None:
         run.take(content, device)
     every = max(1, recipe.iterations // 100)
-    seldom = every * max(4, -(-10 // every))  # about 25 times, and not before ten steps are over
+    seldom = every * max(4, -(-20 // every))  # 25 times in a long run
 
     def save() -> None:
         if state is not None:

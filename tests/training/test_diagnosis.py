@@ -25,7 +25,7 @@ from dgkd_core.training.student import StudentTask, freeze_what_nothing_compares
 from dgkd_core.training.weak import freeze
 
 CPU = torch.device("cpu")
-RECIPE = Recipe(12, "sgd", 1e-2, 1e-4, 0.9, 0, 2.0, 1e-4)
+RECIPE = Recipe(22, "sgd", 1e-2, 1e-4, 0.9, 0, 2.0, 1e-4)
 
 
 def test_norms_and_cosines_of_known_gradients() -> None:
@@ -152,8 +152,8 @@ def test_the_checks_change_nothing_and_a_stopped_run_tells_the_same(raw: bool, p
         assert all(torch.equal(value, other[name]) for name, value in state.items())
     assert plain == [{k: v for k, v in row.items() if "/" not in k} for row in curve]
     told = [row["step"] for row in curve if any("/" in name for name in row)]
-    assert told == [1, 11]
-    first, last = curve[0], curve[10]
+    assert told == [1, 21]
+    first, last = curve[0], curve[20]
     terms = [f"kd_{pair}" for pair in PAIRS]
     names = {f"grad_{t}" for t in ("cls", *terms)} | {f"cos_{t}" for t in terms}
     names |= {f"gap_{pair}" for pair in PAIRS} | {"found"}
@@ -165,7 +165,7 @@ def test_the_checks_change_nothing_and_a_stopped_run_tells_the_same(raw: bool, p
     assert (first["check/grad_kd_map"] == 0) == raw  # λ still was 0
 
     with listening(), suppress(Interrupted):
-        run(True, 9, State("toy"))
+        run(True, 19, State("toy"))
     assert (place / "training.pt").exists()
     again, states = run(True, state=State("toy"))
     assert again == curve
