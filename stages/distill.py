@@ -21,6 +21,7 @@ from dgkd_core.pipeline.stage import run
 from dgkd_core.runtime.device import start
 from dgkd_core.runtime.paths import ARTIFACTS
 from dgkd_core.runtime.state import State
+from dgkd_core.training.diagnosis import fighting
 from dgkd_core.training.fit import train_and_score
 from dgkd_core.training.loop import Precision
 from dgkd_core.training.student import (
@@ -56,7 +57,7 @@ def distill(params: Params, state: State) -> None:
         pretrained = inherit(student, teacher)
     else:
         pretrained = first_weights(student, config, params.model)
-    dgkd = DGKD.of(section, len(manifest.classes), config.width)
+    dgkd = DGKD.of(section, len(manifest.classes), config.width, student.encoder)
     if dgkd is not None:
         manifest.need_normal(["train"], f"distill.lambda is {section.weight}")
     freeze_what_nothing_compares(student, dgkd)
@@ -88,6 +89,12 @@ def distill(params: Params, state: State) -> None:
                 f"distill: the denoiser of {pair} has not learned yet (error {error:.2f}, and 1 "
                 f"without a denoiser): try more iterations or a larger lr or new_layers"
             )
+    if found := fighting(curve):
+        terms = (f"{p} (cosine {c:.2f}, gradient {r:.1f} times)" for p, (c, r) in found.items())
+        print(
+            f"distill: against the classification, or louder, in the last half: "
+            f"{', '.join(terms)}; try smaller distill.weights or another distill.map"
+        )
 
 
 if __name__ == "__main__":

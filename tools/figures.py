@@ -36,7 +36,7 @@ from dgkd_core.data.manifest import Entry, Manifest, read_manifest  # noqa: E402
 from dgkd_core.data.pack import Pack  # noqa: E402
 from dgkd_core.data.pictures import decode_array  # noqa: E402
 from dgkd_core.data.samples import Store  # noqa: E402
-from dgkd_core.distill.dgkd import DGKD, class_maps  # noqa: E402
+from dgkd_core.distill.dgkd import DGKD  # noqa: E402
 from dgkd_core.distill.dist import dist_loss  # noqa: E402
 from dgkd_core.evaluation.figures import colour_heat, colour_mask  # noqa: E402
 from dgkd_core.evaluation.inference import (  # noqa: E402
@@ -170,7 +170,7 @@ def distilled(run: Run) -> tuple[Network, DGKD]:
         content = state.load("training")
         state.close(succeeded=True)
         student, config = load_model(artifacts / "student")
-    dgkd = DGKD.of(run.params.distill, len(run.manifest.classes), config.width)
+    dgkd = DGKD.of(run.params.distill, len(run.manifest.classes), config.width, student.encoder)
     if dgkd is None or content is None or not dgkd.denoisers:
         raise InputError("distill.denoiser: no denoisers in this run, expected diffusion")
     dgkd.load_state_dict(content["module_1"])
@@ -206,18 +206,14 @@ def denoising(run: Run, student: Network, dgkd: DGKD) -> list[list[Tile]]:
     image, depth = load_group(group, run.night(run.params.model.exposure), student.uses_depth)
     day, _ = load_group(group, run.day(), False)
     labels = torch.from_numpy(np.stack([run.manifest.label_vector(e) for e in group]))
-    mine, theirs = student(image, depth), run.network("teacher")(day)
-    size = [side // dgkd.map_stride for side in image.shape[-2:]]
+    mine, theirs = student(image, depth, raw=dgkd.raw), run.network("teacher")(day, raw=dgkd.raw)
     rows = []
     for pair in dgkd.denoisers:
-        if pair == "map":
-            x, wanted = (class_maps(output, labels, size) for output in (mine, theirs))
-        else:
-            x, wanted = getattr(mine, pair), getattr(theirs, pair)
+        x, wanted = dgkd.tensors(pair, mine, theirs, labels, image.shape[-2:])
         if pair in dgkd.latents:
             x, wanted, _ = dgkd.latents[pair](x, wanted)
         part: Any = dgkd.denoisers[pair]
-        samples = part.samples(x)
+        samples = part.samples(dgkd.ready(pair, x))
         projected = part.project(samples[-1])
         titles = [f"{pair}: student", *(f"after t = {t}" for t in part.timesteps), "projected"]
         shown = colours([x[0] for x in [*samples, projected, wanted]])

@@ -345,6 +345,14 @@ class Teacher(_Training):
     )
 
 
+class PairWeights(_Section):
+    """What the distillation loss of each pair counts."""
+
+    map: Positive = Field(description="weight of the pair map, times λ; 1 in the paper")
+    deep: Positive = Field(description="weight of the pair deep, times λ; 1 in the paper")
+    shallow: Positive = Field(description="weight of the pair shallow, times λ; 1 in the paper")
+
+
 class Distill(_DarkTraining):
     """Student on dark pictures, guided by the teacher."""
 
@@ -355,8 +363,25 @@ class Distill(_DarkTraining):
         "in the release",
     )
     pairs: list[Pair] = Field(
-        description="tensors of student and teacher that are compared: map (masks of the labelled "
-        "classes), deep and shallow (projected features); all three in the paper"
+        description="tensors of student and teacher that are compared: map (masks or logits), deep "
+        "and shallow (features); all three in the paper"
+    )
+    weights: PairWeights
+    warmup: int = Field(
+        ge=0,
+        description="steps over which λ rises linearly from 0; 0 (the paper): none",
+    )
+    map: Literal["masks", "logits"] = Field(
+        description="what the pair map compares: masks of the labelled classes by DIST (the "
+        "paper); logits of all classes by KL, batch-normalised for the denoiser (after DiffKD)"
+    )
+    features: Literal["projected", "raw"] = Field(
+        description="what deep and shallow are: projected by a convolution each (the paper), or "
+        "raw, as the backbones give them"
+    )
+    compare: Literal["dist", "mse", "cosine"] = Field(
+        description="how deep and shallow are compared: dist (the paper), mse, or cosine, over the "
+        "channels of a pixel"
     )
     denoiser: Literal["diffusion", "identity"] = Field(
         description="what the student's tensors go through; identity (a control): plain DIST"
@@ -372,10 +397,11 @@ class Distill(_DarkTraining):
     )
     autoencoder: Count | None = Field(
         description="channels of a linear autoencoder's latent, in which deep and shallow are "
-        "compared; null (the paper): compared as they are"
+        "compared; null (the paper): none"
     )
     map_stride: Literal[1, 2, 4] = Field(
-        description="picture pixels per pixel of the compared maps; 1 in the paper"
+        description="picture pixels per pixel of the compared masks; 1 in the paper; logits keep "
+        "their own size, stride 4"
     )
     init: Literal["weights", "teacher"] = Field(
         description="the student starts from model.weights (paper) or from the teacher"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dgkd_core.config.choices import PAIRS
 from dgkd_core.distill.denoiser import FeatureDenoiser
 from dgkd_core.distill.dist import dist_loss
+from dgkd_core.models.encoder import Encoder
 from dgkd_core.models.head import present
 from dgkd_core.models.network import Output
 
@@ -20,6 +21,28 @@ def class_maps(output: Output, labels: Tensor, size: Sequence[int]) -> Tensor:
     """Softmax masks resized to ``size`` with the classes absent from the labels zeroed."""
     masks = F.interpolate(output.masks, tuple(size), mode="bilinear", align_corners=True)
     return masks * present(labels)
+
+
+def kl_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """KL(softmax(teacher) ‖ softmax(student)) over the channels of (N, C, H, W), mean over pixels.
+
+    Temperature 1.
+    """
+    p, q = teacher.log_softmax(1), student.log_softmax(1)
+    return F.kl_div(q, p, reduction="none", log_target=True).sum(1).mean()
+
+
+def cosine_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """1 − cosine over the channels of (N, C, H, W), mean over pixels."""
+    return 1 - F.cosine_similarity(student, teacher, dim=1, eps=1e-6).mean()
+
+
+Comparison = Callable[[Tensor, Tensor], Tensor]
+COMPARISONS: Mapping[str, Comparison] = {
+    "dist": dist_loss,
+    "mse": F.mse_loss,
+    "cosine": cosine_loss,
+}
 
 
 class Latent(nn.Module):
@@ -52,12 +75,18 @@ class DGKD(nn.Module):
         width: channels of the projected features.
         pairs: which of map, deep and shallow are distilled.
         steps: DDIM steps.
+        map_stride: picture pixels per pixel of the compared masks; 1 in the paper. The masks come
+            from the shallow tap (stride 4), so a larger one compares the same information.
         denoise: False compares the student's tensors as they are (plain DIST).
         noise_adapter: give each denoiser a noise adapter.
         autoencoder: channels of a latent for deep and shallow; None for none.
-        map_stride: picture pixels per pixel of the compared maps; 1 in the paper. The maps come
-            from the shallow tap (stride 4), so a larger one compares the same information.
         weight: λ, on the losses that compare student and teacher.
+        weights: of each pair, times λ; None: 1 each.
+        warmup: steps over which λ rises linearly from 0.
+        logits: map compares logits by KL, batch-normalised for the denoiser, in place of masks.
+        raw: channels of the encoder's deep and shallow features where these are compared, not
+            their projections; None: projections.
+        compare: how deep and shallow are compared, one of `COMPARISONS`.
     """
 
     def __init__(
@@ -71,29 +100,41 @@ class DGKD(nn.Module):
         noise_adapter: bool = False,
         autoencoder: int | None = None,
         weight: float = 1.0,
+        weights: Mapping[str, float] | None = None,
+        warmup: int = 0,
+        logits: bool = False,
+        raw: tuple[int, int] | None = None,
+        compare: str = "dist",
     ) -> None:
         super().__init__()
-        self.weight = weight
-        self.map_stride = map_stride
+        self.weight, self.warmup = weight, warmup
+        self.weights = dict.fromkeys(PAIRS, 1.0) | dict(weights or {})
+        self.map_stride, self.logits, self.raw = map_stride, logits, raw is not None
         unknown = set(pairs) - set(PAIRS)
         if unknown:
             raise ValueError(f"pairs must be among {PAIRS}, got {sorted(unknown)}")
         self.pairs = tuple(pair for pair in PAIRS if pair in pairs)
-        features = width if autoencoder is None else autoencoder
-        channels = {"map": classes + 1, "deep": features, "shallow": features}
+        by = COMPARISONS[compare]
+        self.compare = {"map": kl_loss if logits else dist_loss, "deep": by, "shallow": by}
+        deep, shallow = raw or (width, width)
+        channels = {"map": classes + 1, "deep": deep, "shallow": shallow}
         self.denoisers, self.latents = nn.ModuleDict(), nn.ModuleDict()
+        self.norm = nn.BatchNorm2d(classes + 1, affine=False, track_running_stats=False)
         for pair in self.pairs:
+            reduced = autoencoder if pair != "map" else None
             if denoise:
-                self.denoisers[pair] = FeatureDenoiser(channels[pair], steps, noise_adapter)
-            if autoencoder is not None and pair != "map":
-                self.latents[pair] = Latent(width, autoencoder)
+                width = reduced or channels[pair]
+                self.denoisers[pair] = FeatureDenoiser(width, steps, noise_adapter)
+            if reduced is not None:
+                self.latents[pair] = Latent(channels[pair], reduced)
 
     @classmethod
-    def of(cls, section: Any, classes: int, width: int) -> DGKD | None:
+    def of(cls, section: Any, classes: int, width: int, encoder: Encoder) -> DGKD | None:
         """What the ``distill`` section of params.yaml asks for; None for no distillation at all.
 
         Args:
             classes, width: as for the class.
+            encoder: the student's; the teacher's is of the same kind.
         """
         if section.weight == 0 or not section.pairs:
             return None
@@ -107,35 +148,61 @@ class DGKD(nn.Module):
             noise_adapter=section.noise_adapter,
             autoencoder=section.autoencoder,
             weight=section.weight,
+            weights=section.weights.model_dump(),
+            warmup=section.warmup,
+            logits=section.map == "logits",
+            raw=(encoder.deep_channels, encoder.shallow_channels)
+            if section.features == "raw"
+            else None,
+            compare=section.compare,
         )
 
+    def tensors(
+        self, pair: str, student: Output, teacher: Output, labels: Tensor, size: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        """What a pair is made of: the student's (N, C, h, w) and the teacher's, detached."""
+        if pair != "map":
+            mine, theirs = getattr(student, pair), getattr(teacher, pair)
+        elif self.logits:
+            mine, theirs = student.logits, teacher.logits
+        else:
+            small = [max(1, side // self.map_stride) for side in size]
+            mine, theirs = (class_maps(output, labels, small) for output in (student, teacher))
+        return mine.float(), theirs.detach().float()
+
+    def ready(self, pair: str, x: Tensor) -> Tensor:
+        """(N, C, h, w) as a pair's denoiser takes it: logits with variance 1, as its noise has."""
+        return self.norm(x) if pair == "map" and self.logits else x
+
     def forward(
-        self, student: Output, teacher: Output, labels: Tensor, size: Sequence[int]
+        self,
+        student: Output,
+        teacher: Output,
+        labels: Tensor,
+        size: Sequence[int],
+        step: int | None = None,
     ) -> dict[str, Tensor]:
-        """Named losses: ``kd_PAIR`` (student, times λ), ``diff_PAIR`` (denoiser) and ``ae_PAIR``
-        (autoencoder).
+        """Named losses: ``kd_PAIR`` (student, times λ and the pair's weight), ``diff_PAIR``
+        (denoiser) and ``ae_PAIR`` (autoencoder).
 
         Args:
             student, teacher: outputs for the same crops; no gradient reaches the teacher.
             labels: (N, C).
             size: (H, W) of the crops.
+            step: of the training, from 0, for the warm-up of λ; None: it is over.
         """
         losses: dict[str, Tensor] = {}
-        size = [max(1, side // self.map_stride) for side in size]
+        risen = 1.0 if step is None or step >= self.warmup else step / self.warmup
         for pair in self.pairs:
-            if pair == "map":
-                mine = class_maps(student, labels, size)
-                theirs = class_maps(teacher, labels, size)
-            else:
-                mine, theirs = getattr(student, pair), getattr(teacher, pair)
-            mine, theirs = mine.float(), theirs.detach().float()
+            mine, theirs = self.tensors(pair, student, teacher, labels, size)
             with torch.autocast(mine.device.type, enabled=False):
                 if pair in self.latents:
                     mine, theirs, losses[f"ae_{pair}"] = self.latents[pair](mine, theirs)
                 if pair in self.denoisers:
                     denoiser = self.denoisers[pair]
                     assert isinstance(denoiser, FeatureDenoiser)
-                    mine = denoiser.denoise(mine)
-                    losses[f"diff_{pair}"] = denoiser.diffusion_loss(theirs)
-                losses[f"kd_{pair}"] = self.weight * dist_loss(mine, theirs)
+                    mine = denoiser.denoise(self.ready(pair, mine))
+                    losses[f"diff_{pair}"] = denoiser.diffusion_loss(self.ready(pair, theirs))
+                compared = self.compare[pair](mine, theirs)
+                losses[f"kd_{pair}"] = self.weight * risen * self.weights[pair] * compared
         return losses

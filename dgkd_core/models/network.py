@@ -30,7 +30,8 @@ class Output:
         logits: (N, C+1, h, w), background first, at the shallow features' size.
         masks: (N, C+1, h, w), softmax of the logits.
         scores: (N, C) class scores; sigmoid gives a probability. None when not asked for.
-        deep, shallow: (N, width, …) projected features for distillation; None when not asked for.
+        deep, shallow: (N, width, …) projected features for distillation, or the encoder's own;
+            None when not asked for.
     """
 
     logits: Tensor
@@ -116,20 +117,24 @@ class Network(_Fused):
         features: bool | Collection[str] = True,
         detach_features: bool = False,
         scores: bool = True,
+        raw: bool = False,
     ) -> Output:
         """Run on pictures.
 
         Args:
             image: (N, 3, H, W) RGB in [0, 1]; ImageNet normalisation happens inside.
             depth: (N, 1, H, W) in [0, 1], near = 1; needed where the network fuses depth.
-            features: which projected features to compute for distillation: ``deep``, ``shallow``,
-                all (True) or none (False).
+            features: which features to give for distillation: ``deep``, ``shallow``, all (True) or
+                none (False).
             detach_features: let their gradient reach the projections only, not the backbone.
             scores: also compute the class scores.
+            raw: give these features as the encoder has them, not projected.
         """
-        shallow, deep = self.features(image, depth)
-        shallow = self.align(shallow)
+        tap, deep = self.features(image, depth)
+        shallow = self.align(tap)
         logits = self.head(shallow, deep).float()
+        if raw:
+            shallow = tap
         if detach_features:
             shallow, deep = shallow.detach(), deep.detach()
         wanted = ("deep", "shallow") if features is True else features or ()
@@ -137,8 +142,8 @@ class Network(_Fused):
             logits,
             logits.softmax(1),
             class_scores(logits, self.focal) if scores else None,
-            self.project_deep(deep) if "deep" in wanted else None,
-            self.project_shallow(shallow) if "shallow" in wanted else None,
+            (deep if raw else self.project_deep(deep)) if "deep" in wanted else None,
+            (shallow if raw else self.project_shallow(shallow)) if "shallow" in wanted else None,
         )
 
 

@@ -36,10 +36,14 @@ CURVES = {  # in the order in which they are shown
     "miou": "mIoU on val, %",
     "cls": "loss of the classes",
     "mask": "loss of the masks",
-    "kd": "distance from the teacher (DIST)",
+    "kd": "distance from the teacher",
     "diff": "error of the denoisers",
     "ce": "cross-entropy with the pseudo labels",
     "depth": "error of the depth map",
+    "grad": "gradient's norm on the encoder",
+    "cos": "its cosine with that of the classes",
+    "gap": "distance more from another picture's teacher",
+    "found": "labelled classes that are found, share",
     "lr": "learning rate",
 }
 

@@ -43,8 +43,9 @@ def _live(folder: Path) -> Live:
 
 
 def _metric(name: str) -> str:
-    """DVCLive's name, which is also the file's: ``lr``, ``val/miou``, ``loss/TERM``."""
-    return {"lr": "lr", "miou": "val/miou"}.get(name, f"loss/{name}")
+    """DVCLive's name, also the file's: ``lr``, ``val/miou``, ``loss/TERM``, ``check/NAME``."""
+    known = {"lr": "lr", "miou": "val/miou"}
+    return name if "/" in name else known.get(name, f"loss/{name}")
 
 
 @contextmanager

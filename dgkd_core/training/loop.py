@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from functools import partial
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +47,15 @@ class Task(Protocol):
 
     def __call__(self, batch: Batch, step: int) -> Losses:
         """Named losses, scalars, of a batch on the device at a step, from 0."""
+        ...
+
+
+@runtime_checkable
+class Diagnosed(Protocol):
+    """A task that tells more of itself than its losses, now and then."""
+
+    def diagnose(self, batch: Batch, step: int) -> Mapping[str, float]:
+        """Named numbers, such as ``check/grad_cls``; all processes call it and get the same."""
         ...
 
 
@@ -308,6 +317,19 @@ def _evaluating(modules: Sequence[nn.Module], device: torch.device) -> Iterator[
         set_random_states(drawn, device)
 
 
+@contextmanager
+def _untouched(modules: Sequence[nn.Module], device: torch.device) -> Iterator[None]:
+    """After the block the modules' buffers and the random states are what they were."""
+    buffers = [(buffer, buffer.clone()) for module in modules for buffer in module.buffers()]
+    drawn = random_states(device)
+    try:
+        yield
+    finally:
+        for buffer, before in buffers:
+            buffer.copy_(before)
+        set_random_states(drawn, device)
+
+
 class TrainingStep:
     """One step of training: send, forward, backward, update; the loop's own, call by call.
 
@@ -395,6 +417,18 @@ class TrainingStep:
             for buffer in self.network.buffers():
                 buffer.copy_(distributed.broadcast(buffer))
 
+    def diagnose(self, batch: Batch, i: int) -> Mapping[str, float]:
+        """What the task tells of itself before step ``i``; it changes nothing that is trained."""
+        if not isinstance(self.task, Diagnosed):
+            return {}
+        batch = {key: _send(value, self.device) for key, value in batch.items()}
+        half = self.precision.half
+        with (
+            _untouched(self.task.modules, self.device),
+            torch.autocast(self.device.type, half, enabled=half is not None),
+        ):
+            return self.task.diagnose(batch, i)
+
     def finish(self) -> None:
         """Put the network into evaluation mode, its moving average in its place."""
         self.share_statistics()
@@ -454,7 +488,7 @@ def train(
 
     Returns:
         the curve: about a hundred rows of step, learning rate and mean losses since the last row,
-        and between them rows of step and scores.
+        in some of them what a `Diagnosed` task tells, and between them rows of step and scores.
 
     Raises:
         InputError: a loss or a gradient became non-finite, the last good state stays; or
@@ -467,6 +501,7 @@ def train(
     if state is not None and (content := state.load(run.name)) is not None:
         run.take(content, device)
     every = max(1, recipe.iterations // 100)
+    seldom = every * max(4, -(-20 // every))  # 25 times in a long run
 
     def save() -> None:
         if state is not None:
@@ -483,7 +518,8 @@ def train(
     def show(row: Row) -> None:
         if log is not None:
             log(row)
-        values = {name: value for name, value in row.items() if name not in ("step", "lr")}
+        plain = {name: value for name, value in row.items() if "/" not in name}
+        values = {name: value for name, value in plain.items() if name not in ("step", "lr")}
         latest["losses" if "lr" in row else "scores"] = values
         progress.note({**latest["scores"], **latest["losses"]})
 
@@ -510,6 +546,7 @@ def train(
 
     for i, batch in enumerate(progress, run.step):
         validate()
+        told = step.diagnose(batch, i) if (i + 1) % seldom == every % seldom else {}
         losses = step(batch, i)
         for name, value in losses.items():
             run.sums[name] = run.sums.get(name, torch.zeros((), device=device)) + value.detach()
@@ -520,7 +557,7 @@ def train(
             means = {name: value / count for name, value in sums.items()}
             step.watch.check()
             _check_scale(step.scaler, run.step)
-            add({"step": run.step, "lr": recipe.lr * recipe.factor(i), **means})
+            add({"step": run.step, "lr": recipe.lr * recipe.factor(i), **means, **told})
             run.sums = {}
         asked, due = distributed.broadcast((signals.asked(), state is not None and state.due()))
         if asked or due or run.step == recipe.iterations:

@@ -10,7 +10,9 @@ from torch import nn
 
 from dgkd_core.distill.dgkd import DGKD
 from dgkd_core.imaging.pamr import PAMR
-from dgkd_core.models.network import Network
+from dgkd_core.models.network import Network, Output
+from dgkd_core.runtime.device import random_states, set_random_states
+from dgkd_core.training.diagnosis import CHECK, Found, mean, pulls, rolled, share_found
 from dgkd_core.training.loop import Batch, Losses
 from dgkd_core.training.weak import freeze, weak_losses
 
@@ -31,7 +33,7 @@ def ready_to_guide(teacher: Network, device: torch.device, half: torch.dtype | N
 def freeze_what_nothing_compares(student: Network, dgkd: DGKD | None) -> None:
     """Take the student's projections out of training that no pair of DGKD reads."""
     for pair, projection in (("deep", student.project_deep), ("shallow", student.project_shallow)):
-        if dgkd is None or pair not in dgkd.pairs:
+        if dgkd is None or dgkd.raw or pair not in dgkd.pairs:
             freeze(projection)
 
 
@@ -59,12 +61,48 @@ class StudentTask:
         return [self.student, self.distillation]
 
     def __call__(self, batch: Batch, step: int) -> Losses:
-        dark, labels = batch["dark"], batch["labels"]
-        pairs = self.distillation.pairs if self.distillation is not None else ()
-        output = self.student(dark, batch.get("depth"), features=pairs)
-        losses = weak_losses(output, dark, batch, self.pamr if step >= self.mask_warmup else None)
-        if self.teacher is not None and self.distillation is not None:
+        output, target = self._outputs(batch)
+        return self._losses(output, target, batch, step)
+
+    def diagnose(self, batch: Batch, step: int) -> Found:
+        """The numbers of `dgkd_core.training.diagnosis`; gaps are those at full λ."""
+        output, target = self._outputs(batch)
+        encoder = [p for p in self.student.encoder.parameters() if p.requires_grad]
+        found = pulls(self._losses(output, target, batch, step), encoder)
+        assert output.scores is not None
+        found[f"{CHECK}found"] = share_found(output.scores, batch["labels"])
+        if target is not None and self.distillation is not None:
+            device = batch["dark"].device
+            drawn = random_states(device)  # both see the same noise
             with torch.no_grad():
-                target = self.teacher(batch["normal"], features=pairs, scores=False)
-            losses |= self.distillation(output, target, labels, dark.shape[-2:])
+                right = self._distilled(output, target, batch)
+                set_random_states(drawn, device)
+                wrong = self._distilled(output, rolled(target), batch)
+            for pair in self.distillation.pairs:
+                gap = wrong[f"kd_{pair}"] - right[f"kd_{pair}"]
+                found[f"{CHECK}gap_{pair}"] = mean(gap)
+        return found
+
+    def _outputs(self, batch: Batch) -> tuple[Output, Output | None]:
+        """The student's, and the teacher's where there is something to distil."""
+        dgkd = self.distillation
+        pairs, raw = (dgkd.pairs, dgkd.raw) if dgkd is not None else ((), False)
+        output = self.student(batch["dark"], batch.get("depth"), features=pairs, raw=raw)
+        if self.teacher is None or dgkd is None:
+            return output, None
+        with torch.no_grad():
+            return output, self.teacher(batch["normal"], features=pairs, scores=False, raw=raw)
+
+    def _losses(self, output: Output, target: Output | None, batch: Batch, step: int) -> Losses:
+        pamr = self.pamr if step >= self.mask_warmup else None
+        losses = weak_losses(output, batch["dark"], batch, pamr)
+        if target is not None:
+            losses |= self._distilled(output, target, batch, step)
         return losses
+
+    def _distilled(
+        self, output: Output, target: Output, batch: Batch, step: int | None = None
+    ) -> Losses:
+        assert self.distillation is not None
+        size = batch["dark"].shape[-2:]
+        return self.distillation(output, target, batch["labels"], size, step)

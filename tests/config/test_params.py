@@ -21,7 +21,7 @@ EVEN = ": expected [low, high] with low <= high"
 # key, value, and what is said after the key
 BAD: list[tuple[str, Any, str]] = [
     ("distill.lamda", 1, ": unknown key, did you mean lambda?"),
-    ("distill.weight", 1, ": unknown key, did you mean night?"),
+    ("distill.weight", 1, ": unknown key, did you mean weights?"),
     ("cam.zzz", 1, ": unknown key, known here: source, scales, flip, batch"),
     ("seed", "x", ' is "x": expected a valid integer'),
     ("seed", True, " is true: expected a valid integer"),

@@ -103,7 +103,7 @@ def test_names_are_text_and_numbers_those_of_the_files(page: Page) -> None:
     assert titles == [
         "mIoU of the class maps on val, %",
         *("mIoU on val, %", "loss of the classes", "learning rate"),
-        "distance from the teacher (DIST)",
+        "distance from the teacher",
     ]
     assert whole.count("<polyline") == 2 + 3 + 2  # alike ones share a chart
 

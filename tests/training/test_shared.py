@@ -324,6 +324,9 @@ SETUPS: dict[str, Callable[[], Task]] = {
     "student of maps": lambda: _student("off", ("map",)),
     "student with adapters": lambda: _student("off", noise_adapter=True),
     "student with an autoencoder": lambda: _student("off", autoencoder=4),
+    "student of raw features and logits": lambda: _student(
+        "off", raw=(96, 32), autoencoder=4, compare="mse", logits=True, warmup=2
+    ),
     "segmenter": lambda: _segmenter("paper"),
 }
 

@@ -1,0 +1,102 @@
+"""What a loss term does to a network, told while it trains: numbers beside the losses' curve.
+
+Their names begin with ``check/``:
+
+    grad_TERM   norm of the gradient of a loss term on the whole encoder
+    cos_TERM    its cosine with the gradient of ``cls``, the classification
+    gap_PAIR    the pair's loss against another picture's teacher minus that against its own
+    found       share of the labelled classes whose probability is above one half
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dgkd_core.models.network import Output
+from dgkd_core.runtime import distributed
+
+CHECK = "check/"
+AGAINST = -0.1  # a mean cosine below it works against the classification
+LOUD = 10.0  # so many times the classification's gradient drowns it
+_SCALE = 2.0**10  # float16's small gradients
+
+Found = dict[str, float]
+
+
+def pulls(losses: Mapping[str, Tensor], parameters: Sequence[nn.Parameter]) -> Found:
+    """``grad_TERM`` of every loss that reaches the parameters, and ``cos_TERM`` of all but ``cls``.
+
+    Costs a backward pass for each of them. Of several processes all call it and get the same: the
+    gradients are those of the mean over the processes.
+    """
+    found: Found = {}
+    first: Tensor | None = None
+    for name, loss in sorted(losses.items(), key=lambda item: item[0] != "cls"):
+        parts = torch.autograd.grad(loss * _SCALE, parameters, retain_graph=True, allow_unused=True)
+        if all(part is None for part in parts):
+            continue
+        given = zip(parts, parameters, strict=True)
+        flat = torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for g, p in given])
+        flat = distributed.all_reduce(flat) / (_SCALE * distributed.world_size())
+        norm = found[f"{CHECK}grad_{name}"] = float(flat.norm())
+        if first is None:
+            first, its_norm = flat, norm
+        else:
+            both = norm * its_norm
+            found[f"{CHECK}cos_{name}"] = float(flat @ first) / both if both else 0.0
+    return found
+
+
+def mean(value: Tensor) -> float:
+    """A process's number, averaged over all of them."""
+    return float(distributed.all_reduce(value.detach())) / distributed.world_size()
+
+
+def share_found(scores: Tensor, labels: Tensor) -> float:
+    """Share of the labelled classes, (N, C) both, with sigmoid(score) above one half."""
+    right = torch.stack([((scores > 0) * labels).sum(), labels.sum()])
+    found, all_of_them = distributed.all_reduce(right.detach()).tolist()
+    return found / max(all_of_them, 1.0)
+
+
+def rolled(output: Output) -> Output:
+    """Every picture's tensors in its neighbour's place, over the batch of all processes."""
+
+    def roll(x: Tensor) -> Tensor:
+        count = distributed.world_size() * len(x)
+        part, whole = distributed.batch_shard(count), x.new_zeros(count, *x.shape[1:])
+        whole[part] = x
+        return distributed.all_reduce(whole).roll(1, 0)[part]
+
+    tensors: dict[str, Any] = {k: None if x is None else roll(x) for k, x in vars(output).items()}
+    return Output(**tensors)
+
+
+def fighting(curve: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, float]]:
+    """The distillation losses that fight the classification, by pair.
+
+    Over the last half of the rows that hold checks: mean cosine below `AGAINST`, or a gradient's
+    mean norm above `LOUD` times that of ``cls``.
+
+    Returns:
+        for each such pair its mean cosine and how many times as large its gradient is.
+    """
+    rows = [row for row in curve if f"{CHECK}grad_cls" in row]
+    rows = rows[len(rows) // 2 :]
+    found = {}
+    for name in rows[-1] if rows else ():
+        start, _, pair = name.partition("cos_kd_")
+        if start == CHECK and pair:
+            cosine = fmean(row[name] for row in rows)
+            mine, cls = (
+                fmean(row[f"{CHECK}grad_{term}"] for row in rows) for term in (f"kd_{pair}", "cls")
+            )
+            ratio = mine / cls if cls else 0.0
+            if cosine < AGAINST or ratio > LOUD:
+                found[pair] = cosine, ratio
+    return found
