@@ -177,9 +177,9 @@ def load_authors_checkpoint(source: Source, role: Role = "student") -> Network:
     """A released student or teacher: WideResNet-38, width 256, ASPP rates 12, 24 and 36.
 
     C is read from the last layer. A student fuses depth as published, a teacher does not. As in the
-    release, a teacher's stem and norms are frozen, its ASPP's norms keep their statistics, and its
-    class scores have the constant .01; a student trains everything. Denoisers and PAMR's kernels in
-    the file are passed over.
+    release, a teacher's stem and backbone norms are frozen, its ASPP's norms keep their statistics
+    (scales and shifts are trained), and its class scores have the constant .01; a student trains
+    everything. Denoisers and PAMR's kernels in the file are passed over.
 
     The teacher's checkpoint lacks the two projections (``feat`` and ``feat2``), and the
     release leaves them random. Where a teacher's file has neither, they are random here too: drawn

@@ -56,10 +56,37 @@ def shapes(state: State) -> dict[str, Shape]:
 # --- the forward pass, from the formulas and the raw tensors -------------------------------------
 
 
+class Training(dict[str, Tensor]):
+    """A state in training mode, dropouts at p = 0.
+
+    Attributes:
+        still: where norms take their statistics as they are; elsewhere the batch's.
+        uniform: the stochastic gate's random numbers.
+        statistics: the norms' running statistics afterwards.
+    """
+
+    def __init__(self, state: State, still: tuple[str, ...], uniform: Tensor) -> None:
+        super().__init__(state)
+        self.still, self.uniform = still, uniform
+        self.statistics: State = {}
+
+    def see(self, name: str, x: Tensor) -> tuple[Tensor, Tensor]:
+        """A norm's mean and variance over a batch; what its running statistics become."""
+        axes = (0, 2, 3)
+        for key, value in (("mean", x.mean(axes)), ("var", x.var(axes))):
+            key = f"{name}.running_{key}"
+            before = self.statistics.get(key, self[key])
+            self.statistics[key] = 0.9 * before + 0.1 * value.detach()
+        key = f"{name}.num_batches_tracked"
+        self.statistics[key] = self.statistics.get(key, self[key]) + 1
+        return x.mean(axes), x.var(axes, unbiased=False)
+
+
 def norm(s: State, name: str, x: Tensor) -> Tensor:
-    x = (x - s[f"{name}.running_mean"][:, None, None]) / (
-        s[f"{name}.running_var"][:, None, None] + 1e-5
-    ).sqrt()
+    mean, variance = s[f"{name}.running_mean"], s[f"{name}.running_var"]
+    if isinstance(s, Training) and not name.startswith(s.still):
+        mean, variance = s.see(name, x)
+    x = (x - mean[:, None, None]) / (variance[:, None, None] + 1e-5).sqrt()
     if f"{name}.weight" not in s:
         return x
     return x * s[f"{name}.weight"][:, None, None] + s[f"{name}.bias"][:, None, None]
@@ -126,6 +153,13 @@ def backbone(s: State, image: Tensor, depth: Tensor | None) -> tuple[Tensor, Ten
     return shallow, F.relu(norm(s, "backbone.bn7", x))
 
 
+def _gate(s: State, x: Tensor, g: Tensor) -> Tensor:
+    if not isinstance(s, Training):
+        return 0.7 * x + 0.3 * g
+    m = (s.uniform >= 0.3).to(x.dtype)
+    return m * (x - 0.3 * g) / 0.7 + (1 - m) * g
+
+
 def classifier(s: State, shallow: Tensor, deep: Tensor) -> Tensor:
     def step(first: str, second: str, x: Tensor, dilation: int = 1) -> Tensor:
         x = conv(s, f"classifier.{first}", x, dilation=dilation)
@@ -148,14 +182,19 @@ def classifier(s: State, shallow: Tensor, deep: Tensor) -> Tensor:
     )
     g = F.relu(g * (cue[:, :256] + 1) + cue[:, 256:])
     g = step("shallow_mask.fc_cls.0", "shallow_mask.fc_cls.1", g)
-    x = 0.7 * x + 0.3 * g
+    x = _gate(s, x, g)
     x = step("last_conv.4", "last_conv.5", step("last_conv.0", "last_conv.1", x))
     return conv(s, "classifier.last_conv.8", x)
 
 
-def noise(s: State, prefix: str, x: Tensor, t: int) -> Tensor:
+def projected(s: State, name: str, x: Tensor) -> Tensor:
+    """What is distilled of deep (``feat2``) or shallow features (``feat``)."""
+    return F.relu(norm(s, f"classifier.{name}.1", conv(s, f"classifier.{name}.0", x)))
+
+
+def noise(s: State, prefix: str, x: Tensor, t: int | Tensor) -> Tensor:
     """A denoiser's prediction ε(x, t)."""
-    x = x + s[f"{prefix}model.time_embedding.weight"][t][:, None, None]
+    x = x + s[f"{prefix}model.time_embedding.weight"][t][..., None, None]
     for k in range(2):
         block = f"{prefix}model.pred.{k}.block"
         y = F.relu(norm(s, f"{block}.1", conv(s, f"{block}.0", x)))

@@ -6,16 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from authors_network import (
     Shape,
     State,
     backbone,
     classifier,
-    conv,
     light,
     listed,
-    norm,
+    projected,
     random,
     shapes,
 )
@@ -82,16 +80,12 @@ def test_a_student_computes_what_the_authors_does(released: State, student: Netw
     shallow, deep = backbone(released, normal_image, normal_depth)
     out = student(image, depth)
     mine = student.features(image, depth)
-    projected = [
-        F.relu(norm(released, f"{name}.1", conv(released, f"{name}.0", x)))
-        for name, x in (("classifier.feat", shallow), ("classifier.feat2", deep))
-    ]
     differences = {
         "shallow": _difference(mine[0], shallow),
         "deep": _difference(mine[1], deep),
         "logits": _difference(out.logits[:, 1:], classifier(released, shallow, deep)),
-        "projected shallow": _difference(out.shallow, projected[0]),
-        "projected deep": _difference(out.deep, projected[1]),
+        "projected shallow": _difference(out.shallow, projected(released, "feat", shallow)),
+        "projected deep": _difference(out.deep, projected(released, "feat2", deep)),
     }
     assert max(differences.values()) < 1e-5, differences
     assert (out.logits[:, 0] == 1).all()
@@ -260,7 +254,7 @@ def test_a_checkpoint_becomes_a_model_folder(
         f"{out}: written; classes {', '.join(CLASSES)}",
     ]
     assert config == ModelConfig(
-        *("network", CLASSES, "wide_resnet38", 8, 256, (12, 24, 36), "paper", "none", True)
+        *("network", CLASSES, "wide_resnet38", 8, 256, (12, 24, 36), "paper", "none", False)
     )
     mine = student.state_dict()
     assert mine.keys() == loaded.state_dict().keys()
