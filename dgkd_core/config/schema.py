@@ -264,9 +264,10 @@ class _Training(_Section):
     bias_lr: Positive = Field(
         description="learning rate factor of biases; 2 for the paper's teacher, 1 for its student"
     )
-    weight_decay: float = Field(ge=0, description="weight decay of weights")
-    bias_decay: bool = Field(
-        description="biases and norms decay as weights do; true for the paper's student"
+    weight_decay: float = Field(ge=0, description="weight decay")
+    no_decay: list[Literal["biases", "norms"]] = Field(
+        description="what has no weight decay: biases, norms (their scales, and other vectors), or "
+        "both; [biases] for the paper's teacher, [] for its student"
     )
     norms: Literal["trained", "frozen"] = Field(
         description="the backbone's batch norms: trained, statistics of each batch (the paper's "

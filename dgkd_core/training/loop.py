@@ -67,7 +67,7 @@ class Recipe:
         new_layers: learning rate factor of layers without weights.
         ema: decay of the moving average of the weights, 0 to below 1; 0: none.
         bias_lr: learning rate factor of biases.
-        bias_decay: whether the weight decay is also that of biases and norms.
+        no_decay: what has no weight decay: biases, norms (their scales, and other vectors).
         sync_norms: of several processes: norms take their statistics from the whole batch.
     """
 
@@ -81,7 +81,7 @@ class Recipe:
     weight_decay: float
     ema: float = 0.0
     bias_lr: float = 2.0
-    bias_decay: bool = False
+    no_decay: Sequence[str] = ("biases", "norms")
     sync_norms: bool = True
 
     @classmethod
@@ -99,10 +99,7 @@ class Recipe:
 def parameter_groups(
     modules: Iterable[nn.Module], pretrained: Iterable[nn.Parameter], recipe: Recipe
 ) -> list[dict[str, object]]:
-    """Groups by rate and decay: new layers and biases have factors of their own on the rate.
-
-    Biases, norms and other vectors have no decay, unless the recipe says so.
-    """
+    """Groups by rate and decay: new layers and biases have factors of their own on the rate."""
     old = {id(parameter) for parameter in pretrained}
     groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
     for module in modules:
@@ -111,8 +108,8 @@ def parameter_groups(
                 continue
             rate = recipe.lr * (1.0 if id(parameter) in old else recipe.new_layers)
             bias = name.endswith("bias")
-            vector = bias or parameter.ndim < 2
-            decay = 0.0 if vector and not recipe.bias_decay else recipe.weight_decay
+            kind = "biases" if bias else "norms" if parameter.ndim < 2 else "weights"
+            decay = 0.0 if kind in recipe.no_decay else recipe.weight_decay
             groups[rate * (recipe.bias_lr if bias else 1), decay].append(parameter)
     return [
         {"params": list(ps), "lr": rate, "weight_decay": decay}

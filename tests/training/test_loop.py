@@ -123,7 +123,7 @@ def test_parameter_groups_follow_the_method() -> None:
 
 
 def test_the_releases_student_has_one_group() -> None:
-    recipe = replace(RECIPE, bias_lr=1, bias_decay=True, new_layers=1)
+    recipe = replace(RECIPE, bias_lr=1, no_decay=(), new_layers=1)
     toy = _Toy()
     (group,) = parameter_groups([toy], toy.old.parameters(), recipe)
     assert (group["lr"], group["weight_decay"], len(group["params"])) == (0.1, 0.5, 6)  # type: ignore[arg-type]
