@@ -22,7 +22,7 @@ from dgkd_core.runtime import distributed
 
 CHECK = "check/"
 AGAINST = -0.1  # a mean cosine below it works against the classification
-LOUD = 10.0  # so many times the classification's gradient drowns it
+LOUD = 3.0  # so many times the classification's gradient drowns it
 _SCALE = 2.0**10  # float16's small gradients
 
 Found = dict[str, float]

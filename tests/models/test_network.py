@@ -66,6 +66,15 @@ def test_output_of_a_network(dgf2: str) -> None:
                 assert torch.equal(getattr(found, name), getattr(out, name))
             else:
                 assert getattr(found, name) is None
+    for projection in (network.project_deep, network.project_shallow):
+        projection.register_forward_hook(lambda *given: pytest.fail("projected"))
+    found = network(image, depth, raw=True, scores=False)
+    tap, deep = network.features(image, depth)
+    assert torch.equal(found.shallow, tap)
+    assert torch.equal(found.deep, deep)
+    assert torch.equal(network(image, depth, features=False).logits, out.logits)
+    for projection in (network.project_deep, network.project_shallow):
+        projection._forward_hooks.clear()
     double = network.double()(image.double(), None if depth is None else depth.double())
     assert double.logits.dtype == torch.float32  # whatever the network computes in
     assert double.deep.dtype == torch.float64
