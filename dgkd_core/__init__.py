@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def load(folder: str | Path, device: str | None = None) -> Model:
-    """The model in a folder that the stage ``package`` has written (artifacts/model).
+def load(folder: str | Path | None = None, device: str | None = None) -> Model:
+    """The model that ships with dgkd, or the one in a folder that the stage ``package`` wrote.
 
-    >>> model = dgkd_core.load("artifacts/model")  # doctest: +SKIP
+    >>> model = dgkd_core.load()  # or dgkd_core.load("artifacts/model") # doctest: +SKIP
     >>> model(Image.open("night.jpg")).save("mask.png")  # doctest: +SKIP
 
     Args:
@@ -25,5 +25,6 @@ def load(folder: str | Path, device: str | None = None) -> Model:
         InputError: the folder or the device cannot be used.
     """
     from dgkd_core.deploy.model import load as load_model  # torch: not for `import dgkd_core`
+    from dgkd_core.deploy.shipped import shipped
 
-    return load_model(folder, device)
+    return load_model(shipped() if folder is None else folder, device)

@@ -19,6 +19,7 @@ from dgkd_core.deploy.folder import (
     Settings,
     copy_files,
     digests,
+    halve,
     portable,
     versions,
     write_run,
@@ -64,6 +65,8 @@ def package(params: Params, state: State) -> None:
             copy_files(chosen_dpt(), DEPTH_FILES, folder / DEPTH)
         if params.package.student:
             copy_files(ROOT / "student", NETWORK_FILES, folder / STUDENT)
+        if params.package.half:
+            halve(folder)
         made = Run(
             data=data_of(params),
             darkness=darkness_of(params),
@@ -72,10 +75,11 @@ def package(params: Params, state: State) -> None:
             scores=scored,
             versions=versions(),
             sha256=digests(folder),
+            half=params.package.half,
         )
         write_settings(folder, settings)
         write_run(folder, made)
-        write_text(folder / CARD, card(config, settings, made))
+        write_text(folder / CARD, card(config, settings, made, params.package.notes))
     size = sum(path.stat().st_size for path in (ROOT / "model").rglob("*") if path.is_file())
     print(f"package: {ROOT / 'model'}, {size / 1e6:.1f} MB, depth: {settings.depth}")
 

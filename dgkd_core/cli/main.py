@@ -18,9 +18,9 @@ from dgkd_core.runtime.signals import Interrupted
 SKIPPED = 3  # exit status: done, but for inputs that were unusable
 MODEL: dict[str, Any] = {
     "type": Path,
-    "default": Path("artifacts/model"),
     "metavar": "MODEL",
-    "help": "a folder that the stage `package` wrote; default: %(default)s",
+    "help": "a folder that the stage `package` wrote; default: artifacts/model where it is there, "
+    "else the model that ships with dgkd",
 }
 DEVICE: dict[str, Any] = {
     "metavar": "DEVICE",
@@ -61,33 +61,39 @@ def _unpack(args: argparse.Namespace) -> None:
         print(*unpack(archive, args.out, args.md5), sep="\n", flush=True)
 
 
+def _model(args: argparse.Namespace, another: str = "-m") -> Path:
+    from dgkd_core.deploy.shipped import chosen
+
+    return chosen(args.model, another)
+
+
 def _predict(args: argparse.Namespace) -> None:
     from dgkd_core.deploy.predict import predict
 
-    if predict(
-        args.photos, args.model, args.out, args.device, args.batch, args.depth, args.overlay
-    ):
+    model = _model(args)
+    if predict(args.photos, model, args.out, args.device, args.batch, args.depth, args.overlay):
         sys.exit(SKIPPED)
 
 
 def _export(args: argparse.Namespace) -> None:
     from dgkd_core.deploy.export import export
 
-    print(*export(args.model, args.out, args.format), sep="\n")
+    print(*export(_model(args), args.out, args.format), sep="\n")
 
 
 def _serve(args: argparse.Namespace) -> None:
     from dgkd_core.deploy.serve import serve
 
-    serve(args.model, args.host, args.port, args.device)
+    serve(_model(args), args.host, args.port, args.device)
 
 
 def _info(args: argparse.Namespace) -> None:
     from dgkd_core.deploy.info import described, facts
 
-    known = facts(args.model)
+    model = _model(args, "`dgkd info MODEL`")
+    known = facts(model)
     text = json.dumps(known, indent=2, ensure_ascii=False)
-    print(text if args.json else described(args.model, known))
+    print(text if args.json else described(model, known))
 
 
 def _doctor(args: argparse.Namespace) -> None:
@@ -188,7 +194,7 @@ def _parser() -> argparse.ArgumentParser:
         "its mask) and OUT/predictions.json (areas and probabilities of the classes). Folders are "
         "searched with all their subfolders, which OUT mirrors. Where two photographs would be "
         "called the same, the second keeps its suffix in its name or gets a number. What OUT holds "
-        "already is written anew. Example: dgkd predict night/ -o masks",
+        "already is written anew. Example: dgkd predict my-night-photo.jpg -o out",
         "Exit status: 0 all done; 3 some photographs were unusable and skipped (named on "
         "stderr and in predictions.json), the others done; 1 nothing done, or the model or OUT is "
         "unusable; 2 wrong usage; 130 Ctrl-C, what was done is kept.",
@@ -223,7 +229,7 @@ def _parser() -> argparse.ArgumentParser:
         "Show a model on a page in the browser, for this machine alone unless --host says "
         "otherwise. Nothing is sent or fetched elsewhere. Behind a web server that shows it under "
         "a path of its own: GRADIO_ROOT_PATH=/PATH dgkd serve. "
-        "Example: dgkd serve -m artifacts/model",
+        "Example: dgkd serve",
     )
     argument("-m", "--model", **MODEL)
     argument("--port", type=int, default=7860, help="7860 where none is given")

@@ -27,6 +27,7 @@ Count = Annotated[int, Field(ge=1)]
 Scale = Annotated[float, Field(ge=0.1, le=4)]
 Span = tuple[Positive, Positive]
 Jitter = tuple[Fraction, Fraction, Fraction, Annotated[float, Field(ge=0, le=0.5)]]
+Line = Annotated[str, Field(pattern=r"^\S[^\x00-\x1f]*$")]
 NOT_USED = "data/none"  # stands for a folder that a data set does not have
 DATA_ROOTS = ("root", "sbd_root", "lis_root", "depth_root")  # of the section data: folders
 
@@ -510,6 +511,14 @@ class Package(_Section):
 
     student: bool = Field(
         description="put the student in, for its class maps; false: the folder is about half as big"
+    )
+    half: bool = Field(
+        description="store the weights as float16: half the bytes, masks that differ in a few "
+        "pixels; networks compute with float32 all the same"
+    )
+    notes: list[Line] = Field(
+        description="lines of the model card's own: where the pictures and the first weights come "
+        "from, under which terms"
     )
 
 

@@ -29,6 +29,8 @@ _DEPTH = {
     "gradient": "It fuses a depth map that falls evenly from top to bottom of every picture: a "
     "control, which knows nothing of the photograph.",
 }
+_HALF = "stored as float16, computed with as float32; the scores are of those before rounding"
+_COMPUTED_NIGHT = ("scenes", "voc", "voc2lis")  # kinds of data whose training pictures are darkened
 _EXPOSURE = {
     "none": "It sees the dark photograph as it is.",
     "gain": "It brightens the dark photograph by a gain first.",
@@ -93,8 +95,12 @@ def _cell(name: str) -> str:
     return "".join(f"\\{c}" if c in "|\\`*_[]<>#" else c for c in name)
 
 
-def card(config: ModelConfig, settings: Settings, run: Run) -> str:
-    """The whole card, Markdown with a YAML head."""
+def card(config: ModelConfig, settings: Settings, run: Run, notes: Sequence[str] = ()) -> str:
+    """The whole card, Markdown with a YAML head.
+
+    Args:
+        notes: lines of its maker's, as in package.notes.
+    """
     params, train = run.params, run.pictures.get("train", {})
     scored = [kind for kind, score in run.scores.items() if score.miou is not None]
     lines = [
@@ -116,6 +122,7 @@ def card(config: ModelConfig, settings: Settings, run: Run) -> str:
         f"denoiser {params['distill']['denoiser']} |",
         f"| depth fusion (DGF2) | {config.dgf2} |",
         f"| seed | {params['seed']} |",
+        *([f"| weights | {_HALF} |"] if run.half else []),
         "",
         f"{_EXPOSURE[config.exposure]} {_DEPTH[settings.depth]}",
         "",
@@ -136,6 +143,12 @@ def card(config: ModelConfig, settings: Settings, run: Run) -> str:
         "Everything that is none of the classes above is background.",
         "It has learned the darkness and the kind of pictures named above: expect less of others.",
     ]
+    if params["data"]["kind"] in _COMPUTED_NIGHT:
+        limits.append(
+            "Its darkness was computed from pictures in normal light: the noise and the colours of "
+            "a real camera at night can look different."
+        )
+    limits.append("Small objects, and parts of objects, are often missed.")
     if params["data"]["kind"] == "scenes":
         limits.append("Drawn scenes are no photographs: this model shows that the chain works.")
     limits.append(
@@ -144,6 +157,9 @@ def card(config: ModelConfig, settings: Settings, run: Run) -> str:
     limits.append(
         "The licence above is that of `dgkd`; pictures and pretrained weights have their own."
     )
+    limits.append("It comes without any guarantee. Do not use it to decide about people.")
+    if notes:
+        lines += ["", "## Data and first weights", "", *(f"- {note}" for note in notes)]
     lines += ["", "## Limits", "", *(f"- {limit}" for limit in limits)]
     call = "model.predict([photo], depths=[depth])[0].mask" if settings.depth == "given" else ""
     flag = " --depth DEPTH_MAPS" if settings.depth == "given" else ""

@@ -17,22 +17,27 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 from pydantic import AfterValidator, Field
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from dgkd_core import __version__
 from dgkd_core.config.choices import MOST_CLASSES, Exposure
 from dgkd_core.config.schema import DATA_ROOTS, Params, Scale
 from dgkd_core.depth.files import CONFIG, PROCESSOR, WEIGHTS
 from dgkd_core.runtime.checked_json import read_checked
-from dgkd_core.runtime.checks import holds_control_characters
+from dgkd_core.runtime.checks import holds_control_characters, shown
 from dgkd_core.runtime.errors import InputError
 from dgkd_core.runtime.files import sha256, write_json
 from dgkd_core.runtime.paths import resolve
+from dgkd_core.runtime.tensors import read_tensors
 
 INFERENCE, RUN, CARD, DEPTH, STUDENT = "inference.json", "run.json", "README.md", "depth", "student"
 NETWORK_FILES = ("model.json", "model.safetensors")
 DEPTH_FILES = (CONFIG, PROCESSOR, WEIGHTS)
 DIGITS = 2  # of a score, percent
+LARGEST_HALF = torch.finfo(torch.float16).max
 
 DepthKind = Literal["off", "dpt", "given", "gradient"]
 Light = Literal["dark", "normal"]
@@ -101,6 +106,7 @@ class Run:
         scores: the segmenter's on the val pictures, ``dark`` and, where there are any, ``normal``.
         versions: of the packages that computed it.
         sha256: of the weights, by their names in the folder.
+        half: whether the weights are stored as float16.
     """
 
     data: Text
@@ -110,6 +116,7 @@ class Run:
     scores: dict[Light, Score]
     versions: dict[Text, Text]
     sha256: dict[Text, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]]
+    half: bool = False
 
 
 def _place(value: str | None, names: tuple[str, ...]) -> str | None:
@@ -151,6 +158,29 @@ def copy_files(source: Path, names: tuple[str, ...], target: Path) -> None:
             shutil.copyfileobj(read, written)
 
 
+def halve(folder: Path) -> None:
+    """Store the floating-point tensors of a model folder's weights files as float16.
+
+    Raises:
+        InputError: a number is too large for that, or not finite.
+    """
+    for path in sorted(folder.rglob("*.safetensors")):
+        with safe_open(path, "pt") as opened:
+            about = opened.metadata()
+        tensors = read_tensors(path)
+        for name, value in tensors.items():
+            if not value.is_floating_point():
+                continue
+            tensors[name] = value.half()
+            if not tensors[name].isfinite().all():
+                raise InputError(
+                    f"package.half is true: {path.relative_to(folder)}: {shown(name)} holds "
+                    f"{value.abs().max().item():.3g}, float16 goes to {LARGEST_HALF:g}, "
+                    f"expected package.half: false"
+                )
+        save_file(tensors, path, about)
+
+
 def write_settings(folder: Path, settings: Settings) -> None:
     write_json(folder / INFERENCE, asdict(settings))
 
@@ -166,7 +196,7 @@ def read_settings(folder: Path) -> Settings:
         InputError: it is no folder that ``package`` wrote, or inference.json is damaged.
     """
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder, expected a model as in artifacts/model")
+        raise InputError(f"{folder}: no such folder, expected one that the stage `package` wrote")
     return read_checked(folder / INFERENCE, Settings, "a folder that the stage `package` wrote")
 
 

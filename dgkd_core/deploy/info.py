@@ -81,6 +81,7 @@ def facts(folder: Path) -> dict[str, Any]:
         "long_side": settings.long_side,
         "batch": settings.batch,
         "parameters": _networks(model),
+        "half": run.half,
         "bytes": sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
         "data": run.data,
         "darkness": run.darkness,
@@ -139,7 +140,8 @@ def described(folder: Path, known: Mapping[str, Any]) -> str:
         "network": f"{known['backbone']}, output stride {known['output_stride']}, "
         f"head {known['width']} wide, DGF2 {known['dgf2']}",
         "parameters": ", ".join(count.values()),
-        "size": f"{known['bytes'] / 1e6:.1f} MB",
+        "size": f"{known['bytes'] / 1e6:.1f} MB"
+        + (", weights stored as float16 (half precision)" if known["half"] else ""),
         "exposure": known["exposure"],
         "depth": depth,
         "inference": f"{runs}, batches of {known['batch']}",

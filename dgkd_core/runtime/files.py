@@ -179,7 +179,7 @@ def write_metrics(path: str | Path, metrics: Mapping[str, Any], digits: int = 2)
 
 
 def ignored_names(path: Path) -> list[str]:
-    """The patterns of file and folder names in a .dvcignore, which has no others."""
+    """The patterns in a .dvcignore, to be compared with names of files and folders."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     return [line for line in map(str.strip, lines) if line and not line.startswith("# ")]
 

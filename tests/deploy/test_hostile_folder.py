@@ -87,7 +87,7 @@ def test_no_json(tmp_path: Path, content: bytes) -> None:
 
 def test_what_is_missing_is_named(folder: Path) -> None:
     nowhere = folder / "nothing"
-    one_line(lambda: load(nowhere, "cpu"), nowhere, "artifacts/model")
+    one_line(lambda: load(nowhere, "cpu"), nowhere, "no such folder")
     for name in ("depth/config.json", "model.safetensors", "model.json", "inference.json"):
         (folder / name).unlink()
         one_line(lambda: load(folder, "cpu"), folder / name, "no such file")

@@ -16,6 +16,7 @@ from support import ROOT
 from dgkd_core.config.params import load_params
 from dgkd_core.config.presets import apply_preset
 from dgkd_core.deploy.folder import portable, read_run, read_settings
+from dgkd_core.deploy.info import facts
 from dgkd_core.models.registry import read_model_config
 from dgkd_core.runtime.files import sha256, write_json
 
@@ -72,6 +73,15 @@ def test_without_the_student(copy: Path, run_stages: Callable[..., None]) -> Non
     run_stages("package")
     assert not (MODEL / "student").exists()
     assert "student/model.safetensors" not in read_run(MODEL).sha256
+
+
+@pytest.mark.full
+def test_in_half_precision(copy: Path, run_stages: Callable[..., None]) -> None:
+    apply_preset("tiny", ["package.half=true", "package.notes=[Of Flickr.]"])
+    run_stages("package")
+    known = facts(MODEL)
+    assert (known["half"], known["as_packaged"]) == (True, True)
+    assert "\n- Of Flickr.\n" in (MODEL / "README.md").read_text()
 
 
 @pytest.mark.full
