@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 from support import CHAIN, dvc, environment, stages_run
-from test_pipeline import AFTER, READERS, covers, row_of
+from test_pipeline import READERS, covers, row_of
 
 from dgkd_core.config.params import validate
 from dgkd_core.runtime.errors import InputError
@@ -72,7 +72,6 @@ def in_experiment(folder: Path, name: str, path: str) -> bytes:
     return git("show", f"{references.strip()}:{path}")
 
 
-@pytest.mark.full
 def test_experiments_at_once_make_what_they_make_one_after_the_other(built: Path) -> None:
     changes = {"one": ["segment.lr=0.002"], "other": ["segment.lr=0.004", "segment.init=weights"]}
     before, running, locks = contents(built), {}, {}
@@ -95,7 +94,6 @@ def test_experiments_at_once_make_what_they_make_one_after_the_other(built: Path
     assert locks["one"] != locks["other"]
 
 
-@pytest.mark.full
 def test_going_back_to_earlier_parameters_restores_all_and_computes_nothing(built: Path) -> None:
     before, changed = contents(built), ["refine", "segment", "evaluate", "package", "report"]
     preset(built, "refine.margin=0.2")
@@ -109,7 +107,6 @@ def test_going_back_to_earlier_parameters_restores_all_and_computes_nothing(buil
     assert contents(built) == before
 
 
-@pytest.mark.full
 def test_a_clone_pulls_every_artifact_and_has_nothing_to_run(built: Path, tmp_path: Path) -> None:
     remote, clone = str(tmp_path / "remote"), tmp_path / "clone"
     subprocess.run(["git", "clone", "-q", str(built), str(clone)], check=True)
@@ -151,7 +148,6 @@ def beside(chain: Path) -> Beside:
     return Beside(said, refused, second.returncode, forced.pid, before, contents(chain))
 
 
-@pytest.mark.full
 def test_a_forced_repro_repeats_every_byte_with_two_data_processes(beside: Beside) -> None:
     assert sorted(stages_run(beside.forced)) == sorted(CHAIN)
     assert beside.after == beside.before
@@ -195,16 +191,6 @@ def listed(path: Path) -> dict[str, set[str]]:
     }
 
 
-def test_every_parameter_is_read_by_the_stages_of_the_table() -> None:
-    stages = listed(ROOT / "dvc.yaml")
-    found = {
-        leaf: {name for name, keys in stages.items() if any(covers(key, leaf) for key in keys)}
-        for leaf in leaves(YAML(typ="safe", pure=True).load(ROOT / "params.yaml"))
-    }
-    assert found == {leaf: {"report", *READERS.get(row_of(leaf), "").split()} for leaf in found}
-    assert {row_of(leaf) for leaf in found} == set(READERS)
-
-
 def replaced(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """A copy of nested values with other ones at dotted keys."""
     values = copy.deepcopy(values)
@@ -228,7 +214,6 @@ def another(values: dict[str, Any], leaf: str) -> Any:
     raise AssertionError(f"{leaf}: no other value is allowed, add one to OTHERS")
 
 
-@pytest.mark.full
 def test_dvc_reruns_the_stages_of_the_table(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One parameter of every key that dvc.yaml names, by DVC's own judgement."""
     from dvc.repo import Repo
@@ -256,22 +241,6 @@ def test_dvc_reruns_the_stages_of_the_table(built: Path, monkeypatch: pytest.Mon
             yaml.dump(replaced(values, {leaf: another(values, leaf)}), params)
             found[leaf] = {stage.split("@")[0] for stage in repo.status()}
     assert found == {leaf: {"report", *READERS[row_of(leaf)].split()} for leaf in found}
-
-
-def test_what_follows_a_stage_in_dvc_s_graph(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import networkx
-    from dvc.repo import Repo
-
-    monkeypatch.chdir(built)
-    with closing(Repo(str(built))) as repo:
-        graph = repo.index.graph
-        found = {
-            stage.name: {other.name for other in networkx.ancestors(graph, stage)}
-            for stage in graph
-        }
-    assert found.pop("report") == set()
-    reported = {stage: {"report", *following} for stage, following in AFTER.items()}
-    assert found == {**reported, "package": set()}
 
 
 def test_a_further_test_set_runs_alone_and_again_when_its_pictures_change(built: Path) -> None:
