@@ -1,4 +1,4 @@
-"""segment: train the segmenter on dark pictures and pseudo labels."""
+"""segment: train the segmenter on dark pictures and pseudo labels, or on an earlier segmenter's."""
 
 from pathlib import Path
 
@@ -10,13 +10,21 @@ from dgkd_core.data.samples import Crops, Inputs, Store
 from dgkd_core.evaluation.inference import dark_view
 from dgkd_core.lowlight.fresh import fresh_night
 from dgkd_core.models.network import Segmenter
-from dgkd_core.models.registry import ModelConfig, build, first_weights, inherit, load_model
+from dgkd_core.models.registry import (
+    ModelConfig,
+    build,
+    first_weights,
+    inherit,
+    load_given,
+    load_model,
+)
 from dgkd_core.pipeline.stage import run
 from dgkd_core.runtime.device import start
-from dgkd_core.runtime.paths import ARTIFACTS
+from dgkd_core.runtime.paths import ARTIFACTS, resolve
 from dgkd_core.runtime.state import State
 from dgkd_core.training.fit import train_and_score
 from dgkd_core.training.supervised import SegmenterTask
+from dgkd_core.training.weak import freeze
 
 
 def segment(params: Params, state: State) -> None:
@@ -39,22 +47,29 @@ def segment(params: Params, state: State) -> None:
         pretrained = inherit(model, student)
     else:
         pretrained = first_weights(model, config, params.model)
+    teacher, targets = None, {"pseudo": Path(ARTIFACTS, "refine", "train.zip")}
+    if section.teacher is not None:
+        folder, pin = resolve(section.teacher), section.teacher_sha256
+        manifest.need_normal(["train"], f"segment.teacher is {section.teacher}")
+        teacher, _ = load_given("segment.teacher", folder, pin, "segmenter", manifest.classes)
+        freeze(teacher).to(device)
+        targets = {"normal": images}
     night = fresh_night(images, params.seed, params.lowlight.model_dump())
     crops = Crops(
         manifest,
         Inputs(
             dark=dark,
             depth=depth if model.uses_depth else None,
-            pseudo=Path(ARTIFACTS, "refine", "train.zip"),
             exposure=config.exposure,
             night=night if section.night == "fresh" else None,
+            **targets,
         ),
         seed=params.seed,
         crop=section.crop,
         scale=section.scale,
         jitter=section.jitter,
     )
-    task = SegmenterTask(model, pretrained)
+    task = SegmenterTask(model, pretrained, teacher)
     view = dark_view(Store(), dark, depth, config)
     train_and_score(task, crops, view, config, params, device, state)
 

@@ -10,12 +10,11 @@ from dgkd_core.data.samples import Crops, Inputs, Store
 from dgkd_core.evaluation.inference import View
 from dgkd_core.imaging.pamr import PAMR
 from dgkd_core.models.network import Network
-from dgkd_core.models.registry import ModelConfig, build, first_weights, load_model, save_model
+from dgkd_core.models.registry import ModelConfig, build, first_weights, load_given, save_model
 from dgkd_core.pipeline.stage import run
 from dgkd_core.runtime import distributed
 from dgkd_core.runtime.device import start
-from dgkd_core.runtime.errors import InputError
-from dgkd_core.runtime.files import sha256, write_metrics
+from dgkd_core.runtime.files import write_metrics
 from dgkd_core.runtime.paths import ARTIFACTS, resolve
 from dgkd_core.runtime.state import State
 from dgkd_core.training.fit import train_and_score
@@ -25,17 +24,7 @@ from dgkd_core.training.weak import AuxiliaryClassifier, TeacherTask, freeze
 
 def take_over(folder: Path, pin: str | None, manifest: Manifest) -> None:
     """Copy a teacher that was trained elsewhere, if it has this data set's classes."""
-    if pin is not None and (found := sha256(folder)) != pin:
-        raise InputError(
-            f"{folder}: SHA-256 {found[:12]}…, teacher.model_sha256 expects {pin[:12]}…; "
-            f"`dgkd preset` writes the pin anew"
-        )
-    model, config = load_model(folder)
-    if not isinstance(model, Network) or config.classes != manifest.classes:
-        raise InputError(
-            f"{folder}: a {config.kind} for {', '.join(config.classes)}, teacher.model expects a "
-            f"network for {', '.join(manifest.classes)}"
-        )
+    model, config = load_given("teacher.model", folder, pin, "network", manifest.classes)
     save_model(Path(ARTIFACTS, "teacher"), model, config)
     with live_curve("teacher"):
         pass  # without a row

@@ -259,6 +259,8 @@ def _weights(params: Params) -> Iterator[Finding]:
         yield _pinned("depth.model", path, pin, "folder") if local else _on_hub(depth.model, pin)
     if teacher.model is not None:
         yield _pinned("teacher.model", resolve(teacher.model), teacher.model_sha256, "folder")
+    if (before := params.segment.teacher) is not None:
+        yield _pinned("segment.teacher", resolve(before), params.segment.teacher_sha256, "folder")
 
 
 def project() -> Iterator[Finding]:

@@ -146,7 +146,7 @@ def _expand_home(section: CommentedMap) -> None:
 
 def _pin(params: CommentedMap, folder: Path) -> None:
     """Pin the files that params name: another content under the same name is another parameter."""
-    model, depth, teacher = params["model"], params["depth"], params["teacher"]
+    model, depth = params["model"], params["depth"]
 
     def pinned(key: str, value: str, kind: str) -> str:
         path = resolve(value, folder)
@@ -154,8 +154,10 @@ def _pin(params: CommentedMap, folder: Path) -> None:
             raise InputError(f"{key}: {path} is not a {kind}")
         return sha256(path)
 
-    given, weights, source = teacher["model"], model["weights"], depth["model"]
-    teacher["model_sha256"] = given if given is None else pinned("teacher.model", given, "folder")
+    weights, source = model["weights"], depth["model"]
+    for section, key in (("teacher", "model"), ("segment", "teacher")):
+        given, name = params[section][key], f"{section}.{key}"
+        params[section][f"{key}_sha256"] = given and pinned(name, given, "folder")
     local = weights not in (None, "imagenet")
     model["weights_sha256"] = pinned("model.weights", weights, "file") if local else None
     if source in _SPECIAL_DEPTH:

@@ -478,6 +478,14 @@ class Segment(_DarkTraining):
     init: Literal["weights", "student"] = Field(
         description="the backbone starts from model.weights or from the student"
     )
+    teacher: str | None = Field(
+        description="a second round: the folder of an earlier run's segmenter "
+        "(artifacts/segmenter); what it sees in a crop's daylight twin, of the labelled classes "
+        "alone, is the target in place of the pseudo labels; null: pseudo labels"
+    )
+    teacher_sha256: str | None = Field(
+        pattern=r"^[0-9a-f]{64}$", description="pins that folder; `dgkd preset` fills it in"
+    )
 
 
 class Evaluate(_Section):

@@ -252,3 +252,29 @@ def load_model(folder: str | Path, device: str | torch.device = "cpu") -> tuple[
     model.load_state_dict(tensors)
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model.eval(), spec
+
+
+def load_given(
+    key: str, folder: Path, pin: str | None, kind: str, classes: tuple[str, ...]
+) -> tuple[Any, ModelConfig]:
+    """A model that params name under ``key``, on the CPU, and its config.
+
+    Args:
+        pin: SHA-256 of the folder; None: any content.
+        kind, classes: what it must be.
+
+    Raises:
+        InputError: it is not the pinned one, another kind, for other classes, or cannot be loaded.
+    """
+    if pin is not None and (found := sha256(folder)) != pin:
+        raise InputError(
+            f"{folder}: SHA-256 {found[:12]}…, {key}_sha256 expects {pin[:12]}…; "
+            f"`dgkd preset` writes the pin anew"
+        )
+    model, config = load_model(folder)
+    if config.kind != kind or config.classes != classes:
+        raise InputError(
+            f"{folder}: a {config.kind} for {', '.join(config.classes)}, {key} expects a {kind} "
+            f"for {', '.join(classes)}"
+        )
+    return model, config

@@ -1,16 +1,35 @@
-"""The segmenter's task: pixel labels, made by the chain."""
+"""The segmenter's task: pixel labels, made by the chain, or an earlier segmenter's soft ones."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
+from dgkd_core.models.head import present
 from dgkd_core.models.network import Segmenter
 from dgkd_core.runtime import distributed
 from dgkd_core.training.loop import Batch, Losses
+
+
+def soft_loss(logits: Tensor, teacher: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
+    """Cross-entropy with a teacher's probabilities of the background and the labelled classes.
+
+    Mean over the pixels of the logits that are not padding, scalar.
+
+    Args:
+        logits, teacher: (N, C+1, h, w), background first.
+        labels: (N, C), 1 where the picture holds the class.
+        valid: (N, 1, H, W), 0 where the crop is padding.
+    """
+    target = teacher.masked_fill(present(labels) == 0, -torch.inf).softmax(1)
+    known = F.interpolate(valid, logits.shape[-2:], mode="nearest")
+    loss = -(target * logits.log_softmax(1)).sum(1, keepdim=True) * known
+    count = distributed.all_reduce(known.sum()).clamp(min=1)  # of the whole batch
+    return loss.sum() * distributed.world_size() / count
 
 
 @dataclass(frozen=True)
@@ -19,10 +38,12 @@ class SegmenterTask:
 
     Attributes:
         pretrained: the segmenter's parameters that have weights already.
+        teacher: a frozen segmenter; what it sees in the normal picture is then the target.
     """
 
     segmenter: Segmenter
     pretrained: Sequence[nn.Parameter] = ()
+    teacher: Segmenter | None = None
 
     @property
     def modules(self) -> list[nn.Module]:
@@ -30,6 +51,10 @@ class SegmenterTask:
 
     def __call__(self, batch: Batch, step: int) -> Losses:
         output = self.segmenter(batch["dark"], batch.get("depth"))
+        if self.teacher is not None:
+            with torch.no_grad():
+                seen = self.teacher(batch["normal"], batch.get("depth")).logits
+            return {"ce": soft_loss(output.logits, seen, batch["labels"], batch["valid"])}
         target = batch["pseudo"]
         logits = F.interpolate(
             output.logits, target.shape[-2:], mode="bilinear", align_corners=True

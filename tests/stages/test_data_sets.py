@@ -152,6 +152,9 @@ def test_a_teacher_from_elsewhere_must_fit_and_be_the_pinned_one(
         file.write("\n")
     one_line(lambda: run_stages("teacher"), "elsewhere", "teacher.model_sha256 expects")
     one_line(lambda: choose("teacher.model=nowhere"), "teacher.model", "nowhere is not a folder")
+    choose("segment.teacher=elsewhere", "segment.init=weights")
+    words = "elsewhere: a network for", "segment.teacher expects a segmenter"
+    one_line(lambda: run_stages("segment"), *words)
 
 
 @pytest.mark.full

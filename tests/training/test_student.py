@@ -181,6 +181,29 @@ def test_the_segmenters_loss_is_the_mean_over_decided_pixels() -> None:
     assert loss["ce"].item() == pytest.approx(total / count, rel=1e-5)
 
 
+def test_a_second_round_learns_what_the_first_sees_by_day_of_the_labelled_classes() -> None:
+    torch.manual_seed(7)
+    networks = [Segmenter(build_encoder("timm:test_resnet", 8), 2, 16, "off", RATES) for _ in "12"]
+    segmenter, first = (network.eval() for network in networks)
+    batch = _batch()
+    batch["valid"] = torch.ones(2, 1, 24, 28)
+    batch["valid"][0, :, :, :8] = 0
+    with torch.no_grad():
+        loss = SegmenterTask(segmenter, (), first)(batch, 0)["ce"]
+        z, seen = segmenter(batch["dark"]).logits, first(batch["normal"]).logits
+    total, count = 0.0, 0
+    for i in range(2):
+        classes = [0, *(c + 1 for c in range(2) if batch["labels"][i, c])]
+        for y in range(z.shape[2]):
+            for x in range(z.shape[3]):
+                if not batch["valid"][i, 0, 4 * y, 4 * x]:
+                    continue
+                p = seen[i, classes, y, x].softmax(0)
+                total -= float(p @ z[i, :, y, x].log_softmax(0)[classes])
+                count += 1
+    assert loss.item() == pytest.approx(total / count, rel=1e-5)
+
+
 def test_a_batch_without_decided_pixels_gives_zero() -> None:
     torch.manual_seed(8)
     segmenter = Segmenter(build_encoder("timm:test_resnet", 8), 2, 16, "off", RATES).train()
