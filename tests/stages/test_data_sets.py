@@ -26,6 +26,10 @@ from dgkd_core.scenes import drawing
 pytestmark = pytest.mark.full
 CLASSES = list(drawing.CLASSES)
 UP_TO_DEPTH = ("prepare", "darken", "depth_model", "depth_adapt", "depth")
+IN_THE_DARK = (
+    *("teacher.model=elsewhere", "distill.lambda=0"),
+    *("cam.source=student", "refine.guide=dark"),
+)
 AFTER_TEACHER = ("distill", "cam", "refine", "segment", "evaluate", "report")
 DARK = {"alpha": (0.9, 1.0), "beta": (0.05, 0.08), "gamma": (1.0, 1.2), "noise": 0.002}
 
@@ -101,7 +105,7 @@ def test_dark_pictures_alone_and_a_teacher_from_elsewhere(
         f"distill.lambda is 1.0, {none}",
     ]
     capsys.readouterr()
-    choose("teacher.model=elsewhere", "distill.lambda=0")
+    choose(*IN_THE_DARK)
     run_stages("prepare", "darken", "depth_model", "depth_adapt", "depth")
     said = capsys.readouterr().out
     assert "prepare: no normal-light pictures to train on: the teacher is taken over" in said
@@ -114,15 +118,15 @@ def test_dark_pictures_alone_and_a_teacher_from_elsewhere(
     choose("teacher.model=elsewhere")
     run_stages("teacher")
     assert one_line(lambda: run_stages("distill")) == f"distill.lambda is 1.0, {none}"
-    choose("teacher.model=elsewhere", "distill.lambda=0", "cam.source=mean")
+    choose(*IN_THE_DARK, "cam.source=mean")
     run_stages("teacher", "distill")
     one_line(lambda: run_stages("cam"), "cam.source is mean, which needs normal-light pictures")
-    choose("teacher.model=elsewhere", "distill.lambda=0", "refine.guide=normal")
+    choose(*IN_THE_DARK, "refine.guide=normal")
     run_stages("cam")
     one_line(lambda: run_stages("refine"), "refine.guide is normal, which needs normal-light")
 
     # and what can, does
-    choose("teacher.model=elsewhere", "distill.lambda=0")
+    choose(*IN_THE_DARK)
     run_stages(*AFTER_TEACHER)
     evaluated = metrics("evaluate")
     assert set(evaluated["segmenter"]) == {"dark"}
