@@ -51,7 +51,7 @@ def distill(params: Params, state: State) -> None:
         exposure=params.model.exposure,
         norms=section.norms,
     )
-    student = build(config)
+    student = build(config, params.model.initialisation)
     assert isinstance(student, Network)
     if section.init == "teacher":
         pretrained = inherit(student, teacher)

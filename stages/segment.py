@@ -40,7 +40,7 @@ def segment(params: Params, state: State) -> None:
         exposure=params.model.exposure,
         norms=section.norms,
     )
-    model = build(config)
+    model = build(config, params.model.initialisation)
     assert isinstance(model, Segmenter)
     if section.init == "student":
         student, _ = load_model(Path(ARTIFACTS, "student"))

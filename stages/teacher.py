@@ -50,7 +50,7 @@ def teacher(params: Params, state: State) -> None:
         norms=section.norms,
         focal=section.focal,
     )
-    model = build(config)
+    model = build(config, params.model.initialisation)
     assert isinstance(model, Network)
     model.head.decoder.aspp.frozen = section.aspp_norms == "frozen"
     pretrained = first_weights(model, config, params.model)

@@ -167,8 +167,8 @@ def test_a_second_repro_meanwhile_names_the_first_and_runs_nothing(beside: Besid
 # values to change a parameter to: the first that is allowed
 OTHERS = (
     *("data/none", "data/scenes", "other", "0" * 64, "resnet18", "folder", "simple", "paper"),
-    *("gamma", "identity", "weights", "trained", "frozen", "best", "sgd", "teacher", "none"),
-    *("normal", 0.5, 8, 32, 2, 0, True, False),
+    *("gamma", "identity", "weights", "trained", "frozen", "best", "sgd", "teacher"),
+    *("kaiming", "none", "normal", 0.5, 8, 32, 2, 0, True, False),
     *([4, 16], [1, 2, 3], ["map"], [0.5, 0.5], [0.1, 0.1, 0.1, 0.1]),
 )
 

@@ -169,6 +169,10 @@ class Model(_Section):
         pattern=r"^[0-9a-f]{64}$",
         description="pins the weights file; `dgkd preset` fills it in; null: any file",
     )
+    initialisation: Literal["pytorch", "kaiming"] = Field(
+        description="how the convolutions of head and projections are drawn: PyTorch's default, or "
+        "Kaiming normal (the paper's release), 2.4 times as wide"
+    )
     output_stride: Literal[8, 16, 32] = Field(
         description="picture pixels per deep feature, a side; 8 in the paper"
     )

@@ -108,6 +108,9 @@ class Network(_Fused):
         self.head = Head(width, deep, width, classes, aspp_rates)
         self.project_deep = _projection(deep, width)
         self.project_shallow = _projection(width, width)
+
+    def initialise(self) -> None:
+        """Draw what is on top of the encoder anew, as the release does."""
         initialise(self.head, self.project_deep, self.project_shallow)
 
     def forward(
@@ -162,6 +165,9 @@ class Segmenter(_Fused):
         super().__init__(encoder, dgf2, curve)
         self.decoder = Decoder(encoder.shallow_channels, encoder.deep_channels, width, aspp_rates)
         self.classify = nn.Sequential(nn.Dropout(0.1), nn.Conv2d(width, classes + 1, 1))
+
+    def initialise(self) -> None:
+        """Draw what is on top of the encoder anew, as the release does."""
         initialise(self.decoder, self.classify)
 
     def forward(self, image: Tensor, depth: Tensor | None = None, features: bool = False) -> Output:

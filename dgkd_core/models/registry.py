@@ -146,12 +146,14 @@ def load_backbone(encoder: Encoder, path: Path, digest: str | None = None) -> in
     return len(unused)
 
 
-def build(spec: ModelConfig) -> Network | Segmenter:
-    """A network with random weights."""
+def build(spec: ModelConfig, initialisation: str = "pytorch") -> Network | Segmenter:
+    """A network with random weights, its head's drawn as params' model.initialisation says."""
     encoder = build_encoder(spec.backbone, spec.output_stride)
     curve = spec.exposure == "curve"
     common = (encoder, len(spec.classes), spec.width, spec.dgf2, spec.aspp_rates, curve)
     model = Network(*common, spec.focal) if spec.kind == "network" else Segmenter(*common)
+    if initialisation == "kaiming":
+        model.initialise()
     if spec.frozen:
         encoder.freeze()
     return model

@@ -76,7 +76,8 @@ def test_scenes_brings_the_committed_file_back(arguments: list[str]) -> None:
 
 
 RELEASE = {
-    "model": "backbone=wide_resnet38 output_stride=8 width=256 dgf2=paper exposure=none",
+    "model": "backbone=wide_resnet38 initialisation=kaiming output_stride=8 width=256 dgf2=paper "
+    "exposure=none",
     "teacher": "norms=frozen aspp_norms=frozen sync_norms=false focal=0.01 projections=random "
     "optimizer=sgd lr=0.001 new_layers=10 bias_lr=2 no_decay=[biases] weight_decay=0.0005 batch=16 "
     "crop=321 ema=0",

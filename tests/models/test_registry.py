@@ -23,7 +23,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support import one_line
-from torch import Tensor
+from torch import Tensor, nn
 
 from dgkd_core.convert.authors import convert_authors
 from dgkd_core.convert.checkpoint import read_state
@@ -127,6 +127,19 @@ def test_there_and_back_to_the_bit(tmp_path: Path, change: dict[str, Any]) -> No
     assert sorted(p.name for p in tmp_path.rglob("*")) == sorted(
         ["a", "b", *2 * ["model.json", "model.safetensors"]]
     )
+
+
+@pytest.mark.parametrize("kind", ["network", "segmenter"])
+def test_kaiming_draws_the_head_wider_and_leaves_the_backbone(kind: Any) -> None:
+    """Standard deviation √(2 / fan-in), and √(1 / (3 · fan-in)) by PyTorch's default."""
+    for initialisation, gain in (("kaiming", 2.0), ("pytorch", 1 / 3)):
+        torch.manual_seed(0)
+        model = build(replace(CONFIG, kind=kind, width=64), initialisation)
+        for name, layer in model.named_modules():
+            if isinstance(layer, nn.Conv2d) and layer.weight.numel() > 5000:
+                head = not name.startswith(("encoder", "prior", "fusion"))
+                spread = float(layer.weight.std()) * layer.weight[0].numel() ** 0.5
+                assert not head or spread == pytest.approx(gain**0.5, rel=0.1), name
 
 
 def test_config_of_a_section() -> None:
