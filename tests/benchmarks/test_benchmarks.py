@@ -16,7 +16,7 @@ from benchmarks.options import CASES, Options
 
 PARTS = {
     "step": [
-        *("waiting for data", "student", "PAMR", "teacher", "DIST and maps", "denoisers"),
+        *("waiting for data", "student", "teacher", "PAMR", "DIST and maps", "denoisers"),
         *("backward", "optimizer", "rest"),
     ],
     "cam": ["pictures", "network", "class maps", "rest"],
