@@ -97,12 +97,15 @@ def test_dark_pictures_alone_and_a_teacher_from_elsewhere(
     none = (
         "which needs normal-light pictures, but 6 of 6 train pictures have none (é 0 is the first)"
     )
+    every = none.replace("6 of 6 train", "8 of 8 train and val")
     choose()
     with pytest.raises(InputError) as caught:
         run_stages("prepare")
     assert str(caught.value).splitlines() == [
         f"teacher.model is null, {none}",
         f"distill.lambda is 1.0, {none}",
+        f"cam.source is mean, {every}",
+        f"refine.guide is normal, {every}",
     ]
     capsys.readouterr()
     choose(*IN_THE_DARK)
