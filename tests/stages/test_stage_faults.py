@@ -74,11 +74,9 @@ def _inputs(stage: str) -> list[str]:
 
 
 # inputs that a stage reads under other parameters than those of the test's project
-NOT_READ = {
-    ("cam", "artifacts/teacher"),
-    ("cam", "artifacts/prepare/images.zip"),
-    ("segment", "artifacts/prepare/images.zip"),
-}
+NOT_READ = {("segment", "artifacts/prepare/images.zip")}
+# with fresh nights a student sees dark.zip first when it is scored: its curve has begun by then
+LATE = {("distill", "artifacts/darken/dark.zip")}
 
 
 @pytest.mark.full
@@ -98,7 +96,9 @@ def test_an_input_that_has_vanished_is_named(stage: str, again: Path) -> None:
             last = ended.output.splitlines()[-1]
             assert last.startswith(f"{stage}: ")
             assert dep in last
-        assert written(again, stage) == before
+        curve = "metrics/live" if (stage, dep) in LATE else "none"
+        found = {k: v for k, v in written(again, stage).items() if not k.startswith(curve)}
+        assert found == {k: v for k, v in before.items() if not k.startswith(curve)}
 
 
 def test_a_stage_that_runs_already_in_this_folder_is_not_run_twice(
