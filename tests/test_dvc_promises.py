@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 from support import CHAIN, dvc, environment, stages_run
-from test_pipeline import READERS, covers, row_of
+from test_pipeline import READERS, covers, leaves, listed, row_of
 
 from dgkd_core.config.params import validate
 from dgkd_core.runtime.errors import InputError
@@ -173,24 +173,6 @@ OTHERS = (
 )
 
 
-def leaves(values: dict[str, Any], above: str = "") -> dict[str, Any]:
-    """All parameters by their dotted keys."""
-    found = {}
-    for key, value in values.items():
-        nested = isinstance(value, dict) and value
-        found |= leaves(value, f"{above}{key}.") if nested else {above + key: value}
-    return found
-
-
-def listed(path: Path) -> dict[str, set[str]]:
-    """The parameters that each stage of a dvc.yaml names, in `params` or as `${key}`."""
-    stages = YAML(typ="safe").load(path)["stages"]
-    return {
-        name: {*stage.get("do", stage)["params"], *re.findall(r"\$\{([\w.]+)\}", json.dumps(stage))}
-        for name, stage in stages.items()
-    }
-
-
 def replaced(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """A copy of nested values with other ones at dotted keys."""
     values = copy.deepcopy(values)
@@ -228,7 +210,7 @@ def test_dvc_reruns_the_stages_of_the_table(built: Path, monkeypatch: pytest.Mon
     assert stages_run(dvc(built, "repro")) == ["testset@dusk", "report"]
     yaml, params = YAML(typ="safe", pure=True), built / "params.yaml"
     values = yaml.load(params)
-    keys = set().union(*listed(built / "dvc.yaml").values())
+    keys = set().union(*listed(built).values())
     representative = {
         (row_of(leaf), *sorted(key for key in keys if covers(key, leaf))): leaf
         for leaf in leaves(values)

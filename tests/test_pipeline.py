@@ -167,13 +167,22 @@ AFTER = {
 }
 
 
-def leaves(values: dict[str, Any], above: str = "") -> list[str]:
-    """The dotted keys of all parameters."""
-    found = []
+def leaves(values: dict[str, Any], above: str = "") -> dict[str, Any]:
+    """All parameters by their dotted keys."""
+    found = {}
     for key, value in values.items():
         nested = isinstance(value, dict) and value
-        found += leaves(value, f"{above}{key}.") if nested else [above + key]
+        found |= leaves(value, f"{above}{key}.") if nested else {above + key: value}
     return found
+
+
+def listed(folder: Path) -> dict[str, set[str]]:
+    """The parameters that each stage of a dvc.yaml names, in `params` or as `${key}`."""
+    stages = YAML(typ="safe").load(folder / "dvc.yaml")["stages"]
+    return {
+        name: {*stage.get("do", stage)["params"], *re.findall(r"\$\{([\w.]+)\}", json.dumps(stage))}
+        for name, stage in stages.items()
+    }
 
 
 def covers(key: str, leaf: str) -> bool:
@@ -187,12 +196,7 @@ def row_of(leaf: str) -> str:
 
 
 def test_every_parameter_is_read_by_the_stages_of_the_table() -> None:
-    """Named in `params` of dvc.yaml, or as ${key}."""
-    named = {
-        name: {*stage["params"], *re.findall(r"\$\{([\w.]+)\}", json.dumps(stage))}
-        for name, stage in stages_of(ROOT).items()
-    }
-    named["testset"].add("evaluate.sets")  # it is repeated for each of them
+    named = listed(ROOT)
     found = {
         leaf: {name for name, keys in named.items() if any(covers(key, leaf) for key in keys)}
         for leaf in leaves(YAML(typ="safe", pure=True).load(ROOT / "params.yaml"))
