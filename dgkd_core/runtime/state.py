@@ -196,9 +196,9 @@ class State:
         Returns:
             whether there is work that a next run goes on from.
         """
-        keep = not succeeded and self.holds_work()
-        if self._folder is None or self._lock is None:
+        if self._folder is None or self._lock is None:  # of several processes, the first's to do
             return False
+        keep = not succeeded and self.holds_work()
         if not keep:
             shutil.rmtree(self._folder, ignore_errors=True)
         self._lock.release()

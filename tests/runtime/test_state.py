@@ -136,6 +136,12 @@ def test_two_processes_with_one_key_take_two_slots(here: Path) -> None:
     assert first.cache("maps")["a"] == (b"1", None)
 
 
+def test_the_second_of_several_processes_leaves_the_slot_to_the_first(tmp_path: Path) -> None:
+    """The first may have removed it by then."""
+    state = State("cam", folder=tmp_path / "removed")
+    assert not state.close(succeeded=False)
+
+
 def test_a_lock_is_one_processs_and_freed_by_its_end(tmp_path: Path) -> None:
     path = tmp_path / "deep/lock"
 
