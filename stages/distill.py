@@ -41,7 +41,7 @@ def distill(params: Params, state: State) -> None:
     images = Path(ARTIFACTS, "prepare", "images.zip")
     dark, depth = Path(ARTIFACTS, "darken", "dark.zip"), Path(ARTIFACTS, "depth", "depth.zip")
     manifest = read_manifest(images.parent)
-    teacher, _ = load_model(Path(ARTIFACTS, "teacher"), device)
+    teacher, known = load_model(Path(ARTIFACTS, "teacher"), device)
     assert isinstance(teacher, Network)
     config = ModelConfig.of(
         params.model,
@@ -50,6 +50,7 @@ def distill(params: Params, state: State) -> None:
         dgf2=params.model.dgf2,
         exposure=params.model.exposure,
         norms=section.norms,
+        parent=known if section.init == "teacher" else None,
     )
     student = build(config, params.model.initialisation)
     assert isinstance(student, Network)

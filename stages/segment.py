@@ -32,6 +32,9 @@ def segment(params: Params, state: State) -> None:
     dark, depth = Path(ARTIFACTS, "darken", "dark.zip"), Path(ARTIFACTS, "depth", "depth.zip")
     images = Path(ARTIFACTS, "prepare", "images.zip")
     manifest = read_manifest(images.parent)
+    student, known = None, None
+    if section.init == "student":
+        student, known = load_model(Path(ARTIFACTS, "student"))
     config = ModelConfig.of(
         params.model,
         "segmenter",
@@ -39,11 +42,11 @@ def segment(params: Params, state: State) -> None:
         dgf2=params.model.dgf2,
         exposure=params.model.exposure,
         norms=section.norms,
+        parent=known,
     )
     model = build(config, params.model.initialisation)
     assert isinstance(model, Segmenter)
-    if section.init == "student":
-        student, _ = load_model(Path(ARTIFACTS, "student"))
+    if student is not None:
         pretrained = inherit(model, student)
     else:
         pretrained = first_weights(model, config, params.model)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 Fuse = Callable[[int, Tensor], Tensor]
 """(place 0, 1 or 2, feature) to a feature of the same shape."""
@@ -32,7 +35,10 @@ class Encoder(nn.Module):
     ``encoder(image, fuse=None)`` takes (N, 3, H, W) normalised pictures and returns the pair
     (shallow, deep). ``fuse`` is called during the forward pass at three places, whose channels are
     ``fusion_channels``; the shallow features are taken before the fusion at their place.
+    ``fusible`` tells whether it can be.
     """
+
+    fusible = True
 
     def __init__(
         self, shallow_channels: int, deep_channels: int, fusion_channels: tuple[int, int, int]
@@ -43,77 +49,77 @@ class Encoder(nn.Module):
         self.fusion_channels = fusion_channels
         self.frozen = False
 
+    @property
+    def backbone(self) -> nn.Module:
+        """What published weights fill."""
+        return self
+
+    def parts(self) -> Sequence[nn.Module]:
+        """The backbone's blocks or stages, in the order in which they are run."""
+        raise NotImplementedError
+
     def freeze(self) -> None:
         """Freeze the first convolution and all batch norms: weights, biases and statistics.
 
         ``train()`` leaves the norms in evaluation mode from now on.
         """
         self.frozen = True
-        stem = next(m for m in self.modules() if isinstance(m, nn.Conv2d))
-        for module in (stem, *norms(self)):
+        stem = next(m for m in self.backbone.modules() if isinstance(m, nn.Conv2d))
+        for module in (stem, *norms(self.backbone)):
             module.requires_grad_(False)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Encoder:
         super().train(mode)
-        return evaluating_norms(self) if self.frozen else self
+        if self.frozen:
+            evaluating_norms(self.backbone)
+        return self
+
+    def distances(self) -> dict[nn.Parameter, int]:
+        """How many steps each parameter of the backbone is below the head, for smaller rates.
+
+        1 in the last part, one more in each part before it; what lies between two parts counts to
+        the upper one, what comes after the last 0, what comes before the first most of all.
+        """
+        parts = self.parts()
+        inside = {p: len(parts) - i for i, part in enumerate(parts) for p in part.parameters()}
+        found: dict[nn.Parameter, int] = {}
+        between = len(parts) + 1
+        for parameter in self.backbone.parameters():
+            found[parameter] = inside.get(parameter, between)
+            if parameter in inside:
+                between = inside[parameter] - 1
+        return found
+
+    def checkpoint(self) -> None:
+        """Keep no activations inside the parts while training: ``backward`` computes them again.
+
+        Losses and gradients stay the same, and the norms' statistics move once a step.
+        """
+        for part in self.parts():
+            part.forward = partial(_checkpointed, part)  # type: ignore[method-assign]
 
 
-class TimmEncoder(Encoder):
-    """A timm backbone: shallow features are its stride-4 level, deep ones its last level.
+def _checkpointed(part: nn.Module, *inputs: Any, **named: Any) -> Any:
+    run = partial(type(part).forward, part)
+    if not (part.training and torch.is_grad_enabled()):
+        return run(*inputs, **named)
+    contexts = partial(_first_and_second_run, norms(part))
+    return checkpoint(run, *inputs, use_reentrant=False, context_fn=contexts, **named)
 
-    Depth is fused in after the stride-4 level and the two that follow, by forward hooks.
 
-    Args:
-        name: one of timm's architectures.
-        output_stride: 8, 16 or 32; below 32 timm takes strides out and dilates what comes after.
-        pretrained: load the weights that timm publishes as this architecture's default.
-
-    Raises:
-        ValueError: the network has no level of stride 4 with three more after it. What timm raises
-            for a name or stride that it does not know comes through.
-    """
-
-    def __init__(self, name: str, output_stride: int = 8, pretrained: bool = False) -> None:
-        import timm
-
-        kwargs: dict[str, Any] = {} if output_stride == 32 else {"output_stride": output_stride}
-        net: Any = timm.create_model(name, pretrained=pretrained, features_only=True, **kwargs)
-        levels = net.feature_info.get_dicts()
-        shallow = next((i for i, level in enumerate(levels) if level["reduction"] == 4), None)
-        if shallow is None or len(levels) < shallow + 4:
-            raise ValueError(
-                f"timm:{name} has strides {[level['reduction'] for level in levels]}, "
-                f"expected a stride-4 level with three more after it"
-            )
-        channels = [int(level["num_chs"]) for level in levels]
-        fusion = (channels[shallow], channels[shallow + 1], channels[shallow + 2])
-        super().__init__(channels[shallow], channels[-1], fusion)
-        self.net = net
-        self._fuse: Fuse | None = None
-        self._shallow: Tensor | None = None
-        modules = dict(net.named_modules())
-        for place in range(3):
-            module = str(levels[shallow + place]["module"])
-            modules[
-                module if module in modules else module.replace(".", "_")
-            ].register_forward_hook(partial(self._after, place))  # a copy's own, where it is copied
-
-    def _after(
-        self, place: int, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor
-    ) -> Tensor:
-        if place == 0:
-            self._shallow = output
-        return output if self._fuse is None else self._fuse(place, output)
-
-    def forward(self, image: Tensor, fuse: Fuse | None = None) -> tuple[Tensor, Tensor]:
-        """(N, 3, H, W) normalised pictures to shallow and deep features."""
-        self._fuse = fuse
+def _first_and_second_run(
+    layers: Sequence[Any],
+) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    @contextmanager
+    def leaving_statistics() -> Iterator[None]:
+        before = [(layer.momentum, layer.num_batches_tracked) for layer in layers]
+        for layer in layers:
+            layer.momentum, layer.num_batches_tracked = 0.0, layer.num_batches_tracked.clone()
         try:
-            deep = self.net(image)[-1]
-            shallow = self._shallow
+            yield
         finally:
-            self._fuse = self._shallow = None
-        if shallow is None:
-            raise RuntimeError("the stride-4 stage of this timm model was not run")
-        return shallow, deep
+            for layer, (momentum, counter) in zip(layers, before, strict=True):
+                layer.momentum, layer.num_batches_tracked = momentum, counter
+
+    return nullcontext(), leaving_statistics()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,11 +15,9 @@ from dgkd_core.models.head import Decoder, Head, class_scores, initialise
 from dgkd_core.models.tone_curve import ToneCurve
 
 
-def normalise(image: Tensor) -> Tensor:
-    """(N, 3, H, W) in [0, 1] to zero mean and unit variance by ImageNet's statistics (a copy)."""
-    mean = image.new_tensor(MEAN)[:, None, None]
-    std = image.new_tensor(STD)[:, None, None]
-    return (image - mean) / std
+def normalise(image: Tensor, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> Tensor:
+    """(N, 3, H, W) in [0, 1] to zero mean and unit variance (a copy), by default ImageNet's."""
+    return (image - image.new_tensor(mean)[:, None, None]) / image.new_tensor(std)[:, None, None]
 
 
 @dataclass(frozen=True)
@@ -44,8 +42,12 @@ class Output:
 class _Fused(nn.Module):
     """An encoder whose features a depth map modulates at three places.
 
-    ``curve`` puts a learned tone curve in front of it.
+    ``curve`` puts a learned tone curve in front of it. ``mean`` and ``std`` are those of the
+    pictures that the encoder's weights were trained on.
     """
+
+    mean: Sequence[float] = MEAN
+    std: Sequence[float] = STD
 
     def __init__(self, encoder: Encoder, dgf2: str, curve: bool = False) -> None:
         super().__init__()
@@ -63,7 +65,8 @@ class _Fused(nn.Module):
 
     def features(self, image: Tensor, depth: Tensor | None) -> tuple[Tensor, Tensor]:
         """Normalised shallow and deep features of (N, 3, H, W) in [0, 1] and (N, 1, H, W)."""
-        image = normalise(image if self.curve is None else self.curve(image))
+        image = image if self.curve is None else self.curve(image)
+        image = normalise(image, self.mean, self.std)
         if self.prior is None:
             return self.encoder(image)
         if depth is None:
@@ -125,7 +128,7 @@ class Network(_Fused):
         """Run on pictures.
 
         Args:
-            image: (N, 3, H, W) RGB in [0, 1]; ImageNet normalisation happens inside.
+            image: (N, 3, H, W) RGB in [0, 1]; mean and deviation are taken out inside.
             depth: (N, 1, H, W) in [0, 1], near = 1; needed where the network fuses depth.
             features: which features to give for distillation: ``deep``, ``shallow``, all (True) or
                 none (False).

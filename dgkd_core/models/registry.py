@@ -18,9 +18,19 @@ from pydantic import Field
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from dgkd_core.config.choices import BACKBONE, MOST_CLASSES, ClassName, Exposure, Fusion, Rate
-from dgkd_core.models.encoder import Encoder, TimmEncoder
+from dgkd_core.config.choices import (
+    BACKBONE,
+    MEAN,
+    MOST_CLASSES,
+    STD,
+    ClassName,
+    Exposure,
+    Fusion,
+    Rate,
+)
+from dgkd_core.models.encoder import Encoder
 from dgkd_core.models.network import Network, Segmenter
+from dgkd_core.models.timm_encoder import TimmEncoder, Triple, statistics
 from dgkd_core.models.wide_resnet import WideResNet38
 from dgkd_core.runtime.checked_json import read_checked
 from dgkd_core.runtime.checks import shown
@@ -29,6 +39,8 @@ from dgkd_core.runtime.files import atomic_folder, sha256, write_json
 from dgkd_core.runtime.paths import resolve
 from dgkd_core.runtime.tensors import check_tensor, read_tensors
 
+Positive = Annotated[float, Field(gt=0)]
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -36,7 +48,8 @@ class ModelConfig:
 
     ``kind`` is network or segmenter; ``classes`` are the names; ``exposure`` is what a dark picture
     goes through first; ``frozen`` tells whether the backbone's stem and norms stay as they are in
-    training; ``focal`` is the constant of a network's class scores.
+    training; ``focal`` is the constant of a network's class scores; ``mean`` and ``std`` are those
+    of the pictures that the backbone's weights were trained on.
     """
 
     kind: Literal["network", "segmenter"]
@@ -49,6 +62,8 @@ class ModelConfig:
     exposure: Exposure
     frozen: bool
     focal: Annotated[float, Field(gt=0, le=1)] = 0.3
+    mean: Triple = MEAN
+    std: tuple[Positive, Positive, Positive] = STD
 
     @classmethod
     def of(
@@ -61,8 +76,17 @@ class ModelConfig:
         exposure: Any,
         norms: str = "trained",
         focal: float = 0.3,
+        parent: ModelConfig | None = None,
     ) -> ModelConfig:
-        """The config that the ``model`` section of params.yaml asks for."""
+        """The config that the ``model`` section of params.yaml asks for.
+
+        Args:
+            parent: of the network whose weights it starts from, if it does.
+        """
+        known = None
+        if parent is None and section.weights is not None:
+            known = statistics(section.backbone.removeprefix("timm:"))
+        mean, std = (parent.mean, parent.std) if parent else known or (MEAN, STD)
         return cls(
             kind,
             classes,
@@ -74,6 +98,8 @@ class ModelConfig:
             exposure,
             frozen=norms == "frozen" and section.weights is not None,
             focal=focal,
+            mean=mean,
+            std=std,
         )
 
 
@@ -104,13 +130,13 @@ def build_encoder(backbone: str, output_stride: int = 8, pretrained: bool = Fals
         return TimmEncoder(backbone.removeprefix("timm:"), output_stride, pretrained)
     except Exception as error:  # AssertionError, KeyError …: as many as timm has architectures
         raise InputError(
-            f"model.backbone is {shown(backbone)}: timm cannot build it with output stride "
-            f"{output_stride} and four levels ({reason(error)})"
+            f"model.backbone is {shown(backbone)}: it cannot be built with output stride "
+            f"{output_stride} ({reason(error)}), docs/params.md lists backbones that can"
         ) from error
 
 
-def load_backbone(encoder: Encoder, path: Path, digest: str | None = None) -> int:
-    """Load a backbone's weights from a library's own file; returns how many tensors went unused.
+def load_backbone(encoder: Encoder, path: Path, digest: str | None = None) -> list[str]:
+    """Load a backbone's weights from a library's own file; returns the tensors that went unused.
 
     Raises:
         InputError: the file is not the one pinned by ``digest``, a tensor of the backbone is
@@ -123,12 +149,13 @@ def load_backbone(encoder: Encoder, path: Path, digest: str | None = None) -> in
             f"`dgkd preset` writes the pin anew"
         )
     source = read_tensors(path)
-    inner = encoder.net if isinstance(encoder, TimmEncoder) else encoder
+    inner = encoder.backbone
     state: dict[str, Tensor] = {}
     used: set[str] = set()
     for key, value in inner.state_dict().items():
-        # timm's features_only makes stages_0 of stages.0
-        name = next((n for n in (key, key.replace("_", ".", 1)) if n in source), None)
+        # timm's features_only makes stages_0 of stages.0, or puts a prefix in front
+        names = (key, key.replace("_", ".", 1), key.removeprefix("model."))
+        name = next((n for n in names if n in source), None)
         if name is None and key.endswith("num_batches_tracked"):
             state[key] = value
         elif name is None:
@@ -137,13 +164,13 @@ def load_backbone(encoder: Encoder, path: Path, digest: str | None = None) -> in
             check_tensor(path, name, source[name], value, "this backbone")
             state[key] = source[name]
             used.add(name)
-    unused = set(source) - used
+    unused = sorted(set(source) - used)
     parts = {name.split(".")[0] for name in used}
-    foreign = sorted(name for name in unused if name.split(".")[0] in parts)
+    foreign = [name for name in unused if name.split(".")[0] in parts]
     if foreign:
         raise InputError(f"{path}: holds {shown(foreign[0])}, which this backbone does not have")
     inner.load_state_dict(state)
-    return len(unused)
+    return unused
 
 
 def build(spec: ModelConfig, initialisation: str = "pytorch") -> Network | Segmenter:
@@ -151,7 +178,13 @@ def build(spec: ModelConfig, initialisation: str = "pytorch") -> Network | Segme
     encoder = build_encoder(spec.backbone, spec.output_stride)
     curve = spec.exposure == "curve"
     common = (encoder, len(spec.classes), spec.width, spec.dgf2, spec.aspp_rates, curve)
+    if spec.dgf2 != "off" and not encoder.fusible:
+        raise InputError(
+            f"model.dgf2 is {spec.dgf2}: depth cannot be fused into the levels of {spec.backbone}, "
+            f"expected off"
+        )
     model = Network(*common, spec.focal) if spec.kind == "network" else Segmenter(*common)
+    model.mean, model.std = spec.mean, spec.std
     if initialisation == "kaiming":
         model.initialise()
     if spec.frozen:
@@ -183,10 +216,13 @@ def first_weights(
                 f"model.weights is imagenet: those of {spec.backbone} cannot be fetched "
                 f"({reason(error.__cause__)}), expected a network connection, or a local file"
             ) from error
-        model.encoder.load_state_dict(fetched.state_dict())
+        model.encoder.backbone.load_state_dict(fetched.backbone.state_dict())
     else:
-        load_backbone(model.encoder, resolve(section.weights), section.weights_sha256)
-    return list(model.encoder.parameters())
+        path = resolve(section.weights)
+        unused = load_backbone(model.encoder, path, section.weights_sha256)
+        others = f", {len(unused)} not ({shown(unused[0])} …)" if unused else ""
+        print(f"{path}: {len(model.encoder.backbone.state_dict())} tensors used{others}")
+    return list(model.encoder.backbone.parameters())
 
 
 def inherit(model: nn.Module, parent: nn.Module) -> list[nn.Parameter]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -75,6 +77,9 @@ class WideResNet38(Encoder):
         self.stage6 = Bottleneck(1024, 2048, 4, 0.3)
         self.stage7 = Bottleneck(2048, 4096, 4, 0.5)
         self.norm7 = nn.BatchNorm2d(4096)
+
+    def parts(self) -> Sequence[nn.Module]:
+        return [m for m in self.modules() if isinstance(m, Block | Bottleneck)]
 
     def forward(self, image: Tensor, fuse: Fuse | None = None) -> tuple[Tensor, Tensor]:
         join: Fuse = fuse or (lambda _, x: x)

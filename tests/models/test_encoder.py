@@ -9,9 +9,10 @@ import torchvision.models as torchvision_models
 from support import cancelled_biases
 from torch import Tensor, nn
 
-from dgkd_core.models.encoder import Encoder, TimmEncoder
+from dgkd_core.models.encoder import Encoder
 from dgkd_core.models.network import Network, Segmenter
 from dgkd_core.models.registry import build_encoder
+from dgkd_core.models.timm_encoder import TimmEncoder
 
 full = pytest.mark.full
 SIZE = (37, 50)
