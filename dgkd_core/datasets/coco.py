@@ -12,7 +12,7 @@ LIS's files call a picture ``./JPEGImages/2.png``; that folder is taken off, oth
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,6 @@ class Annotation:
 class Picture:
     """A picture with the names of what is in it, each once, in the order of the categories."""
 
-    id: int
     file_name: str
     width: int
     height: int
@@ -52,15 +51,7 @@ class Picture:
     annotations: tuple[Annotation, ...]
 
 
-@dataclass(frozen=True, eq=False)
-class Coco:
-    """The pictures and the names of the categories, both in the order of the file."""
-
-    pictures: tuple[Picture, ...]
-    categories: tuple[str, ...]
-
-
-def unpack_counts(text: str) -> list[int]:
+def _unpack_counts(text: str) -> list[int]:
     """Run lengths out of COCO's text form.
 
     Each character carries 5 bits above 48, lowest first, and a sixth that says whether more follow;
@@ -96,7 +87,7 @@ def _counts(segmentation: Mapping[str, Any], width: int, height: int) -> list[in
     if size != [height, width]:
         raise InputError(f"size {shown(size)}, expected [height, width] = [{height}, {width}]")
     if isinstance(counts, str):
-        counts = unpack_counts(counts)
+        counts = _unpack_counts(counts)
     if not isinstance(counts, list):
         raise InputError(f"counts {shown(counts)}, expected a list or text")
     for count in counts:
@@ -125,194 +116,168 @@ def _polygon(numbers: Any, width: int, height: int) -> list[float]:
     return numbers
 
 
+def _whole(record: dict[str, Any], key: str, low: int = -_WHOLE, high: int = _WHOLE) -> int:
+    value: Any = record.get(key)
+    if type(value) is int and low <= value <= high:  # true is no number here
+        return value
+    limits = f" from {low} to {high}" if low > -_WHOLE else ""
+    given = f"{key} {shown(value)}" if key in record else f"no {key}"
+    raise InputError(f"{given}, expected a whole number{limits}")
+
+
+def _text(record: dict[str, Any], key: str) -> str:
+    value = record.get(key)
+    if isinstance(value, str):
+        return value
+    given = f"{key} {shown(value)}" if key in record else f"no {key}"
+    raise InputError(f"{given}, expected text")
+
+
+def _file_name(record: dict[str, Any]) -> str:
+    given = _text(record, "file_name")
+    name = given.removeprefix("./").removeprefix(_FOLDER)
+    if problem := name_problem(name):
+        expected = f"a picture's name, ./{_FOLDER} before it or not"
+        raise InputError(f"file_name {shown(given)} {problem}, expected {expected}")
+    return name
+
+
+def _runs(record: dict[str, Any], width: int, height: int) -> dict[str, Any]:
+    """The pixels of an annotation's segmentation, as pycocotools packs them."""
+    given = record.get("segmentation")
+    try:
+        if isinstance(given, dict):
+            counts = {"size": [height, width], "counts": _counts(given, width, height)}
+            return coco_mask.frPyObjects(counts, height, width)
+        if isinstance(given, list) and given:
+            polygons = [_polygon(each, width, height) for each in given]
+            return coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
+        found = shown(given) if "segmentation" in record else "missing"
+        raise InputError(f"{found}, expected polygons or run lengths")
+    except InputError as error:
+        raise InputError(f"segmentation: {error}") from error
+
+
 class _Reader:
-    """Reads the records of one file and gathers the problems; true is no number here."""
+    """Reads the records of one file and gathers the problems, the first of each record."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.problems: list[str] = []
-
-    def say(self, where: str, problem: str) -> None:
-        self.problems.append(f"{self.path}: {where}: {problem}")
-
-    def load(self) -> dict[str, Any]:
         try:
-            data = json.loads(self.path.read_bytes().decode("utf-8-sig"))
+            self.data = json.loads(path.read_bytes().decode("utf-8-sig"))
         except FileNotFoundError as error:
-            raise InputError(f"{self.path}: no such file, expected COCO's JSON") from error
+            raise InputError(f"{path}: no such file, expected COCO's JSON") from error
         except OSError as error:
-            raise InputError(f"{self.path}: cannot be read ({error.strerror})") from error
+            raise InputError(f"{path}: cannot be read ({error.strerror})") from error
         except (ValueError, RecursionError) as error:
-            raise InputError(f"{self.path}: not readable as JSON in UTF-8 ({error})") from error
-        if not isinstance(data, dict):
-            raise InputError(f"{self.path}: {shown(data)}, expected COCO's JSON, an object")
-        return data
+            raise InputError(f"{path}: not readable as JSON in UTF-8 ({error})") from error
+        if not isinstance(self.data, dict):
+            raise InputError(f"{path}: {shown(self.data)}, expected COCO's JSON, an object")
 
-    def records(self, data: dict[str, Any], key: str) -> list[tuple[str, dict[str, Any]]]:
-        """The records of a list, each with the words that name its place."""
-        found = data.get(key)
+    def each(self, key: str, read: Callable[[str, dict[str, Any]], None]) -> None:
+        """Call ``read`` with the place (``images[0]``) and the content of every record of a list.
+
+        It raises an InputError that says what is wrong with the record.
+        """
+        found = self.data.get(key)
         if not isinstance(found, list):
-            kind = type(found).__name__ if key in data else "missing"
-            self.say(key, f"{kind}, expected a list")
-            return []
-        records = []
-        for place, record in enumerate(found):
-            if isinstance(record, dict):
-                records.append((f"{key}[{place}]", record))
-            else:
-                self.say(f"{key}[{place}]", f"{shown(record)}, expected an object")
-        return records
+            kind = type(found).__name__ if key in self.data else "missing"
+            self.problems.append(f"{self.path}: {key}: {kind}, expected a list")
+            return
+        for number, record in enumerate(found):
+            where = f"{key}[{number}]"
+            try:
+                if not isinstance(record, dict):
+                    raise InputError(f"{shown(record)}, expected an object")
+                read(where, record)
+            except InputError as error:
+                self.problems.append(f"{self.path}: {where}: {error}")
 
-    def whole(
-        self, where: str, record: dict[str, Any], key: str, low: int = -_WHOLE, high: int = _WHOLE
-    ) -> int | None:
-        value: Any = record.get(key)
-        if type(value) is int and low <= value <= high:
-            return value
-        limits = f" from {low} to {high}" if low > -_WHOLE else ""
-        given = f"{key} {shown(value)}" if key in record else f"no {key}"
-        self.say(where, f"{given}, expected a whole number{limits}")
-        return None
-
-    def text(self, where: str, record: dict[str, Any], key: str) -> str | None:
-        value = record.get(key)
-        if isinstance(value, str):
-            return value
-        given = f"{key} {shown(value)}" if key in record else f"no {key}"
-        self.say(where, f"{given}, expected text")
-        return None
-
-    def categories(self, data: dict[str, Any]) -> dict[int, str]:
+    def categories(self) -> dict[int, str]:
+        """Class names by id."""
         names: dict[int, str] = {}
-        for where, record in self.records(data, "categories"):
-            id_, name = self.whole(where, record, "id"), self.text(where, record, "name")
-            name = None if name is None else name.strip()
-            if name is not None and not (name and name.isprintable()):
-                self.say(where, f"name {shown(name)}, expected a class's name")
-            if name is not None and name in names.values():
-                self.say(where, f"name {shown(name)} again, expected each once")
-            if id_ is not None and id_ in names:
-                self.say(where, f"id {id_} again, expected each once")
-            elif id_ is not None:
-                names[id_] = name or ""
+
+        def read(where: str, record: dict[str, Any]) -> None:
+            if (id_ := _whole(record, "id")) in names:
+                raise InputError(f"id {id_} again, expected each once")
+            names[id_] = ""  # known, whatever is wrong with its name
+            name = _text(record, "name").strip()
+            if not (name and name.isprintable()):
+                raise InputError(f"name {shown(name)}, expected a class's name")
+            if name in names.values():
+                raise InputError(f"name {shown(name)} again, expected each once")
+            names[id_] = name
+
+        self.each("categories", read)
         return names
 
-    def file_name(self, where: str, record: dict[str, Any]) -> str | None:
-        given = self.text(where, record, "file_name")
-        if given is None:
-            return None
-        name = given.removeprefix("./").removeprefix(_FOLDER)
-        if problem := name_problem(name):
-            expected = f"a picture's name, ./{_FOLDER} before it or not"
-            self.say(where, f"file_name {shown(given)} {problem}, expected {expected}")
-            return None
-        return name
-
-    def pictures(self, data: dict[str, Any]) -> dict[int, Picture | None]:
+    def pictures(self) -> dict[int, Picture | None]:
         """Pictures by id, without annotations; None where a record has an id and is not usable."""
         pictures: dict[int, Picture | None] = {}
         names: dict[str, str] = {}
-        records = self.records(data, "images")
-        if not records and not self.problems:
-            self.say("images", "empty, expected a picture")
-        for where, record in records:
-            id_ = self.whole(where, record, "id")
-            name = self.file_name(where, record)
-            width = self.whole(where, record, "width", 1, _LONGEST_SIDE)
-            height = self.whole(where, record, "height", 1, _LONGEST_SIDE)
-            if width and height and width * height > _MOST_PIXELS:
-                self.say(where, f"{width}x{height} pixels, expected {_MOST_PIXELS} at most")
-                width = None
-            if name is not None and (first := names.setdefault(normal_id(name), where)) != where:
-                self.say(where, f"file_name {shown(name)} again, {first} has it")
-            if id_ is None:
-                continue
-            if id_ in pictures:
-                self.say(where, f"id {id_} again, expected each once")
-                continue
-            if name is None or width is None or height is None:
-                pictures[id_] = None
-            else:
-                pictures[id_] = Picture(id_, name, width, height, (), ())
+
+        def read(where: str, record: dict[str, Any]) -> None:
+            if (id_ := _whole(record, "id")) in pictures:
+                raise InputError(f"id {id_} again, expected each once")
+            pictures[id_] = None
+            name = _file_name(record)
+            if (first := names.setdefault(normal_id(name), where)) != where:
+                raise InputError(f"file_name {shown(name)} again, {first} has it")
+            width, height = (_whole(record, key, 1, _LONGEST_SIDE) for key in ("width", "height"))
+            if width * height > _MOST_PIXELS:
+                raise InputError(f"{width}x{height} pixels, expected {_MOST_PIXELS} at most")
+            pictures[id_] = Picture(name, width, height, (), ())
+
+        self.each("images", read)
+        if self.data.get("images") == []:
+            self.problems.append(f"{self.path}: images: empty, expected a picture")
         return pictures
 
-    def annotation(
-        self, where: str, record: dict[str, Any], picture: Picture | None, category: str
-    ) -> Annotation | None:
-        """One instance; its segmentation is not looked at where the picture is not usable."""
-        crowd = self.whole(where, {"iscrowd": 0, **record}, "iscrowd", 0, 1)
-        if picture is None:
-            return None
-        given = record.get("segmentation")
-        width, height = picture.width, picture.height
-        try:
-            if isinstance(given, dict):
-                counts = _counts(given, width, height)
-                checked = {"size": [height, width], "counts": counts}
-                runs = coco_mask.frPyObjects(checked, height, width)
-            elif isinstance(given, list) and given:
-                polygons = [_polygon(each, width, height) for each in given]
-                runs = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
-            else:
-                found = shown(given) if "segmentation" in record else "missing"
-                raise InputError(f"{found}, expected polygons or run lengths")
-        except InputError as error:
-            self.say(f"{where}: segmentation", str(error))
-            return None
-        return Annotation(category, crowd == 1, runs)
-
     def annotations(
-        self,
-        data: dict[str, Any],
-        pictures: Mapping[int, Picture | None],
-        categories: Mapping[int, str],
+        self, pictures: Mapping[int, Picture | None], categories: Mapping[int, str]
     ) -> dict[int, list[Annotation]]:
         """Each picture's instances in the order of the file, by picture id."""
         found: dict[int, list[Annotation]] = {id_: [] for id_ in pictures}
-        for where, record in self.records(data, "annotations"):
-            image = self.whole(where, record, "image_id")
-            if image is not None and image not in pictures:
-                self.say(where, f"image_id {image}, expected the id of one of the images")
-                image = None
-            category = self.whole(where, record, "category_id")
-            if category is not None and category not in categories:
-                self.say(where, f"category_id {category}, expected the id of a category")
-                category = None
-            name = "" if category is None else categories[category]
-            picture = None if image is None else pictures[image]
-            annotation = self.annotation(where, record, picture, name)
-            if annotation is not None and picture is not None:
-                found[picture.id].append(annotation)
+
+        def read(where: str, record: dict[str, Any]) -> None:
+            if (image := _whole(record, "image_id")) not in pictures:
+                raise InputError(f"image_id {image}, expected the id of one of the images")
+            if (category := _whole(record, "category_id")) not in categories:
+                raise InputError(f"category_id {category}, expected the id of a category")
+            crowd = _whole({"iscrowd": 0, **record}, "iscrowd", 0, 1) == 1
+            if picture := pictures[image]:
+                runs = _runs(record, picture.width, picture.height)
+                found[image].append(Annotation(categories[category], crowd, runs))
+
+        self.each("annotations", read)
         return found
 
 
-def read_coco(path: Path) -> Coco:
-    """Read and check a file of COCO annotations.
+def read_coco(path: Path) -> list[Picture]:
+    """Read and check a file of COCO annotations; its pictures in their order.
 
     ``iscrowd`` may be missing (0); a picture may be without annotations. A crowd counts among a
     picture's labels. The ``area``, ``bbox`` and other values of a record are not read.
 
     Raises:
-        InputError: the file is missing or no JSON; or all of its problems, the first 50 in full,
-            each with the record: keys that are missing or of another type, ids or names that come
-            twice or are not known, a file name in another folder, sizes out of range, polygons
-            that are no polygons or lie elsewhere, run lengths that do not fill the picture.
+        InputError: the file is missing or no JSON; or the first problem of each record, the first
+            50 in full: keys that are missing or of another type, ids or names that come twice or
+            are not known, a file name in another folder, sizes out of range, polygons that are no
+            polygons or lie elsewhere, run lengths that do not fill the picture.
     """
     reader = _Reader(path)
-    data = reader.load()
-    categories = reader.categories(data)
-    pictures = reader.pictures(data)
-    annotations = reader.annotations(data, pictures, categories)
+    categories, pictures = reader.categories(), reader.pictures()
+    annotations = reader.annotations(pictures, categories)
     if reader.problems:
         raise together(reader.problems)
-    names = tuple(categories.values())
-    whole = []
-    for picture in filter(None, pictures.values()):
-        own = tuple(annotations[picture.id])
-        present = {annotation.category for annotation in own}
-        labels = tuple(name for name in names if name in present)
-        whole.append(replace(picture, labels=labels, annotations=own))
-    return Coco(tuple(whole), names)
+    found = []
+    for id_, picture in pictures.items():
+        if picture:
+            present = {annotation.category for annotation in annotations[id_]}
+            labels = tuple(name for name in categories.values() if name in present)
+            found.append(replace(picture, labels=labels, annotations=tuple(annotations[id_])))
+    return found
 
 
 def rasterise(picture: Picture, class_ids: Mapping[str, int]) -> np.ndarray:

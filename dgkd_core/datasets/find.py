@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dgkd_core.config.schema import NOT_USED, Data
 from dgkd_core.datasets import folder, lis, voc
-from dgkd_core.datasets.source import DataSet, keep_classes
+from dgkd_core.datasets.source import DataSet
 from dgkd_core.runtime.paths import resolve
 
 
@@ -22,7 +22,7 @@ def find(data: Data) -> DataSet:
         return folder.read_folder(root, data.classes, labels)
     if data.kind == "voc":
         return voc.read_voc(root, data.classes or voc.CLASSES, *lists, sbd_root, labels)
-    classes = keep_classes(data.classes, lis.CLASSES, "LIS")
+    classes = lis.keep_classes(data.classes)
     if data.kind == "lis":
         return lis.read_lis(root, classes, *lists, labels)
     return lis.read_voc2lis(root, resolve(data.lis_root), classes, *lists, sbd_root, labels)

@@ -84,28 +84,22 @@ class FolderTree:
         return f" (there is {path.relative_to(self.root)}, which is not read)" if path else ""
 
     def source(
-        self, id_: str, split: str, labels: tuple[str, ...], ids_of_masks: Ids | None
+        self, id_: str, split: str, labels: tuple[str, ...], classes: tuple[str, ...]
     ) -> Source:
-        """One picture's files; masks only where their ids are known."""
-        mask = self.masks.get(id_) if ids_of_masks else None
-        return Source(
-            id_,
-            split,
-            labels,
-            self.normal.get(id_),
-            self.dark.get(id_),
-            MaskFile(mask, ids_of_masks) if mask and ids_of_masks else None,
-        )
+        """One picture's files; its mask only where classes give the ids in it names."""
+        file = self.masks.get(id_) if classes else None
+        mask = MaskFile(file, Ids(classes, classes)) if file else None
+        return Source(id_, split, labels, self.normal.get(id_), self.dark.get(id_), mask)
 
 
 def _splits(tree: FolderTree, table: Labels, problems: list[str]) -> dict[str, str]:
     """train or val by id: as the table says, else by whether there is a mask."""
     given = {id_: row.split for id_, row in table.rows.items() if row.split}
     if given:
-        lacking = [id_ for id_ in table.rows if id_ not in given]
         problems.extend(
             f"{table.path}: {id_} has no split, expected train or val as others have"
-            for id_ in lacking
+            for id_ in table.rows
+            if id_ not in given
         )
         return given
     return {id_: "val" if id_ in tree.masks else "train" for id_ in table.rows}
@@ -147,9 +141,8 @@ def read_folder(root: Path, classes: Sequence[str], labels: Path | None = None) 
         if id_ not in there:
             problems.append(f"{path}: a mask without a picture, expected one named {id_}")
     split = _splits(tree, table, problems)
-    ids_of_masks = Ids.of(names, names) if classes else None
     sources = [
-        tree.source(id_, split[id_], rows[id_].labels, ids_of_masks)
+        tree.source(id_, split[id_], rows[id_].labels, tuple(classes))
         for id_ in tree.ids
         if id_ in rows and id_ in split
     ]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -55,77 +55,56 @@ def scene_items(seed: int, train: int, val: int, size: int) -> Iterator[Item]:
     return ordered_map(_scene_item, keys)
 
 
-def _size(path: Path, size: tuple[int, int], expected: tuple[int, int], of: Path) -> InputError:
-    found, wanted = (f"{width}x{height}" for width, height in (size, expected))
-    return InputError(f"{path}: {found} pixels, expected {wanted} as {of}")
-
-
-def _photo(path: Path | None, long_side: int | None) -> Photo | None:
-    return None if path is None else read_photo(read_bytes(path), str(path), long_side)
-
-
-def _mask(source: Source, photo: Photo, of: Path) -> np.ndarray | None:
-    """A picture's mask at the size that the picture is packed in."""
-    if source.mask is None:
-        return None
-    mask = source.mask.read()
-    size = mask.shape[1], mask.shape[0]
-    if size != photo.full_size:
-        raise _size(source.mask.path, size, photo.full_size, of)
-    if size == (photo.width, photo.height):
-        return mask
-    shrunk = Image.fromarray(mask).resize((photo.width, photo.height), Image.Resampling.NEAREST)
-    return np.asarray(shrunk)
-
-
 def _file_item(source: Source, classes: Sequence[str], long_side: int | None) -> Item | InputError:
     """All files of one picture; every problem of any of them, a line each."""
-    problems: list[InputError] = []
+    problems: list[str] = []
     photos: dict[str, Photo] = {}
+    sizes: list[tuple[Path, tuple[int, ...]]] = []  # width and height of what could be read
+    mask = None
     for kind, path in (("normal", source.normal), ("dark", source.dark)):
         try:
-            if photo := _photo(path, long_side):
-                photos[kind] = photo
+            if path:
+                photos[kind] = read_photo(read_bytes(path), str(path), long_side)
+                sizes.append((path, photos[kind].full_size))
         except InputError as error:
-            problems.append(error)
-    normal, dark = photos.get("normal"), photos.get("dark")
-    first, of = (normal, source.normal) if normal else (dark, source.dark)
-    mask = None
-    if normal and dark and source.dark and of and normal.full_size != dark.full_size:
-        problems.append(_size(source.dark, dark.full_size, normal.full_size, of))
+            problems.append(str(error))
     try:
-        if first and of:
-            mask = _mask(source, first, of)
-        elif source.mask:
-            source.mask.read()  # for its own problems
+        if source.mask:
+            mask = source.mask.read()
+            sizes.append((source.mask.path, mask.shape[::-1]))
     except InputError as error:
-        problems.append(error)
-    if problems or first is None:
-        return InputError("\n".join(str(problem) for problem in problems))
+        problems.append(str(error))
+    for path, (width, height) in sizes[1:]:
+        first, wanted = sizes[0]
+        if (width, height) != wanted:
+            said = f"{width}x{height} pixels, expected {wanted[0]}x{wanted[1]} as {first}"
+            problems.append(f"{path}: {said}")
+    if problems:
+        return InputError("\n".join(problems))
+    normal, dark = photos.get("normal"), photos.get("dark")
+    size = next((photo.width, photo.height) for photo in photos.values())
     entry = Entry(
         source.id,
         source.split,
         source.labels,
-        first.width,
-        first.height,
+        *size,
         f"{source.id}.{normal.suffix}" if normal else "",
         f"{source.id}.{dark.suffix}" if dark else "",
     )
     notes = [note for photo in photos.values() for note in photo.notes]
-    if mask is not None and source.split == "val" and source.labels:
-        own = {classes.index(name) + 1 for name in source.labels}
-        there = set(np.unique(mask).tolist()) - {0, 255}
-        if there - own:
-            notes.append("its mask holds a class that its labels lack")
-        if not there & own:
-            notes.append(_NONE_SHOWN)
+    if mask is not None:
+        if mask.shape[::-1] != size:
+            mask = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
+        if source.split == "val" and source.labels:
+            own = {classes.index(name) + 1 for name in source.labels}
+            there = set(np.unique(mask).tolist()) - {0, 255}
+            if there - own:
+                notes.append("its mask holds a class that its labels lack")
+            if not there & own:
+                notes.append(_NONE_SHOWN)
     contents = {kind: photo.content for kind, photo in photos.items()}
     unique = tuple(dict.fromkeys(notes))
     return Item(entry, contents.get("normal"), contents.get("dark"), mask, unique)
-
-
-def _checked_item(job: tuple[Source, Sequence[str], int | None]) -> Item | InputError:
-    return _file_item(*job)
 
 
 def file_items(
@@ -136,20 +115,19 @@ def file_items(
     Pictures (and with them their masks) are shrunk to ``long_side`` pixels where they are larger.
     What is damaged, or does not fit together, comes as an InputError with a line per problem.
     """
-    return ordered_map(_checked_item, ((source, classes, long_side) for source in sources))
+    return ordered_map(partial(_file_item, classes=classes, long_side=long_side), sources)
 
 
-def conversions(notes: Iterable[tuple[str, str]]) -> list[str]:
+def _conversions(notes: Iterable[tuple[str, str]]) -> list[str]:
     """Lines that count what was converted, from (picture's id, note) pairs."""
-    counts: Counter[str] = Counter()
-    first: dict[str, str] = {}
+    ids: dict[str, list[str]] = {}
     for id_, note in notes:
-        counts[note] += 1
-        first.setdefault(note, id_)
+        ids.setdefault(note, []).append(id_)
     return [
-        f"{count} picture{'s' if count > 1 else ''}: {note} ({first[note]}"
-        + (", …)" if count > 1 else ")")
-        for note, count in sorted(counts.items())
+        f"{len(with_it)} pictures: {note} ({with_it[0]}, …)"
+        if with_it[1:]
+        else f"1 picture: {note} ({with_it[0]})"
+        for note, with_it in sorted(ids.items())
     ]
 
 
@@ -209,4 +187,4 @@ def write_data_set(
             raise together(problems)
     manifest = Manifest(classes, tuple(entries))
     write_manifest(folder, manifest)
-    return manifest, conversions(notes)
+    return manifest, _conversions(notes)

@@ -25,12 +25,13 @@ from dgkd_core.datasets.source import (
     Mask,
     MaskFile,
     Source,
-    once,
+    Tree,
+    gather,
     own,
     pictures_by_id,
     read_ids,
 )
-from dgkd_core.datasets.voc import VocTree, left_out
+from dgkd_core.datasets.voc import VocTree
 from dgkd_core.runtime.errors import InputError
 
 _ANNOTATIONS = ("lis_coco_JPG_{}+1.json", "lis_coco_png_{}+1.json")
@@ -50,8 +51,12 @@ class CocoMask:
         return rasterise(self.picture, {name: i for i, name in enumerate(self.classes, 1)})
 
 
-class LisTree:
+class LisTree(Tree):
     """LIS's files.
+
+    Args:
+        key: what params call ``root``, for messages.
+        labels: a CSV of image-level labels in place of those in the annotations.
 
     Raises:
         InputError: ``root`` has another layout.
@@ -60,8 +65,8 @@ class LisTree:
     def __init__(
         self, root: Path, classes: Sequence[str], key: str, labels: Path | None = None
     ) -> None:
-        self.root, self.classes = root, tuple(classes)
-        self.problems, self.notes = list[str](), list[str]()
+        super().__init__(classes, read_labels_csv(labels, CLASSES) if labels else None)
+        self.root = root
         self.pictures = {}
         for kind in ("normal", "dark"):
             folders = (root / f"RGB-{kind}" / "JPEGImages", root / f"RGB-{kind}")
@@ -72,64 +77,43 @@ class LisTree:
                     f"(RGB-normal and RGB-dark)"
                 )
             self.pictures[kind] = pictures_by_id(folder, self.problems)
-        self.table = read_labels_csv(labels, CLASSES) if labels is not None else None
-        self.problems.extend(self.table.problems if self.table else [])
-        self.ids_of_masks = Ids.of(CLASSES, classes)
         dark = "RGB-dark/JPEGImages", "RGB-dark"
         self._listed = Listed(dark, _MASKS, self.pictures["dark"].__contains__)
-        self.objects: dict[str, Picture] = {}
-        self.annotated: dict[str, Path] = {}
-
-    def _annotations(self, name: str) -> Path | None:
-        names = [pattern.format(name) for pattern in _ANNOTATIONS]
-        paths = [self.root / "annotations" / file for file in names]
-        return next((path for path in paths if path.is_file()), None)
+        self.annotated: dict[str, tuple[Path, Picture]] = {}  # by dark id
 
     def ids(self, name: str) -> tuple[str, list[str]]:
-        """A list's file name and its dark ids, from the annotations or from NAME.txt."""
-        path = self._annotations(name)
-        try:
-            if path is None:
-                path = self.root / f"{name}.txt"
-                if not path.is_file():
-                    expected = [_ANNOTATIONS[0].format(name), f"{name}.txt"]
-                    raise InputError(
-                        f"{self.root}: no list {name!r}, expected annotations/{expected[0]} or "
-                        f"{expected[1]}"
-                    )
-                ids, odd, notes = read_ids(path, self._listed)
-                self.problems.extend(odd)
-                self.notes.extend(notes)
-                return path.name, ids
-            coco = read_coco(path)
-        except InputError as error:
-            self.problems.extend(str(error).splitlines())
-            return f"{name}.txt", []
-        for picture in coco.pictures:
-            id_ = Path(picture.file_name).stem
-            self.objects[id_], self.annotated[id_] = picture, path
-        return path.name, [Path(picture.file_name).stem for picture in coco.pictures]
+        """The dark ids of a list, from the annotations or from NAME.txt."""
+        names = [pattern.format(name) for pattern in _ANNOTATIONS]
+        paths = [self.root / "annotations" / file for file in names]
+        if path := next((path for path in paths if path.is_file()), None):
+            found = [(Path(picture.file_name).stem, picture) for picture in read_coco(path)]
+            self.annotated |= {id_: (path, picture) for id_, picture in found}
+            return path.name, [id_ for id_, _ in found]
+        path = self.root / f"{name}.txt"
+        if not path.is_file():
+            raise InputError(
+                f"{self.root}: no list {name!r}, expected annotations/{names[0]} or {name}.txt"
+            )
+        return path.name, read_ids(path, self._listed, self.problems, self.notes)
 
     def _mask(self, id_: str) -> Mask | None:
         for folder in _MASKS:
             path = self.root / folder / f"{id_}.png"
             if path.is_file():
-                return MaskFile(path, self.ids_of_masks)
-        if id_ in self.objects:
-            return CocoMask(self.annotated[id_], self.objects[id_], self.classes)
-        return None
+                return MaskFile(path, Ids(CLASSES, self.classes))
+        return CocoMask(*self.annotated[id_], self.classes) if id_ in self.annotated else None
 
     def _labels(self, id_: str) -> tuple[str, ...]:
         if self.table is not None:
             return self.table.of(id_)
-        if id_ not in self.objects:
+        if id_ not in self.annotated:
             raise InputError(
                 f"{self.root}: {id_} has no labels, expected annotations/"
                 f"{_ANNOTATIONS[0].format('train')} or data.labels, a CSV"
             )
-        return self.objects[id_].labels
+        return self.annotated[id_][1].labels
 
-    def _source(self, id_: str, split: str) -> Source | None:
+    def source(self, id_: str, split: str) -> Source | None:
         if not id_.isdecimal() or int(id_) < 1:
             raise InputError(f"{self.root}: {id_!r} is not the number of a dark picture")
         normal = str(int(id_) - 1)
@@ -140,8 +124,7 @@ class LisTree:
                     f"{self.root}: no picture {name} in RGB-{kind}{why}, but the {split} list "
                     f"names it"
                 )
-        labels = own(self._labels(id_), self.classes)
-        if not labels:
+        if not (labels := own(self._labels(id_), self.classes)):
             return None
         mask = self._mask(id_)
         if mask is None and split == "val":
@@ -149,18 +132,19 @@ class LisTree:
         pictures = self.pictures["normal"][normal], self.pictures["dark"][id_]
         return Source(id_, split, labels, *pictures, mask)
 
-    def sources(self, listed: Sequence[tuple[str, str]]) -> list[Source]:
-        """The files of listed pictures, (dark id, split) each, that hold one of the classes."""
-        found = []
-        for id_, split in listed:
-            try:
-                source = self._source(id_, split)
-            except InputError as error:
-                self.problems.append(str(error))
-                continue
-            if source is not None:
-                found.append(source)
-        return found
+
+def keep_classes(wanted: Sequence[str]) -> tuple[str, ...]:
+    """LIS's classes to keep, in the order of their new ids; none given keeps all.
+
+    Raises:
+        InputError: a name is not among LIS's.
+    """
+    for name in wanted:
+        if name not in CLASSES:
+            raise InputError(
+                f"data.classes: {name!r} is not a LIS class, expected among {', '.join(CLASSES)}"
+            )
+    return tuple(wanted) or CLASSES
 
 
 def read_lis(
@@ -172,12 +156,7 @@ def read_lis(
 ) -> DataSet:
     """LIS's real pairs: 1,561 train and 669 test pictures in the official annotations."""
     tree = LisTree(root, classes, "data.root", labels)
-    lists = [(split, *tree.ids(name)) for split, name in (("train", train_list), ("val", val_list))]
-    listed = once(lists, tree.problems)
-    before = len(tree.problems)
-    sources = tree.sources(listed)
-    notes = left_out(len(listed), len(sources), len(tree.problems) - before, len(classes))
-    return DataSet(tuple(classes), sources, tree.problems, [*tree.notes, *notes])
+    return gather(classes, [(tree, "train", train_list), (tree, "val", val_list)])
 
 
 def read_voc2lis(
@@ -195,12 +174,4 @@ def read_voc2lis(
     darkened, LIS's are dark.
     """
     voc, lis = VocTree(root, classes, sbd_root, labels), LisTree(lis_root, classes, "data.lis_root")
-    problems = list(voc.table.problems) if voc.table else []
-    train = once([("train", f"{train_list}.txt", voc.ids(train_list, problems))], problems)
-    test = once([("val", *lis.ids(val_list))], lis.problems)
-    before = len(problems) + len(lis.problems)
-    sources = [*voc.sources(train, problems), *lis.sources(test)]
-    found = len(problems) + len(lis.problems) - before
-    notes = left_out(len(train) + len(test), len(sources), found, len(classes))
-    notes = [*voc.notes, *lis.notes, *notes]
-    return DataSet(tuple(classes), sources, problems + lis.problems, notes)
+    return gather(classes, [(voc, "train", train_list), (lis, "val", val_list)])

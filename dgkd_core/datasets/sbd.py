@@ -131,10 +131,10 @@ def train_aug(voc_train: Sequence[str], voc_val: Sequence[str], sbd: Path) -> li
     """
     folder = find_dataset(sbd)
     listed = Listed(("img",), ("cls",), lambda id_: (folder / "cls" / f"{id_}.mat").is_file())
-    lists = [read_ids(folder / name, listed) for name in ("train.txt", "val.txt")]
-    if problems := [problem for _, found, _ in lists for problem in found]:
+    problems: list[str] = []
+    lists = [read_ids(folder / name, listed, problems, []) for name in ("train.txt", "val.txt")]
+    if problems:
         raise together(problems)
-    others = {id_ for ids, _, _ in lists for id_ in ids}
-    ids = [*voc_train, *sorted(others)]
+    ids = [*voc_train, *sorted({id_ for ids in lists for id_ in ids})]
     held_out = set(voc_val)
     return [id_ for id_ in dict.fromkeys(ids) if id_ not in held_out]

@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from dgkd_core.data.pictures import decode_mask
+from dgkd_core.datasets.labels import Labels
 from dgkd_core.runtime.checks import PICTURE_SUFFIXES, name_problem, normal_id, shown
 from dgkd_core.runtime.errors import InputError
 from dgkd_core.runtime.files import read_bytes
@@ -40,25 +41,12 @@ class Mask(Protocol):
 class Ids:
     """From a data set's own class ids to this project's.
 
-    ``table`` holds 256 values: the new id, 255 for classes that are ignored and -1 for ids that the
-    data set does not have.
+    In the data set id k is ``names[k - 1]``, 0 the background and 255 ignored. ``classes`` are the
+    names to keep, in the order of their new ids; the others become 255.
     """
 
-    table: tuple[int, ...]
-    highest: int
-
-    @classmethod
-    def of(cls, names: Sequence[str], classes: Sequence[str]) -> Ids:
-        """For a data set whose id k is ``names[k - 1]``, 0 the background, 255 ignored.
-
-        ``classes`` are the names to keep, in the order of their new ids.
-        """
-        table = np.full(256, -1, int)
-        table[1 : len(names) + 1] = IGNORE
-        table[0], table[IGNORE] = 0, IGNORE
-        for new, name in enumerate(classes, 1):
-            table[names.index(name) + 1] = new
-        return cls(tuple(int(value) for value in table), len(names))
+    names: tuple[str, ...]
+    classes: tuple[str, ...]
 
     def map(self, mask: np.ndarray, path: Path) -> np.ndarray:
         """(H, W) uint8 in the data set's ids to uint8 in this project's.
@@ -66,11 +54,14 @@ class Ids:
         Raises:
             InputError: names ``path`` and an id that the data set does not have.
         """
-        new = np.array(self.table, np.int16)[mask]
-        if new.size and new.min() < 0:
-            odd = int(mask[new < 0].min())
-            raise InputError(f"{path}: class id {odd}, expected 0 to {self.highest} or 255")
-        return new.astype(np.uint8)
+        highest = len(self.names)
+        if (odd := mask[(mask > highest) & (mask != IGNORE)]).size:
+            raise InputError(f"{path}: class id {odd.min()}, expected 0 to {highest} or 255")
+        table = np.full(256, IGNORE, np.uint8)
+        table[0] = 0
+        for new, name in enumerate(self.classes, 1):
+            table[self.names.index(name) + 1] = new
+        return table[mask]
 
 
 @dataclass(frozen=True)
@@ -81,7 +72,7 @@ class MaskFile:
     ids: Ids
 
     def read(self) -> np.ndarray:
-        mask = decode_mask(read_bytes(self.path), str(self.path), self.ids.highest)
+        mask = decode_mask(read_bytes(self.path), str(self.path), len(self.ids.names))
         return self.ids.map(mask, self.path)
 
 
@@ -192,13 +183,15 @@ def _within(path: PurePosixPath, folders: Sequence[str]) -> bool:
     return path.name == str(path) or any(f"/{path.parent}".endswith(f"/{f}") for f in folders)
 
 
-def read_ids(path: Path, listed: Listed) -> tuple[list[str], list[str], list[str]]:
-    """The picture ids of a list file, one a line, the problems of single lines, and notes.
+def read_ids(path: Path, listed: Listed, problems: list[str], notes: list[str]) -> list[str]:
+    """The picture ids of a list file, one a line; lines that are none go into ``problems``.
+
+    ``notes`` gets a line on the pictures that the list itself leaves out.
 
     Raises:
         InputError: the list is missing, not UTF-8 or empty.
     """
-    ids, problems, left_out = [], [], 0
+    ids, left_out = [], 0
     for number, line in read_lines(path):
         try:
             id_, counts = listed.read(line)
@@ -208,8 +201,9 @@ def read_ids(path: Path, listed: Listed) -> tuple[list[str], list[str], list[str
         if counts:
             ids.append(id_)
         left_out += not counts
-    note = f"{path.name}: {left_out} lines end in -1 or 0, these pictures are left out"
-    return ids, problems, [note] if left_out else []
+    if left_out:
+        notes.append(f"{path.name}: {left_out} lines end in -1 or 0, these pictures are left out")
+    return ids
 
 
 def pictures_by_id(
@@ -240,6 +234,73 @@ def pictures_by_id(
     return found
 
 
+class Tree:
+    """The files of a published data set: what the readers of its layout (`voc`, `lis`) share.
+
+    Args:
+        classes: the names to keep.
+        table: image-level labels in place of the data set's own.
+    """
+
+    def __init__(self, classes: Sequence[str], table: Labels | None) -> None:
+        self.classes, self.table = tuple(classes), table
+        self.problems = list(table.problems) if table else []
+        self.notes: list[str] = []
+        self.left_out = 0  # pictures that hold none of the classes
+
+    def ids(self, name: str) -> tuple[str, list[str]]:
+        """The file of a list and the picture ids in it; InputError where it cannot be read."""
+        raise NotImplementedError
+
+    def source(self, id_: str, split: str) -> Source | None:
+        """A picture's files, None where it holds none of the classes; InputError: one lacks."""
+        raise NotImplementedError
+
+    def sources(self, listed: Iterable[tuple[str, str]]) -> list[Source]:
+        """The files of listed pictures, (id, split) each, that hold one of the classes."""
+        found = []
+        for id_, split in listed:
+            try:
+                source = self.source(id_, split)
+            except InputError as error:
+                self.problems.append(str(error))
+                continue
+            if source is None:
+                self.left_out += 1
+            else:
+                found.append(source)
+        return found
+
+
+def gather(classes: Sequence[str], lists: Sequence[tuple[Tree, str, str]]) -> DataSet:
+    """The pictures of several lists, (tree, split, list's name) each, that hold one of the classes.
+
+    One that is listed twice is a problem.
+    """
+    listed: dict[Tree, list[tuple[str, str]]] = {tree: [] for tree, _, _ in lists}
+    seen: dict[str, str] = {}
+    for tree, split, name in lists:
+        try:
+            file, ids = tree.ids(name)
+        except InputError as error:
+            tree.problems.extend(str(error).splitlines())
+            continue
+        for id_ in ids:
+            if id_ in seen:
+                said = f"{file}: {id_} is listed already in {seen[id_]}, expected once"
+                tree.problems.append(said)
+                continue
+            seen[id_] = file
+            listed[tree].append((id_, split))
+    sources = [source for tree, pairs in listed.items() for source in tree.sources(pairs)]
+    notes = [note for tree in listed for note in tree.notes]
+    if none := sum(tree.left_out for tree in listed):
+        notes.append(f"{none} pictures hold none of the {len(classes)} classes, left out")
+    problems = [problem for tree in listed for problem in tree.problems]
+    # train_aug reads the list of val, too
+    return DataSet(tuple(classes), sources, *(list(dict.fromkeys(x)) for x in (problems, notes)))
+
+
 def _files(folder: Path) -> list[Path]:
     try:
         return sorted(path for path in folder.iterdir() if not path.is_dir())
@@ -247,41 +308,7 @@ def _files(folder: Path) -> list[Path]:
         raise InputError(f"{folder}: cannot be read ({error.strerror})") from error
 
 
-def keep_classes(wanted: Sequence[str], known: Sequence[str], of: str) -> tuple[str, ...]:
-    """The class names to keep, in the order of their new ids; none given keeps all.
-
-    Raises:
-        InputError: a name is not among ``known``; ``of`` says whose classes these are.
-    """
-    for name in wanted:
-        if name not in known:
-            raise InputError(
-                f"data.classes: {name!r} is not a {of} class, expected among {', '.join(known)}"
-            )
-    return tuple(wanted) or tuple(known)
-
-
 def own(labels: Iterable[str], classes: Sequence[str]) -> tuple[str, ...]:
     """Those of ``classes`` that occur in ``labels``, in the order of the classes."""
     there = set(labels)
     return tuple(name for name in classes if name in there)
-
-
-def once(
-    lists: Iterable[tuple[str, str, Sequence[str]]], problems: list[str]
-) -> list[tuple[str, str]]:
-    """(id, split) of every listed picture; one that is listed twice is a problem.
-
-    Args:
-        lists: split, the list's name and its ids.
-    """
-    seen: dict[str, str] = {}
-    found = []
-    for split, name, ids in lists:
-        for id_ in ids:
-            if id_ in seen:
-                problems.append(f"{name}: {id_} is listed already in {seen[id_]}, expected once")
-                continue
-            seen[id_] = name
-            found.append((id_, split))
-    return found

@@ -22,10 +22,10 @@ def _voc_root(path: Path) -> Path | None:
 
 def _voc_list(root: Path, path: Path, classes: Sequence[str]) -> DataSet:
     """A list of VOC's own: pictures of the day, to be darkened as val is."""
-    tree, problems = VocTree(root, classes), list[str]()
-    listed = [(id_, "val") for id_ in dict.fromkeys(tree.listed(path, problems))]
-    sources = tree.sources(listed, problems)
-    return DataSet(tuple(classes), sources, problems, tree.notes)
+    tree = VocTree(root, classes)
+    ids = dict.fromkeys(tree.listed(path))
+    sources = tree.sources((id_, "val") for id_ in ids)
+    return DataSet(tuple(classes), sources, tree.problems, tree.notes)
 
 
 def _picture_list(path: Path, classes: Sequence[str]) -> DataSet:
@@ -35,44 +35,41 @@ def _picture_list(path: Path, classes: Sequence[str]) -> DataSet:
     """
     problems: list[str] = []
     sources: dict[str, Source] = {}
-    ids = Ids.of(classes, classes)
+    ids = Ids(tuple(classes), tuple(classes))
     for number, line in read_lines(path):
-        picture, mask = path.parent / line, None
+        picture, mask = path.parent / line, path.parent / "masks" / f"{Path(line).stem}.png"
+        needs_mask = False
         if not picture.is_file() and (pair := PATHS.fullmatch(line)) and pair[2]:
-            picture, mask = path.parent / pair[1], path.parent / pair[2]
+            picture, mask, needs_mask = path.parent / pair[1], path.parent / pair[2], True
         id_ = normal_id(picture.stem)
         if problem := name_problem(id_):
-            problems.append(f"{path}:{number}: {shown(line)} {problem}, expected a picture's name")
+            said = f"{shown(line)} {problem}, expected a picture's name"
         elif not picture.is_file():
-            problems.append(
-                f"{path}:{number}: {line!r} is not there, expected a picture at {picture}"
-            )
+            said = f"{line!r} is not there, expected a picture at {picture}"
         elif picture.suffix.lower() not in PHOTO_SUFFIXES:
-            problems.append(f"{path}:{number}: {line!r} is no picture, expected {PHOTO_KINDS}")
-        elif mask and not mask.is_file():
-            problems.append(f"{path}:{number}: no mask at {mask}, expected one as the line says")
+            said = f"{line!r} is no picture, expected {PHOTO_KINDS}"
+        elif needs_mask and not mask.is_file():
+            said = f"no mask at {mask}, expected one as the line says"
         elif id_ in sources:
-            problems.append(
-                f"{path}:{number}: a second picture is named {id_}, expected different names"
-            )
+            said = f"a second picture is named {id_}, expected different names"
         else:
-            mask = mask or path.parent / "masks" / f"{picture.stem}.png"
             of = MaskFile(mask, ids) if mask.is_file() else None
             sources[id_] = Source(id_, "val", (), None, picture, of)
+            continue
+        problems.append(f"{path}:{number}: {said}")
     return DataSet(tuple(classes), list(sources.values()), problems)
 
 
 def _folder(path: Path, classes: Sequence[str], key: str) -> DataSet:
     """A folder as `dgkd_core.datasets.folder` describes it; labels are optional here."""
-    tree = FolderTree(path, key)
-    problems, ids = tree.problems, Ids.of(classes, classes)
+    tree, names = FolderTree(path, key), tuple(classes)
     labels: dict[str, tuple[str, ...]] = {}
     if (path / LABELS).is_file():
-        table = read_labels_csv(path / LABELS, classes)
-        problems.extend(table.problems)
+        table = read_labels_csv(path / LABELS, names)
+        tree.problems.extend(table.problems)
         labels = {id_: row.labels for id_, row in table.rows.items()}
-    sources = [tree.source(id_, "val", labels.get(id_, ()), ids) for id_ in tree.ids]
-    return DataSet(tuple(classes), sources, problems, tree.notes)
+    sources = [tree.source(id_, "val", labels.get(id_, ()), names) for id_ in tree.ids]
+    return DataSet(names, sources, tree.problems, tree.notes)
 
 
 def read_testset(path: Path, classes: Sequence[str], key: str) -> DataSet:

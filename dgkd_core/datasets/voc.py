@@ -25,7 +25,8 @@ from dgkd_core.datasets.source import (
     Mask,
     MaskFile,
     Source,
-    once,
+    Tree,
+    gather,
     own,
     pictures_by_id,
     read_ids,
@@ -78,7 +79,7 @@ def read_labels(path: Path, known: Sequence[str] = CLASSES) -> tuple[str, ...]:
     return own(names, known)
 
 
-class VocTree:
+class VocTree(Tree):
     """The files of …/VOCdevkit/VOC2012, and of SBD where ``sbd_root`` holds it.
 
     Args:
@@ -101,16 +102,15 @@ class VocTree:
             raise InputError(
                 f"data.root: {root} holds no JPEGImages folder, expected VOC's layout (…/VOC2012)"
             )
-        self.root, self.classes = root, tuple(classes)
-        self.notes: list[str] = []
-        self.known = CLASSES if set(classes) <= set(CLASSES) else self.classes
+        self.known = CLASSES if set(classes) <= set(CLASSES) else tuple(classes)
         if sbd_root is not None and self.known != CLASSES:
             raise InputError(
                 f"data.sbd_root: SBD has VOC's classes, but {_other(classes)!r} is none of VOC's"
             )
+        super().__init__(classes, read_labels_csv(labels, self.known) if labels else None)
+        self.root = root
         self.sbd = sbd.find_dataset(sbd_root) if sbd_root is not None else None
-        self.table = read_labels_csv(labels, self.known) if labels is not None else None
-        self.ids_of_masks = Ids.of(self.known, classes)
+        self.ids_of_masks = Ids(self.known, self.classes)
         self._listed = Listed(("JPEGImages",), _MASKS, lambda id_: bool(self._image(id_)))
         self._by_id = cache(self._pictures)
 
@@ -119,30 +119,20 @@ class VocTree:
         paths = [folder / f"{name}.txt" for folder in folders]
         return paths[1] if paths[1].is_file() and not paths[0].exists() else paths[0]
 
-    def ids(self, name: str, problems: list[str]) -> list[str]:
+    def ids(self, name: str) -> tuple[str, list[str]]:
         """The picture ids of NAME.txt in ImageSets/Segmentation, else in ImageSets/Main.
 
         ``train_aug`` without a list is VOC's train and all of SBD, less VOC's val.
         """
         path = self._list(name)
         if name != "train_aug" or self.sbd is None or path.exists():
-            return self.listed(path, problems)
-        try:
-            return sbd.train_aug(self.ids("train", problems), self.ids("val", problems), self.sbd)
-        except InputError as error:
-            problems.extend(str(error).splitlines())
-            return []
+            return path.name, self.listed(path)
+        train, val = (self.listed(self._list(part)) for part in ("train", "val"))
+        return path.name, sbd.train_aug(train, val, self.sbd)
 
-    def listed(self, path: Path, problems: list[str]) -> list[str]:
+    def listed(self, path: Path) -> list[str]:
         """The picture ids of a list."""
-        try:
-            ids, odd, notes = read_ids(path, self._listed)
-        except InputError as error:
-            problems.extend(str(error).splitlines())
-            return []
-        problems.extend(odd)
-        self.notes.extend(notes)
-        return ids
+        return read_ids(path, self._listed, self.problems, self.notes)
 
     def _pictures(self, folder: str) -> dict[str, Path]:
         place = self.root / folder
@@ -165,42 +155,24 @@ class VocTree:
         return None
 
     def _labels(self, id_: str) -> tuple[str, ...]:
-        if self.table is None:
-            path = self.root / "Annotations" / f"{id_}.xml"
-            if not (labels := read_labels(path, self.known)):
-                raise InputError(f"{path}: no object, expected at least one: the image's labels")
-            return labels
-        return self.table.of(id_)
+        if self.table is not None:
+            return self.table.of(id_)
+        path = self.root / "Annotations" / f"{id_}.xml"
+        if not (labels := read_labels(path, self.known)):
+            raise InputError(f"{path}: no object, expected at least one: the image's labels")
+        return labels
 
-    def sources(self, listed: Sequence[tuple[str, str]], problems: list[str]) -> list[Source]:
-        """The files of listed pictures, (id, split) each, that hold one of the classes."""
-        found = []
-        for id_, split in listed:
-            image = self._image(id_)
-            if image is None:
-                path = self.root / "JPEGImages" / f"{id_}.jpg"
-                problems.append(f"{path}: no such file, but the {split} list names it")
-                continue
-            try:
-                labels = own(self._labels(id_), self.classes)
-            except InputError as error:
-                problems.append(str(error))
-                continue
-            if not labels:
-                continue
-            mask = self._mask(id_)
-            if mask is None and split == "val":
-                problems.append(f"{id_}: no mask in SegmentationClass(Aug), needed to score val")
-            found.append(Source(id_, split, labels, image, mask=mask))
-        return found
-
-
-def left_out(listed: int, sources: int, problems: int, classes: int) -> list[str]:
-    """A note on the pictures that hold none of the classes."""
-    none = listed - sources - problems
-    if none <= 0:
-        return []
-    return [f"{none} pictures hold none of the {classes} classes, left out"]
+    def source(self, id_: str, split: str) -> Source | None:
+        image = self._image(id_)
+        if image is None:
+            path = self.root / "JPEGImages" / f"{id_}.jpg"
+            raise InputError(f"{path}: no such file, but the {split} list names it")
+        if not (labels := own(self._labels(id_), self.classes)):
+            return None
+        mask = self._mask(id_)
+        if mask is None and split == "val":
+            raise InputError(f"{id_}: no mask in SegmentationClass(Aug), needed to score val")
+        return Source(id_, split, labels, image, mask=mask)
 
 
 def read_voc(
@@ -217,13 +189,4 @@ def read_voc(
         InputError: the folder has another layout.
     """
     tree = VocTree(root, classes, sbd_root, labels)
-    problems = list(tree.table.problems) if tree.table else []
-    lists = [
-        (split, f"{name}.txt", tree.ids(name, problems))
-        for split, name in (("train", train_list), ("val", val_list))
-    ]
-    listed = once(lists, problems)
-    before = len(problems)
-    sources = tree.sources(listed, problems)
-    notes = left_out(len(listed), len(sources), len(problems) - before, len(classes))
-    return DataSet(tuple(classes), sources, problems, [*tree.notes, *notes])
+    return gather(classes, [(tree, "train", train_list), (tree, "val", val_list)])
