@@ -20,9 +20,10 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -54,7 +55,7 @@ class _Member:
     name: str
     kind: str
     size: int
-    entry: Any
+    open: Callable[[], IO[bytes] | None]
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -65,9 +66,7 @@ class _Bounded:
     """A file that tarfile reads from; what it unpacks to and the pieces asked for are bounded."""
 
     def __init__(self, file: IO[bytes], path: Path, most: int) -> None:
-        self.file = file
-        self.path = path
-        self.most = most
+        self.file, self.path, self.most = file, path, most
 
     def tell(self) -> int:
         return self.file.tell()
@@ -86,67 +85,54 @@ class _Bounded:
         return data
 
 
-class _Tar:
-    """A tar archive, compressed by gzip or not."""
-
-    def __init__(self, file: IO[bytes], path: Path, most: int, packed: bool) -> None:
-        plain: Any = gzip.GzipFile(fileobj=file) if packed else file
-        self.path = path
-        self.plain = _Bounded(plain, path, most)
-        self.tar = tarfile.TarFile(fileobj=self.plain, encoding="utf-8")  # type: ignore[arg-type]
-
-    def members(self) -> Iterator[_Member]:
-        for info in self.tar:
-            kind = "neither a file nor a folder"
-            if info.issym() or info.islnk():
-                kind = "a link"
-            elif info.issparse():
-                kind = "a sparse file"
-            elif info.isdir():
-                kind = "folder"
-            elif info.isreg():
-                kind = "file"
-            yield _Member(info.name, kind, info.size, info)
-        self._check_end()
-
-    def _check_end(self) -> None:
-        """tarfile takes damage between members, or nothing there, for the end of the archive."""
-        place = self.tar.offset
-        self.plain.seek(place)
-        if self.plain.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-            raise InputError(
-                f"{self.path}: damaged or cut short at byte {place} of the tar archive, "
-                "expected a member or the end mark"
-            )
-        while self.plain.read(_BLOCK):  # to the end, where gzip's checksum is
-            pass
-
-    def open(self, member: _Member, out: Path) -> IO[bytes]:
-        if hasattr(tarfile, "data_filter"):  # Python's own checks, from 3.11.4 on
-            tarfile.data_filter(member.entry, str(out))
-        return cast(IO[bytes], self.tar.extractfile(member.entry))  # None for a folder only
+def _tar_members(file: IO[bytes], path: Path, most: int) -> Iterator[_Member]:
+    """The members of a tar archive; its end is checked, too."""
+    plain = _Bounded(file, path, most)
+    tar = tarfile.TarFile(fileobj=plain, encoding="utf-8")  # type: ignore[arg-type]
+    for info in tar:
+        kind = "neither a file nor a folder"
+        if info.issym() or info.islnk():
+            kind = "a link"
+        elif info.issparse():
+            kind = "a sparse file"
+        elif info.isdir():
+            kind = "folder"
+        elif info.isreg():
+            kind = "file"
+        yield _Member(info.name, kind, info.size, partial(tar.extractfile, info))
+    # tarfile takes damage between members, or nothing there, for the end of the archive
+    plain.seek(tar.offset)
+    if plain.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise InputError(
+            f"{path}: damaged or cut short at byte {tar.offset} of the tar archive, "
+            "expected a member or the end mark"
+        )
+    while plain.read(_BLOCK):  # to the end, where gzip's checksum is
+        pass
 
 
-class _Zip:
-    """A zip archive."""
+def _zip_members(file: IO[bytes]) -> Iterator[_Member]:
+    archive = zipfile.ZipFile(file)
+    for info in archive.infolist():
+        form = stat.S_IFMT(info.external_attr >> 16) if info.create_system == 3 else 0
+        kind = "folder" if info.is_dir() else "file"
+        if form not in (0, stat.S_IFREG, stat.S_IFDIR):
+            kind = "a link" if form == stat.S_IFLNK else "neither a file nor a folder"
+        elif info.flag_bits & 1:
+            kind = "encrypted"
+        elif info.compress_type not in _METHODS:
+            kind = f"compressed by method {info.compress_type}"
+        yield _Member(info.filename, kind, info.file_size, partial(archive.open, info))
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self.zip = zipfile.ZipFile(file)
 
-    def members(self) -> Iterator[_Member]:
-        for info in self.zip.infolist():
-            form = stat.S_IFMT(info.external_attr >> 16) if info.create_system == 3 else 0
-            kind = "folder" if info.is_dir() else "file"
-            if form not in (0, stat.S_IFREG, stat.S_IFDIR):
-                kind = "a link" if form == stat.S_IFLNK else "neither a file nor a folder"
-            elif info.flag_bits & 1:
-                kind = "encrypted"
-            elif info.compress_type not in _METHODS:
-                kind = f"compressed by method {info.compress_type}"
-            yield _Member(info.filename, kind, info.file_size, info)
-
-    def open(self, member: _Member, out: Path) -> IO[bytes]:
-        return self.zip.open(member.entry)
+def _members(file: IO[bytes], path: Path, most: int) -> Iterator[_Member]:
+    """The members of an archive whose kind its first bytes tell."""
+    head = file.read(2)
+    file.seek(0)
+    if head == b"PK":
+        return _zip_members(file)
+    plain: Any = gzip.GzipFile(fileobj=file) if head == b"\x1f\x8b" else file
+    return _tar_members(plain, path, most)
 
 
 def _bomb(path: Path, most: int) -> InputError:
@@ -165,19 +151,14 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except OSError as error:
-        if error.errno not in (None, errno.EINVAL):  # a place before the file's start is EINVAL
+    except (OSError, *_DAMAGED) as error:
+        # of the system's own errors, EINVAL is a place before the file's start
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
-        raise _damaged(path, error) from error
-    except _DAMAGED as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: Exception) -> InputError:
-    said = " ".join(str(error).split()) or type(error).__name__
-    return InputError(
-        f"{path}: damaged or cut short ({shown(said)}), expected a tar, tar.gz or zip archive"
-    )
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(
+            f"{path}: damaged or cut short ({shown(said)}), expected a tar, tar.gz or zip archive"
+        ) from error
 
 
 def wanted_md5(archive: Path, md5: str | None) -> str | None:
@@ -201,8 +182,8 @@ def wanted_md5(archive: Path, md5: str | None) -> str | None:
     return wanted
 
 
-def _name_problem(member: _Member) -> str | None:
-    """What is wrong with a member: zip has no filter, and tar's came with Python 3.11.4 only."""
+def _member_problem(member: _Member) -> str | None:
+    """What is wrong with a member: more than tarfile's data filter refuses, and in zip, too."""
     if member.kind not in ("file", "folder"):
         return f"is {member.kind}, expected plain files and folders only"
     if member.name.startswith("/"):
@@ -223,7 +204,7 @@ def _check_members(path: Path, members: Iterable[_Member], most: int) -> list[_M
             raise InputError(f"{path}: {shown(member.name)} has {member.size} bytes, expected 0 up")
         if total > most:
             raise _bomb(path, most)
-        if problem := _name_problem(member):
+        if problem := _member_problem(member):
             problems.append(f"{path}: {shown(member.name)} {problem}")
         elif member.kind == "file":
             files.append(member)
@@ -234,7 +215,7 @@ def _check_members(path: Path, members: Iterable[_Member], most: int) -> list[_M
     return files
 
 
-def _extract(archive: _Tar | _Zip, path: Path, files: Sequence[_Member], part: Path) -> None:
+def _extract(path: Path, files: Sequence[_Member], part: Path) -> None:
     """Write the files into the new folder ``part``."""
     for member in Progress(files, f"unpack {path.name}"):
         target = part.joinpath(*member.parts)
@@ -246,7 +227,7 @@ def _extract(archive: _Tar | _Zip, path: Path, files: Sequence[_Member], part: P
                 raise
             said = f"{shown(member.name)} cannot be unpacked ({error.strerror})"
             raise InputError(f"{path}: {said}, expected a file of its own") from error
-        with file, archive.open(member, part) as source:
+        with file, cast(IO[bytes], member.open()) as source:  # None for a folder only
             shutil.copyfileobj(source, file, _BLOCK)
         if (size := target.stat().st_size) != member.size:
             name = shown(member.name)
@@ -303,13 +284,6 @@ def _checked_md5(file: IO[bytes], path: Path, md5: str | None) -> str:
     return f"{path}: MD5 {found}, as {source}"
 
 
-def _open(file: IO[bytes], path: Path, most: int) -> _Tar | _Zip:
-    file.seek(0)
-    head = file.read(2)
-    file.seek(0)
-    return _Zip(file) if head == b"PK" else _Tar(file, path, most, head == b"\x1f\x8b")
-
-
 def unpack(archive: Path, out: Path, md5: str | None = None) -> list[str]:
     """Unpack a tar, tar.gz or zip archive into a folder, which keeps what it has.
 
@@ -342,8 +316,8 @@ def unpack(archive: Path, out: Path, md5: str | None = None) -> list[str]:
         checked = _checked_md5(file, archive, md5)
         most = max(SMALL, MOST_RATIO * archive.stat().st_size)
         with _reading(archive):
-            opened = _open(file, archive, most)
-            files = _check_members(archive, opened.members(), most)
+            file.seek(0)
+            files = _check_members(archive, _members(file, archive, most), most)
         total = sum(member.size for member in files)
         if total > (free := shutil.disk_usage(base).free):
             raise InputError(f"{base}: {_size(free)} free, expected {_size(total)} for {archive}")
@@ -354,7 +328,7 @@ def unpack(archive: Path, out: Path, md5: str | None = None) -> list[str]:
             part = Path(folder) / "content"
             part.mkdir()
             with _reading(archive):
-                _extract(opened, archive, files, part)
+                _extract(archive, files, part)
             same = _move_in(part, out)
     there = f", {same:,} of them there already" if same else ""
     return [checked, f"{out}: {len(files):,} files, {_size(total)}{there}"]
