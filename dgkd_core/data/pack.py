@@ -12,9 +12,8 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 from dgkd_core.runtime.errors import InputError, reason
 from dgkd_core.runtime.files import atomic_file
@@ -30,8 +29,8 @@ _DAMAGED = (
 class PackWriter:
     """Adds members in the order given; made by `write_pack`."""
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self._zip = zipfile.ZipFile(file, "w")
+    def __init__(self, archive: zipfile.ZipFile) -> None:
+        self._zip = archive
 
     def add(self, name: str, content: bytes, compress: bool = False) -> None:
         """Add a member; ``compress`` for content that is not compressed yet."""
@@ -41,19 +40,12 @@ class PackWriter:
         info.compress_type = zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED
         self._zip.writestr(info, content, compresslevel=6 if compress else None)
 
-    def close(self) -> None:
-        self._zip.close()
-
 
 @contextmanager
 def write_pack(path: str | Path) -> Iterator[PackWriter]:
     """Write a pack atomically: ``path`` changes only when the block ends well."""
-    with (
-        atomic_file(path) as part,
-        open(part, "wb") as file,
-        closing(PackWriter(file)) as writer,
-    ):
-        yield writer
+    with atomic_file(path) as part, zipfile.ZipFile(part, "w") as archive:
+        yield PackWriter(archive)
 
 
 class Pack:
@@ -74,18 +66,13 @@ class Pack:
             try:
                 self._zip = zipfile.ZipFile(self.path)
             except FileNotFoundError as error:
-                raise InputError(
-                    f"{self.path}: no such file (run the stage that makes it)"
-                ) from error
+                said = "no such file (run the stage that makes it)"
+                raise InputError(f"{self.path}: {said}") from error
             except _DAMAGED as error:
-                raise InputError(
-                    f"{self.path}: not a readable zip archive ({reason(error)})"
-                ) from error
+                said = f"not a readable zip archive ({reason(error)})"
+                raise InputError(f"{self.path}: {said}") from error
             self._pid = os.getpid()
         return self._zip
-
-    def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_zip": None, "_pid": -1}
 
     def __contains__(self, name: str) -> bool:
         return name in self._names

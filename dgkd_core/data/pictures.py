@@ -37,11 +37,7 @@ _KINDS = {
     "P": "palette",
     "PA": "palette with transparency",
     "RGBA": "transparent",
-    "RGBX": "RGBX",
-    "CMYK": "CMYK",
-    "YCbCr": "YCbCr",
-    "LAB": "LAB",
-    "HSV": "HSV",
+    **{mode: mode for mode in ("RGBX", "CMYK", "YCbCr", "LAB", "HSV")},
 }
 
 
@@ -335,12 +331,10 @@ def _renumbered(picture: Image.Image, highest: int) -> tuple[int, int] | None:
     palette, voc = picture.getpalette() or [], voc_palette()
     ids = {tuple(voc[3 * i : 3 * i + 3]): i for i in (*range(highest + 1), 255)}
     used = [index for index, count in enumerate(picture.histogram()) if count]
-    meant = [ids.get(tuple(palette[3 * i : 3 * i + 3])) for i in used]
-    if None in meant or len(set(meant)) < len(used):
+    meant = {i: ids.get(tuple(palette[3 * i : 3 * i + 3]), -1) for i in used}
+    if -1 in meant.values() or len(set(meant.values())) < len(used):
         return None
-    return next(
-        ((i, id_) for i, id_ in zip(used, meant, strict=True) if id_ not in (i, None)), None
-    )
+    return next(((i, id_) for i, id_ in meant.items() if id_ != i), None)
 
 
 def decode_mask(content: bytes, name: str, highest: int | None = None) -> np.ndarray:
@@ -432,9 +426,8 @@ def voc_palette() -> list[int]:
     colours = np.zeros((256, 3), np.uint8)
     for bit in range(8):
         for channel in range(3):
-            colours[:, channel] |= ((np.arange(256) >> (3 * bit + channel)) & 1).astype(
-                np.uint8
-            ) << (7 - bit)
+            set_ = (np.arange(256) >> (3 * bit + channel)) & 1
+            colours[:, channel] |= (set_ << (7 - bit)).astype(np.uint8)
     return [int(value) for value in colours.reshape(-1)]
 
 
