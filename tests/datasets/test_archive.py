@@ -4,11 +4,8 @@ import gzip
 import hashlib
 import io
 import os
-import random
 import re
-import shutil
 import stat
-import struct
 import tarfile
 import zipfile
 from collections.abc import Iterable
@@ -16,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from support import one_line
 
 from dgkd_core.cli.main import main
@@ -76,13 +71,11 @@ GOOD = {
 
 
 def tree(root: Path) -> dict[str, Any]:
-    """Every path below ``root`` with a file's content, a link's target or None."""
-    found: dict[str, Any] = {}
-    for path in root.rglob("*"):
-        name = path.relative_to(root).as_posix()
-        link = path.is_symlink()
-        found[name] = os.readlink(path) if link else path.read_bytes() if path.is_file() else None
-    return found
+    """Every path below ``root`` with a file's content; folders and broken links have None."""
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes() if path.is_file() else None
+        for path in root.rglob("*")
+    }
 
 
 def files(root: Path) -> dict[str, bytes]:
@@ -91,7 +84,7 @@ def files(root: Path) -> dict[str, bytes]:
 
 def save(folder: Path, name: str, content: bytes) -> Path:
     path = folder / name
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     return path
 
@@ -100,14 +93,11 @@ def save(folder: Path, name: str, content: bytes) -> Path:
 def test_each_format_arrives_whole(name: str, tmp_path: Path) -> None:
     path = save(tmp_path, name, GOOD[name])
     out = tmp_path / "new" / "data"
-    lines = unpack(path, out, "any")
     digest = hashlib.md5(GOOD[name]).hexdigest()
-    assert lines == [
-        f"{path}: MD5 {digest}, not compared with any",
-        f"{out}: 3 files, 0.0 MB",
-    ]
+    said = [f"{path}: MD5 {digest}, not compared with any", f"{out}: 3 files, 0.0 MB"]
+    assert unpack(path, out, "any") == said
     assert files(out) == FILES
-    assert sorted(each.name for each in tmp_path.iterdir()) == sorted([name, "new"])
+    assert sorted(os.listdir(tmp_path)) == sorted([name, "new"])
     assert os.listdir(tmp_path / "new") == ["data"]
     assert stat.S_IMODE((out / "VOC/empty.txt").stat().st_mode) & 0o600 == 0o600
     assert stat.S_IMODE(out.stat().st_mode) == stat.S_IMODE((tmp_path / "new").stat().st_mode)
@@ -115,37 +105,32 @@ def test_each_format_arrives_whole(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a.tar", "a.zip"])
 def test_what_is_there_stays_and_it_can_be_run_again(name: str, tmp_path: Path) -> None:
-    path = save(tmp_path, name, GOOD[name])
-    out = tmp_path / "data"
+    path, out = save(tmp_path, name, GOOD[name]), tmp_path / "data"
     own = {"own.txt": b"mine", "VOC/JPEGImages/own.jpg": b"mine too"}
     for file, content in {**own, "VOC/empty.txt": b""}.items():
-        (out / file).parent.mkdir(parents=True, exist_ok=True)
-        (out / file).write_bytes(content)
-    assert unpack(path, out, "any")[1] == f"{out}: 3 files, 0.0 MB, 1 of them there already"
-    assert files(out) == {**FILES, **own}
-    assert unpack(path, out, "any")[1].endswith("3 of them there already")
-    assert files(out) == {**FILES, **own}
+        save(out, file, content)
+    for there in (1, 3):
+        said = f"{out}: 3 files, 0.0 MB, {there} of them there already"
+        assert unpack(path, out, "any")[1] == said
+        assert files(out) == {**FILES, **own}
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("VOC/empty.txt", b"changed"), ("VOC/JPEGImages", b"a file"), ("VOC/Annotations", "link")],
+    [("VOC/empty.txt", b"changed"), ("VOC/JPEGImages", b"a file"), ("VOC/Annotations", None)],
 )
 def test_other_content_in_the_way_stops_it_before_anything_is_moved(
-    name: str, value: Any, tmp_path: Path
+    name: str, value: bytes | None, tmp_path: Path
 ) -> None:
-    path = save(tmp_path, "a.tar", GOOD["a.tar"])
-    out = tmp_path / "data"
-    (out / name).parent.mkdir(parents=True)
-    if isinstance(value, bytes):
-        (out / name).write_bytes(value)
+    path, there = save(tmp_path, "a.tar", GOOD["a.tar"]), tmp_path / "data" / name
+    if value is None:
+        there.parent.mkdir(parents=True)
+        there.symlink_to("nowhere")
     else:
-        (out / name).symlink_to("nowhere")
+        save(tmp_path / "data", name, value)
     before = tree(tmp_path)
-    one_line(
-        lambda: unpack(path, out, "any"),
-        f"{out / name}: there already with other content, expected it not to be",
-    )
+    said = f"{there}: there already with other content, expected it not to be"
+    one_line(lambda: unpack(path, tmp_path / "data", "any"), said)
     assert tree(tmp_path) == before
 
 
@@ -179,7 +164,6 @@ def test_the_published_md5(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert unpack(path, tmp_path / "data", digest.upper())[0] == f"{path}: MD5 {digest}, as given"
     monkeypatch.setitem(archive.PUBLISHED, VOC.lower(), digest)
     assert unpack(path, tmp_path / "data")[0] == f"{path}: MD5 {digest}, as published"
-    assert files(tmp_path / "data") == FILES
 
 
 def tar(*members: tuple[str, Any], mode: str = "w", form: int = 2) -> bytes:
@@ -211,10 +195,9 @@ def tar_size(size: bytes) -> bytes:
     return bytes(raw)
 
 
-def encrypted() -> bytes:
-    raw = bytearray(zipped())
-    raw[raw.index(b"PK\x01\x02") + 8] |= 1
-    return bytes(raw)
+def zip_header(place: int, new: bytes) -> bytes:
+    """A zip archive with other bytes at a place of its first member's record."""
+    return patched(zipped(), zipped().index(b"PK\x01\x02") + place, new)
 
 
 def corrupt_zip() -> bytes:
@@ -229,78 +212,61 @@ def long_header() -> bytes:
     return gzip.compress(info.tobuf() + bytes(1 << 20))
 
 
-NAME = "expected names within the archive"
-BROKEN = ("damaged or cut short", "expected a tar, tar.gz or zip archive")
-DAMAGE: dict[str, tuple[bytes, tuple[str, ...]]] = {
-    "leads out": (tar(("../b", b"b")), ("'../b' leads out of the folder", NAME)),
-    "leads out within": (tar(("a/../../b", b"b")), ("'a/../../b' leads out of the folder", NAME)),
-    "absolute": (tar(("/tmp/b", b"b")), ("'/tmp/b' is an absolute path", NAME)),
-    "long name": (tar((300 * "b", b"b")), ("cannot be unpacked (",)),
-    "link out": (
-        tar(special("l", tarfile.SYMTYPE, "/etc")),
-        ("'l' is a link, expected plain fil",),
-    ),
-    "link in": (tar(special("l", tarfile.SYMTYPE, "good.txt")), ("'l' is a link, expected plain",)),
-    "hard link": (tar(special("l", tarfile.LNKTYPE, "../x")), ("'l' is a link, expected plain",)),
-    "device": (tar(special("d", tarfile.BLKTYPE)), ("'d' is neither a file nor a folder, expec",)),
-    "pipe": (tar(special("d", tarfile.FIFOTYPE)), ("'d' is neither a file nor a folder, expec",)),
-    "unknown type": (tar(special("d", b"Z")), ("'d' is neither a file nor a folder, expected",)),
-    "sparse": (tar(special("s", tarfile.GNUTYPE_SPARSE)), ("'s' is a sparse file, expected plai",)),
-    "twice": (tar(("b", b"b"), ("./b", b"c")), ("cannot be unpacked (",)),
-    "file, then folder": (tar(("b", b"b"), ("b/c", b"c")), ("cannot be unpacked (",)),
-    "folder, then file": (tar(("b/c", b"c"), ("b", b"b")), ("cannot be unpacked (",)),
-    "no name": (tar((".", b"b")), ("cannot be unpacked (",)),
-    "no file": (tar_bytes([("a", None)]), ("no file in it, expected a data set",)),
-    "empty archive": (tar_bytes([]), ("no file in it, expected a data set",)),
-    "empty zip": (zip_bytes([]), ("no file in it, expected a data set",)),
+PLAIN = "expected plain files and folders only"
+OUT = "leads out of the folder, expected names within the archive"
+BROKEN = "damaged or cut short (…), expected a tar, tar.gz or zip archive"
+AT_3072 = "damaged or cut short at byte 3072 of the tar archive, expected a member or the end mark"
+ALONE = "…cannot be unpacked (…), expected a file of its own"
+NOTHING = "no file in it, expected a data set"
+ODD = f"'d' is neither a file nor a folder, {PLAIN}"
+USTAR, TGZ = GOOD["ustar.tar"], GOOD["a.tgz"]
+DAMAGE: dict[str, tuple[bytes, str]] = {  # … stands for anything
+    "leads out": (tar(("../b", b"b")), f"'../b' {OUT}"),
+    "leads out within": (tar(("a/../../b", b"b")), f"'a/../../b' {OUT}"),
+    "absolute": (tar(("/tmp/b", b"b")), "'/tmp/b' is an absolute path, expected names within the…"),
+    "long name": (tar((300 * "b", b"b")), ALONE),
+    "link out": (tar(special("l", tarfile.SYMTYPE, "/etc")), f"'l' is a link, {PLAIN}"),
+    "link in": (tar(special("l", tarfile.SYMTYPE, "good.txt")), f"'l' is a link, {PLAIN}"),
+    "hard link": (tar(special("l", tarfile.LNKTYPE, "../x")), f"'l' is a link, {PLAIN}"),
+    **{
+        f"type {k!r}": (tar(special("d", k)), ODD)
+        for k in (tarfile.BLKTYPE, tarfile.FIFOTYPE, b"Z")
+    },
+    "sparse": (tar(special("s", tarfile.GNUTYPE_SPARSE)), f"'s' is a sparse file, {PLAIN}"),
+    "twice": (tar(("b", b"b"), ("./b", b"c")), ALONE),
+    "file, then folder": (tar(("b", b"b"), ("b/c", b"c")), ALONE),
+    "folder, then file": (tar(("b/c", b"c"), ("b", b"b")), ALONE),
+    "no name": (tar((".", b"b")), ALONE),
+    "no file": (tar_bytes([("a", None)]), NOTHING),
+    "empty archive": (tar_bytes([]), NOTHING),
+    "empty zip": (zip_bytes([]), NOTHING),
     "empty": (b"", BROKEN),
     "text": (b"<html>404</html>" * 99, BROKEN),
     "cut in the tar's data": (GOOD["a.tar"][:2000], BROKEN),
-    "cut in a tar's header": (
-        GOOD["ustar.tar"][: 512 + 2560 + 100],
-        ("damaged or cut short at byte 3072 of the tar archive, expected a member or the end",),
-    ),
-    "cut between members": (
-        GOOD["ustar.tar"][: 512 + 2560],
-        ("damaged or cut short at byte 3072 of the tar archive, expected a member or the end",),
-    ),
-    "damaged tar header": (
-        patched(GOOD["ustar.tar"], 3072 + 10, b"??"),
-        ("damaged or cut short at byte 3072 of the tar archive, expected a member or the end",),
-    ),
-    "cut gzip": (GOOD["a.tgz"][:-40], BROKEN),
-    "cut gzip checksum": (GOOD["a.tgz"][:-3], BROKEN),
-    "wrong gzip checksum": (patched(GOOD["a.tgz"], len(GOOD["a.tgz"]) - 6, b"??"), BROKEN),
-    "damaged gzip": (patched(GOOD["a.tgz"], 200, bytes(40)), BROKEN),
+    "cut in a tar's header": (USTAR[: 512 + 2560 + 100], AT_3072),
+    "cut between members": (USTAR[: 512 + 2560], AT_3072),
+    "damaged tar header": (patched(USTAR, 3072 + 10, b"??"), AT_3072),
+    "cut gzip": (TGZ[:-40], BROKEN),
+    "cut gzip checksum": (TGZ[:-3], BROKEN),
+    "wrong gzip checksum": (patched(TGZ, len(TGZ) - 6, b"??"), BROKEN),
+    "damaged gzip": (patched(TGZ, 200, bytes(40)), BROKEN),
     "gzip of text": (gzip.compress(b"no tar" * 999), BROKEN),
-    "negative size": (tar_size(b"\xff" * 12), ("'b.txt' has -1 bytes, expected 0 up",)),
+    "negative size": (tar_size(b"\xff" * 12), "'b.txt' has -1 bytes, expected 0 up"),
     "size beyond the end": (tar_size(b"00000777000\0"), BROKEN),
     "huge size": (
         tar_size(b"77777777777\0"),
-        ("0.0 MB that unpack to more than 268.4 MB, refused as a bomb",),
+        "0.0 MB that unpack to more than 268.4 MB, refused as a bomb",
     ),
-    "long header": (long_header(), ("a header of 67108864 bytes, expected a tar archive",)),
-    "zip leads out": (zipped(("../b", b"b")), ("'../b' leads out of the folder", NAME)),
-    "zip absolute": (zipped(("/b", b"b")), ("'/b' is an absolute path", NAME)),
-    "zip twice": (
-        zip_bytes([("b", b"b"), ("./b", b"c")]),
-        ("cannot be unpacked (",),
-    ),
-    "zip link": (
-        zipped((zip_info("l", stat.S_IFLNK | 0o777), b"/etc")),
-        ("'l' is a link, expected plain files and folders only",),
-    ),
-    "zip pipe": (
-        zipped((zip_info("p", stat.S_IFIFO), b"")),
-        ("'p' is neither a file nor a folder, ex",),
-    ),
-    "zip encrypted": (encrypted(), ("'good.txt' is encrypted, expected plain files and folders",)),
-    "zip method": (
-        patched(zipped(), zipped().index(b"PK\x01\x02") + 10, struct.pack("<H", 9)),
-        ("'good.txt' is compressed by method 9, expected plain files and folders only",),
-    ),
+    "long header": (long_header(), "a header of 67108864 bytes, expected a tar archive"),
+    "zip leads out": (zipped(("../b", b"b")), f"'../b' {OUT}"),
+    "zip absolute": (zipped(("/b", b"b")), "'/b' is an absolute path, expected names within the…"),
+    "zip twice": (zip_bytes([("b", b"b"), ("./b", b"c")]), ALONE),
+    "zip link": (zipped((zip_info("l", stat.S_IFLNK), b"/etc")), f"'l' is a link, {PLAIN}"),
+    "zip pipe": (zipped((zip_info("d", stat.S_IFIFO), b"")), ODD),
+    "zip encrypted": (zip_header(8, b"\1"), f"'good.txt' is encrypted, {PLAIN}"),
+    "zip method": (zip_header(10, b"\x09\0"), f"'good.txt' is compressed by method 9, {PLAIN}"),
     "zip cut": (GOOD["a.zip"][:-30], BROKEN),
-    "zip corrupt": (corrupt_zip(), (BROKEN[0], "Bad CRC-32 for file 'b.txt'")),
+    "zip corrupt": (corrupt_zip(), f"{BROKEN[:21]}…Bad CRC-32 for file 'b.txt'…"),
     "zip head alone": (b"PK\x03\x04" + bytes(100), BROKEN),
 }
 
@@ -312,8 +278,9 @@ def test_each_damage_is_one_line_and_nothing_is_written(name: str, tmp_path: Pat
     save(tmp_path, "in/data/own.txt", b"mine")
     before = tree(tmp_path)
     for out in (tmp_path / "in" / "data", tmp_path / "in" / "new" / "er"):
-        message = one_line(lambda out=out: unpack(path, out, "any"), *said)  # type: ignore[misc]
-        assert message.startswith(f"{path}: ")
+        message = one_line(lambda out=out: unpack(path, out, "any"))  # type: ignore[misc]
+        expected = ".*".join(re.escape(part) for part in f"{path}: {said}".split("…"))
+        assert re.fullmatch(expected, message)
         assert len(message) < len(str(path)) + 300
         assert tree(tmp_path) == before
 
@@ -330,29 +297,24 @@ def test_all_problems_come_together(tmp_path: Path) -> None:
     assert not (tmp_path / "data").exists()
 
 
-@pytest.mark.parametrize("form", ["w", "w:gz", "zip"])
-def test_a_bomb(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+ZEROS = [("good.txt", b"good"), ("zeros", bytes(1_000_000))]
+BOMBS = {
+    "gzip": tar_bytes(ZEROS, "w:gz"),
+    "zip": zip_bytes(ZEROS),
+    "behind the last member": gzip.compress(GOOD["a.tar"] + bytes(1_000_000)),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_bomb(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """1 MB of zeros: fine in a tar archive that is as large, a bomb in a thousandth of that."""
-    members = [("good.txt", b"good"), ("zeros", bytes(1_000_000))]
-    content = zip_bytes(members) if form == "zip" else tar_bytes(members, form)
-    path = save(tmp_path, "x", content)
+    plain = save(tmp_path, "plain", tar_bytes(ZEROS))
+    path = save(tmp_path, "x", BOMBS[name])
     unpack(path, tmp_path / "small", "any")
-    shutil.rmtree(tmp_path / "small")
     monkeypatch.setattr(archive, "SMALL", 100_000)
-    if form == "w":
-        assert len(unpack(path, tmp_path / "data", "any")) == 2
-        return
+    unpack(plain, tmp_path / "large", "any")
     one_line(lambda: unpack(path, tmp_path / "data", "any"), path, "refused as a bomb")
-    assert sorted(tree(tmp_path)) == ["x"]
-
-
-def test_a_bomb_that_lies_behind_the_last_member(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(archive, "SMALL", 100_000)
-    path = save(tmp_path, "x", gzip.compress(GOOD["a.tar"] + bytes(1_000_000)))
-    one_line(lambda: unpack(path, tmp_path / "data", "any"), path, "refused as a bomb")
-    assert sorted(tree(tmp_path)) == ["x"]
+    assert sorted(os.listdir(tmp_path)) == ["large", "plain", "small", "x"]
 
 
 def test_a_full_disk_is_seen_before_anything_is_written(
@@ -376,72 +338,34 @@ def test_a_target_that_is_no_folder_and_archives_that_are_no_files(tmp_path: Pat
     assert sorted(tree(tmp_path)) == ["link", "x.tar"]
 
 
-@pytest.mark.full
-@settings(deadline=None, derandomize=True, max_examples=80)
-@given(seed=st.integers(0, 10**9), name=st.sampled_from(["a.tar", "pax.tar", "a.tgz", "a.zip"]))
-def test_mutated_bytes_stay_within_or_are_refused(
-    seed: int, name: str, tmp_path_factory: pytest.TempPathFactory
+def test_the_command_checks_all_archives_first_and_ends_with_one_line_and_status_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    """For gzip the damage is in the tar archive, out of sight of the checksum."""
-    chance = random.Random(seed)
-    raw = bytearray(GOOD["pax.tar"] if name == "a.tgz" else GOOD[name])
-    for _ in range(chance.randint(1, 4)):
-        place = chance.randrange(min(len(raw), 6000))
-        raw[place] = chance.choice([chance.randrange(256), *b"/.\0L7x", raw[place] ^ 1])
-    if chance.random() < 0.1:
-        del raw[chance.randrange(len(raw)) :]
-    folder = tmp_path_factory.getbasetemp() / "mutated"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    path = save(folder, name, gzip.compress(bytes(raw)) if name == "a.tgz" else bytes(raw))
-    said = ""
-    try:
-        unpack(path, folder / "data", "any")
-    except InputError as error:
-        said = str(error)
-    assert all(line.startswith(f"{path}: ") for line in said.splitlines())
-    assert sorted(each.name for each in folder.iterdir()) == sorted([name, *["data"][bool(said) :]])
-    assert not any(each.is_symlink() for each in folder.rglob("*"))
-
-
-def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    path = save(tmp_path, "a.zip", GOOD["a.zip"])
-    other = save(tmp_path, "b.tar", tar(("b.txt", b"b")))
-    monkeypatch.setitem(archive.PUBLISHED, "a.zip", hashlib.md5(path.read_bytes()).hexdigest())
-    monkeypatch.setitem(archive.PUBLISHED, "b.tar", hashlib.md5(other.read_bytes()).hexdigest())
-    main(["unpack", str(path), str(other), str(tmp_path / "data")])
-    assert files(tmp_path / "data") == {**FILES, "good.txt": b"good", "b.txt": b"b"}
-    lines = [line for line in capsys.readouterr().out.splitlines() if "spent" not in line]
-    assert [line.split(", ")[-1] for line in lines[::2]] == ["as published", "as published"]
-    for line, count in zip(lines[1::2], (3, 2), strict=True):
-        assert line.startswith(f"{tmp_path / 'data'}: {count} files")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["x.tar", "data"], "dgkd: x.tar: no published MD5 is known for this name, expected --md5"),
-        (["x.tar", VOC, "data"], "dgkd: x.tar: no published MD5 is known for this name, expected"),
-        ([VOC, "data"], f"dgkd: {VOC}: MD5 "),
-        (["x.tar", "data", "--md5", "123"], "dgkd: --md5 123: expected 32 hexadecimal digits or a"),
-        (["x.tar", VOC, "data", "--md5", "any"], "dgkd: --md5 with 2 archives, expected one"),
-        (
-            ["--md5", "any", "x.tar", "data"],
-            "dgkd: x.tar: '../b' leads out of the folder, expected",
-        ),
-        (["--md5", "any", "no.tar", "data"], "dgkd: no.tar: no such file, expected a tar, tar.gz"),
-    ],
-)
-def test_the_command_ends_with_one_line_and_status_1(
-    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
-    for name in ("x.tar", VOC):
-        save(tmp_path, name, tar(("../b", b"b")))
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as ended:
-        main(["unpack", *arguments])
-    printed = capsys.readouterr()
-    assert ended.value.code == 1 or printed.err == ""
-    assert re.fullmatch(re.escape(said) + ".*\n", printed.err or f"{ended.value.code}\n")
-    assert printed.out == ""
-    assert sorted(tree(tmp_path)) == sorted(["x.tar", VOC])
+    save(tmp_path, "good.zip", GOOD["a.zip"])
+    save(tmp_path, VOC, tar(("../b", b"b")))
+    for arguments, said in {
+        "good.zip data": "dgkd: good.zip: no published MD5 is known for this name, expected --md5",
+        f"{VOC} good.zip data": "dgkd: good.zip: no published MD5 is known for this name, expected",
+        f"{VOC} data": f"dgkd: {VOC}: MD5 ",
+        "good.zip data --md5 123": "dgkd: --md5 123: expected 32 hexadecimal digits or any",
+        f"good.zip {VOC} data --md5 any": "dgkd: --md5 with 2 archives, expected one",
+        f"--md5 any {VOC} data": f"dgkd: {VOC}: '../b' leads out of the folder, expected",
+        "--md5 any no.tar data": "dgkd: no.tar: no such file, expected a tar, tar.gz or zip",
+    }.items():
+        with pytest.raises(SystemExit) as ended:
+            main(["unpack", *arguments.split()])
+        printed = capsys.readouterr()
+        assert ended.value.code == 1 or printed.err == ""
+        assert re.fullmatch(re.escape(said) + ".*\n", printed.err or f"{ended.value.code}\n")
+        assert printed.out == ""
+        assert not (tmp_path / "data").exists()
+    digest = hashlib.md5(GOOD["a.zip"]).hexdigest()
+    for name in ("good.zip", "again.zip"):
+        save(tmp_path, name, GOOD["a.zip"])
+        monkeypatch.setitem(archive.PUBLISHED, name, digest)
+    main(["unpack", "good.zip", "again.zip", "data"])
+    said = capsys.readouterr().out
+    assert f"again.zip: MD5 {digest}, as published\n" in said
+    assert "data: 3 files, 0.0 MB, 3 of them there already" in said
+    assert files(tmp_path / "data") == FILES

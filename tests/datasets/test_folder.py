@@ -1,99 +1,97 @@
-"""Any user's folder: pairs, one kind alone, odd names, and what counts as val."""
+"""Any user's folder: pairs, one kind alone, odd names, and what counts as val; and test sets."""
 
 import unicodedata
 from pathlib import Path
 
+import numpy as np
 import pytest
-from trees import FolderSet, mask, photo
+from PIL import Image
+from support import one_line
+from trees import FolderSet, mask, photo, write_list
 
+from dgkd_core.data.pack import Pack
 from dgkd_core.datasets.folder import read_folder
+from dgkd_core.datasets.ingest import file_items, write_data_set
+from dgkd_core.datasets.source import DataSet, pictures_by_id
 from dgkd_core.datasets.testset import read_testset
-from dgkd_core.runtime.errors import InputError
 
 
-@pytest.fixture
-def mine(tmp_path: Path) -> FolderSet:
-    return FolderSet(tmp_path / "my night photos")
-
-
-def test_pairs_by_name_and_val_by_masks(mine: FolderSet) -> None:
+def read(mine: FolderSet) -> DataSet:
     found = read_folder(mine.root, mine.classes)
-    assert (found.classes, found.problems) == (("cat", "dog"), [])
-    assert [(s.id, s.split, s.labels) for s in found.sources] == [
-        ("a", "train", ("cat",)),
-        ("b", "train", ("cat", "dog")),
-        ("v", "val", ("cat",)),
-        ("ñ c", "train", ("dog",)),
+    assert found.problems == []
+    return found
+
+
+def test_pairs_by_name_and_val_by_masks_or_a_column_split(mine: FolderSet) -> None:
+    found = read(mine)
+    assert found.classes == ("cat", "dog")
+    assert [(s.id, s.split, s.labels, s.mask is not None) for s in found.sources] == [
+        ("a", "train", ("cat",), False),
+        ("b", "train", ("cat", "dog"), False),
+        ("v", "val", ("cat",), True),
+        ("ñ c", "train", ("dog",), False),
     ]
     assert (found.sources[0].normal, found.sources[0].dark) == (mine.normal("a"), mine.dark("a"))
-    assert [s.id for s in found.sources if s.mask] == ["v"]
-
-
-def test_a_column_split_decides(mine: FolderSet) -> None:
-    mine.write_labels({"a": "val", "b": "train", "ñ c": "train", "v": "train"})
-    found = read_folder(mine.root, mine.classes)
-    assert {s.id: s.split for s in found.sources} == {
-        "a": "val",
-        "b": "train",
-        "ñ c": "train",
-        "v": "train",
-    }
-    assert found.problems == []
+    mine.write_labels("val", "train", "train", "train")
+    assert [s.split for s in read(mine).sources] == ["val", "train", "train", "train"]
 
 
 def test_class_names_from_the_labels_where_there_are_no_masks(mine: FolderSet) -> None:
-    (mine.root / "masks" / "v.png").unlink()
-    mine.write_labels({"a": "val", "b": "train", "ñ c": "train", "v": "train"})
+    mine.mask.unlink()
+    mine.write_labels("val", "train", "train", "train")
     found = read_folder(mine.root, [])
     assert (found.classes, found.problems) == (("cat", "dog"), [])
     assert not any(s.mask for s in found.sources)
 
 
-@pytest.mark.parametrize("kind", ["normal", "dark"])
-def test_one_kind_alone(kind: str, mine: FolderSet) -> None:
-    other = "dark" if kind == "normal" else "normal"
+def test_more_classes_than_a_mask_can_hold(mine: FolderSet) -> None:
+    for count, refused in ((254, False), (255, True)):
+        write_list(mine.table, "id,labels", f"a,{';'.join(f'c{i}' for i in range(count))}")
+        problems = read_folder(mine.root, []).problems
+        assert any(f"{count} classes, expected at most 254" in line for line in problems) == refused
+
+
+@pytest.mark.parametrize(("kind", "other"), [("normal", "dark"), ("dark", "normal")])
+def test_one_kind_alone(kind: str, other: str, mine: FolderSet) -> None:
     for path in (mine.root / other).iterdir():
         path.unlink()
-    found = read_folder(mine.root, mine.classes)
-    assert found.problems == []
-    assert all(getattr(s, kind) and not getattr(s, other) for s in found.sources)
+    assert all(getattr(s, kind) and not getattr(s, other) for s in read(mine).sources)
 
 
 def test_pictures_right_in_the_folder_are_dark_ones(tmp_path: Path) -> None:
-    photo(tmp_path / "1.jpg", 9)
-    photo(tmp_path / "2.JPG", 9)
-    (tmp_path / "notes.txt").write_text("not a picture")
-    (tmp_path / ".hidden.png").write_text("not one either")
-    (tmp_path / "labels.csv").write_text("id,labels,split\n1,cat,train\n2.JPG,cat,val\n")
+    paths = [photo(tmp_path / name) for name in ("1.jpg", "2.JPG")]
+    for name in ("notes.txt", ".hidden.png"):
+        (tmp_path / name).write_text("not a picture")
+    write_list(tmp_path / "labels.csv", "id,labels,split", "1,cat,train", "2.JPG,cat,val")
     found = read_folder(tmp_path, [])
     assert found.problems == []
     assert [(s.id, s.normal, s.dark) for s in found.sources] == [
-        ("1", None, tmp_path / "1.jpg"),
-        ("2", None, tmp_path / "2.JPG"),
+        (path.stem, None, path) for path in paths
     ]
 
 
-def test_a_normal_picture_may_do_without_a_dark_one(mine: FolderSet) -> None:
-    """Real and synthetic dark pictures may be mixed; darken makes those that lack."""
+def test_which_pictures_may_lack_their_twin(mine: FolderSet) -> None:
+    """Real and synthetic dark pictures may be mixed; val needs no daylight."""
     mine.dark("a").unlink()
-    found = read_folder(mine.root, mine.classes)
-    assert found.problems == []
+    mine.normal("v").unlink()
+    found = read(mine)
     assert [s.id for s in found.sources if s.dark is None] == ["a"]
+    said = "1 of 4 pictures have no real dark one, darken makes them (a is the first)"
+    assert found.notes == [said]
 
 
 def test_camera_raw_counts_unless_a_picture_of_its_name_does(mine: FolderSet) -> None:
     mine.dark("a").rename(mine.root / "dark/a.ARW")
     (mine.root / "dark/b.nef").write_bytes(b"beside b.png")
-    found = read_folder(mine.root, mine.classes)
+    found = read(mine)
     assert [s.dark and s.dark.name for s in found.sources[:2]] == ["a.ARW", "b.png"]
     assert found.notes == [f"{mine.root / 'dark'}: 1 .nef file not read (b.nef)"]
 
 
 def test_every_file_that_is_not_used_is_named(mine: FolderSet) -> None:
     for name in ("dark/a.jxl", "masks/v.gif", "normal/1/x.jpg", "notes", ".hidden", "b.ARW"):
-        (mine.root / name).parent.mkdir(exist_ok=True)
-        (mine.root / name).write_text("")
-    (mine.root / "labels.csv").rename(mine.root / "mine.csv")
+        write_list(mine.root / name)
+    mine.table.rename(mine.root / "mine.csv")
     found = read_folder(mine.root, mine.classes, mine.root / "mine.csv")
     assert [note.removeprefix(f"{mine.root}") for note in found.notes] == [
         ": 1 .arw file not read (b.ARW)",
@@ -104,65 +102,77 @@ def test_every_file_that_is_not_used_is_named(mine: FolderSet) -> None:
     ]
 
 
+def test_names_are_the_same_in_both_unicode_forms(mine: FolderSet) -> None:
+    """A picture that was copied from a Mac has its accents apart."""
+    mine.dark("ñ c").rename(mine.dark(unicodedata.normalize("NFD", "ñ c")))
+    assert read(mine).sources[3].dark is not None
+
+
+@pytest.mark.parametrize(
+    "stem", ["a\nb", "\x1b[2J", "out\\..\\..\\x", "a\u2028b", "\x7f", "x" * 201]
+)
+def test_a_file_whose_name_is_no_id_is_a_problem_of_one_line(tmp_path: Path, stem: str) -> None:
+    for name in (stem, "fine name é"):
+        Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / f"{name}.png")
+    problems: list[str] = []
+    assert list(pictures_by_id(tmp_path, problems)) == ["fine name é"]
+    assert len(problems) == 1
+    assert problems[0].isprintable()
+    assert problems[0].startswith(f"{tmp_path}: the name ")
+
+
+KEY = "evaluate.sets.mine"
+
+
 def test_a_test_set_needs_no_labels(mine: FolderSet) -> None:
-    (mine.root / "labels.csv").unlink()
-    found = read_testset(mine.root, ("cat", "dog"), "evaluate.sets.mine")
-    assert found.problems == []
-    assert [(s.id, s.split, s.labels, s.mask is not None) for s in found.sources] == [
-        ("a", "val", (), False),
-        ("b", "val", (), False),
-        ("v", "val", (), True),
-        ("ñ c", "val", (), False),
-    ]
+    for labels in (("cat",), ()):
+        found = read_testset(mine.root, mine.classes, KEY)
+        assert found.problems == []
+        assert [s.labels for s in found.sources][:1] == [labels]
+        assert [s.id for s in found.sources if s.mask] == ["v"]
+        assert {s.split for s in found.sources} == {"val"}
+        mine.table.unlink(missing_ok=True)
 
 
 def test_a_list_of_photographs(tmp_path: Path) -> None:
-    photo(tmp_path / "album 1" / "x.jpg", 8)
-    photo(tmp_path / "y ü.png", 8)
-    mask(tmp_path / "masks" / "x.png", [2])
-    path = tmp_path / "night.txt"
-    path.write_text("album 1/x.jpg\n\ny ü.png\n", encoding="utf-8")
-    found = read_testset(path, ("cat", "dog"), "evaluate.sets.night")
+    x, y = photo(tmp_path / "album 1" / "x.jpg", 8), photo(tmp_path / "y ü.png", 8)
+    beside, named = mask(tmp_path / "masks/x.png", 2), mask(tmp_path / "truth/y.png", 1)
+    path = write_list(tmp_path / "night.txt", "album 1/x.jpg", "", "y ü.png")
+    found = read_testset(path, ("cat", "dog"), KEY)
     assert found.problems == []
-    assert [(s.id, s.dark, s.mask is not None) for s in found.sources] == [
-        ("x", tmp_path / "album 1" / "x.jpg", True),
-        ("y ü", tmp_path / "y ü.png", False),
+    assert [(s.id, s.dark, s.mask and s.mask.path) for s in found.sources] == [
+        ("x", x, beside),
+        ("y ü", y, None),
     ]
-    mask(tmp_path / "truth" / "y.png", [1])
-    path.write_text("y ü.png truth/y.png\nalbum 1/x.jpg truth/x.png\n", encoding="utf-8")
-    found = read_testset(path, ("cat", "dog"), "evaluate.sets.night")
-    assert [s.mask and s.mask.path for s in found.sources] == [tmp_path / "truth" / "y.png"]
-    gone = tmp_path / "truth" / "x.png"
-    assert found.problems == [f"{path}:2: no mask at {gone}, expected one as the line says"]
-    path.write_text("gone.jpg\nnight.txt\ny ü.png\nalbum 1/y ü.png\n", encoding="utf-8")
     photo(tmp_path / "album 1" / "y ü.png")
-    problems = read_testset(path, ("cat", "dog"), "evaluate.sets.night").problems
-    assert [problem.split(": ", 1)[1].split(",")[0] for problem in problems] == [
-        "'gone.jpg' is not there",
-        "'night.txt' is no picture",
-        "a second picture is named y ü",
+    write_list(
+        path,
+        *("y ü.png truth/y.png", "album 1/x.jpg truth/x.png", "gone.jpg", "night.txt"),
+        *("album 1/y ü.png", ".."),
+    )
+    found = read_testset(path, ("cat", "dog"), KEY)
+    assert [s.mask and s.mask.path for s in found.sources] == [named]
+    assert [problem.removeprefix(f"{path}:").split(",")[0] for problem in found.problems] == [
+        f"2: no mask at {tmp_path / 'truth/x.png'}",
+        "3: 'gone.jpg' is not there",
+        "4: 'night.txt' is no picture",
+        "5: a second picture is named y ü",
+        "6: '..' is no name",
     ]
+
+
+def test_a_test_sets_list_may_name_other_folders_but_writes_none(tmp_path: Path) -> None:
+    """Its pictures may lie anywhere; what is written has the name alone."""
+    photo(tmp_path / "elsewhere" / "a.png")
+    path = write_list(tmp_path / "lists" / "list.txt", "../elsewhere/a.png")
+    found = read_testset(path, ("cat",), KEY)
+    out = tmp_path / "out" / "deep"
+    write_data_set(out, ("cat",), file_items(found.sources, ("cat",), None), splits=("val",))
+    assert Pack(out / "dark.zip").names() == ["a.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "lists", "out"]
 
 
 def test_neither_a_folder_nor_a_list(tmp_path: Path) -> None:
     for path in (tmp_path / "nothing", photo(tmp_path / "x.jpg")):
-        with pytest.raises(InputError) as caught:
-            read_testset(path, ("cat",), "evaluate.sets.x")
-        expected = (
-            f"evaluate.sets.x: {path} is neither a folder of pictures nor a .txt list of some"
-        )
-        assert str(caught.value) == expected
-
-
-def test_names_are_the_same_in_both_unicode_forms(mine: FolderSet) -> None:
-    """A picture that was copied from a Mac has its accents apart."""
-    mine.dark("ñ c").rename(mine.root / "dark" / f"{unicodedata.normalize('NFD', 'ñ c')}.png")
-    found = read_folder(mine.root, mine.classes)
-    assert found.problems == []
-    assert found.sources[3].dark is not None
-
-
-def test_val_pictures_need_no_daylight(mine: FolderSet) -> None:
-    mine.normal("v").unlink()
-    found = read_folder(mine.root, mine.classes)
-    assert found.problems == []
+        said = one_line(lambda path=path: read_testset(path, ("cat",), KEY))  # type: ignore[misc]
+        assert said == f"{KEY}: {path} is neither a folder of pictures nor a .txt list of some"

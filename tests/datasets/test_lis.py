@@ -1,104 +1,96 @@
 """LIS's real pairs, and VOC -> LIS."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pytest
-from trees import LisSet, make_sbd, mask
+from trees import LisSet, VocTree, make_sbd, mask, write_list
 
 from dgkd_core.datasets.lis import CLASSES, read_lis, read_voc2lis
+from dgkd_core.datasets.source import DataSet, Source
 
 
-@pytest.fixture
-def lis(tmp_path: Path) -> LisSet:
-    return LisSet(tmp_path / "LIS")
+def row(source: Source) -> list[int]:
+    """The first row of a source's mask."""
+    assert source.mask is not None
+    return source.mask.read()[0].tolist()
+
+
+def found_in(found: DataSet) -> list[tuple[str, str, tuple[str, ...]]]:
+    assert found.problems == []
+    return [(s.id, s.split, s.labels) for s in found.sources]
+
+
+ALL = [("2", "train", ("car",)), ("4", "train", ("car", "bus")), ("6", "val", ("bus",))]
 
 
 def test_pairs_labels_and_masks_from_the_official_annotations(lis: LisSet) -> None:
     found = read_lis(lis.root, CLASSES, "train", "test")
-    assert (found.classes, found.problems, found.notes) == (CLASSES, [], [])
-    assert [(s.id, s.split, s.labels) for s in found.sources] == [
-        ("2", "train", ("car",)),
-        ("4", "train", ("car", "bus")),
-        ("6", "val", ("bus",)),
-    ]
+    assert (found.classes, found.notes) == (CLASSES, [])
+    assert found_in(found) == ALL
     second = found.sources[1]
     assert (second.normal, second.dark) == (lis.normal(3), lis.dark(4))
-    assert second.mask is not None
-    row = np.repeat([2, 4, 0], 4)  # car, bus and background, a third of the columns each
-    assert (second.mask.read() == row[None].repeat(8, 0)).all()
+    assert row(second) == [2] * 4 + [4] * 4 + [0] * 4  # car, bus and background
 
 
 def test_a_subset_of_the_classes(lis: LisSet) -> None:
     found = read_lis(lis.root, ("bus",), "train", "test")
-    assert [(s.id, s.labels) for s in found.sources] == [("4", ("bus",)), ("6", ("bus",))]
+    assert found_in(found) == [("4", "train", ("bus",)), ("6", "val", ("bus",))]
     assert found.notes == ["1 pictures hold none of the 1 classes, left out"]
-    assert found.sources[0].mask is not None
-    row = np.repeat([255, 1, 0], 4)  # the car is ignored
-    assert (found.sources[0].mask.read() == row[None].repeat(8, 0)).all()
+    assert row(found.sources[0]) == [255] * 4 + [1] * 4 + [0] * 4  # the car is ignored
 
 
 def test_masks_by_dark_id_come_before_the_annotations(lis: LisSet) -> None:
-    path = mask(lis.root / "masks" / "4.png", [2, 4])
+    mask(lis.root / "masks" / "4.png", 2, 4)
     found = read_lis(lis.root, ("bus", "car"), "train", "test")
-    second = found.sources[1].mask
-    assert second is not None
-    assert second.path == path
-    assert (second.read()[0] == np.repeat([0, 2, 1, 255], 3)).all()
+    assert row(found.sources[1]) == [0] * 3 + [2] * 3 + [1] * 3 + [255] * 3
 
 
 def test_lists_a_table_and_masks_in_place_of_the_annotations(lis: LisSet) -> None:
     for name in ("train", "test"):
         lis.annotations(name).unlink()
-    (lis.root / "train.txt").write_text("2\n4.JPG\n")
-    (lis.root / "test.txt").write_text("6\n")
-    table = lis.root / "labels.csv"
-    table.write_text("id,labels\n2,car\n4,bus;car\n6,bus\n")
-    mask(lis.root / "masks" / "6.png", [4])
+    write_list(lis.root / "train.txt", "2", "4.JPG")
+    write_list(lis.root / "test.txt", "6")
+    table = write_list(lis.root / "labels.csv", "id,labels", "2,car", "4,bus;car", "6,bus")
+    mask(lis.root / "masks" / "6.png", 4)
     found = read_lis(lis.root, CLASSES, "train", "test", table)
-    assert found.problems == []
-    assert [(s.id, s.labels, s.mask is None) for s in found.sources] == [
-        ("2", ("car",), True),
-        ("4", ("car", "bus"), True),
-        ("6", ("bus",), False),
-    ]
+    assert found_in(found) == ALL
+    assert [source.mask is None for source in found.sources] == [True, True, False]
 
 
-def test_voc_to_lis(voc_tree: Any, lis: LisSet, tmp_path: Path) -> None:
-    voc_tree.add("c1", ["car", "person"], [7, 15])
-    voc_tree.add("c2", ["tvmonitor"], [20])
+def test_pictures_may_lie_right_in_their_folders(lis: LisSet) -> None:
+    for folder in (lis.normal(1).parent, lis.dark(2).parent):
+        for path in folder.iterdir():
+            path.rename(folder.parent / path.name)
+        folder.rmdir()
+    assert found_in(read_lis(lis.root, CLASSES, "train", "test")) == ALL
+
+
+def test_voc_to_lis(voc_tree: VocTree, lis: LisSet, tmp_path: Path) -> None:
+    voc_tree.add("c1", ["car", "person"], 7, 15)
+    voc_tree.add("c2", ["tvmonitor"], 20)
     sbd = make_sbd(tmp_path / "sbd", train=["c1"], val=["c2"])
     found = read_voc2lis(voc_tree.root, lis.root, CLASSES, "train_aug", "test", sbd_root=sbd)
-    assert found.problems == []
     assert found.notes == ["3 pictures hold none of the 8 classes, left out"]  # cats, dogs, sofas
-    assert [(s.id, s.split, s.labels, s.dark) for s in found.sources] == [
-        ("c1", "train", ("car",), None),
-        ("c2", "train", ("tvmonitor",), None),
-        ("6", "val", ("bus",), lis.dark(6)),
-    ]
-    masks = [source.mask for source in found.sources]
-    assert masks[0] is not None
-    assert masks[1] is not None
+    car, monitor = ("c1", "train", ("car",)), ("c2", "train", ("tvmonitor",))
+    assert found_in(found) == [car, monitor, ("6", "val", ("bus",))]
+    assert [source.dark for source in found.sources] == [None, None, lis.dark(6)]
     # VOC's 7 -> 2 and 20 -> 8, the person becomes 255
-    assert (masks[0].read()[0] == np.repeat([0, 2, 255, 255], 3)).all()
-    assert (masks[1].read()[0] == np.repeat([0, 8, 255], 4)).all()
+    assert row(found.sources[0]) == [0] * 3 + [2] * 3 + [255] * 6
+    assert row(found.sources[1]) == [0] * 4 + [8] * 4 + [255] * 4
+
+
+def test_a_picture_of_one_id_in_voc_and_in_lis_is_a_problem(voc_tree: VocTree, lis: LisSet) -> None:
+    voc_tree.add("6", ["car"], 7)
+    write_list(voc_tree.list("train"), "6")
+    problems = read_voc2lis(voc_tree.root, lis.root, CLASSES, "train", "test").problems
+    said = "lis_coco_JPG_test+1.json: 6 is listed already in train.txt, expected once"
+    assert problems == [said]
 
 
 def test_every_voc_id_that_lis_has_is_mapped_as_the_paper_does() -> None:
     from dgkd_core.datasets.names import VOC
     from dgkd_core.datasets.source import Ids
 
-    table = Ids.of(VOC, CLASSES).table
-    mapped = {2: 1, 7: 2, 14: 3, 6: 4, 5: 5, 9: 6, 11: 7, 20: 8}
-    assert {i: table[i] for i in range(1, 21) if table[i] != 255} == mapped
-
-
-def test_pictures_may_lie_right_in_their_folders(lis: LisSet) -> None:
-    for kind in ("RGB-normal", "RGB-dark"):
-        folder = lis.root / kind / "JPEGImages"
-        for path in folder.iterdir():
-            path.rename(lis.root / kind / path.name)
-        folder.rmdir()
-    found = read_lis(lis.root, CLASSES, "train", "test")
-    assert (len(found.sources), found.problems) == (3, [])
+    new = Ids(VOC, CLASSES).map(np.arange(21, dtype=np.uint8), Path("m.png"))
+    mapped = {0: 0, 2: 1, 7: 2, 14: 3, 6: 4, 5: 5, 9: 6, 11: 7, 20: 8}
+    assert {i: int(id_) for i, id_ in enumerate(new) if id_ != 255} == mapped

@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csc_matrix
 from support import one_line
+from trees import make_sbd
 
 from dgkd_core.datasets import sbd
 from dgkd_core.datasets.sbd import read_mat_mask, train_aug
@@ -26,24 +27,20 @@ from dgkd_core.runtime.errors import InputError
 MASK = np.arange(35, dtype=np.uint8).reshape(5, 7) % 21
 
 
-def mat(compress: bool = False, variable: str = "GTcls", **fields: Any) -> bytes:
-    """A file as SBD's: a struct with boundaries, the mask (MASK unless given) and classes."""
-    boundaries = np.empty((20, 1), object)
-    for place in range(20):
-        boundaries[place, 0] = csc_matrix((5, 7), dtype=bool)
-    value = {
-        "Boundaries": boundaries,
-        "Segmentation": MASK,
-        "CategoriesPresent": np.array([[8.0], [15.0]]),
-        **fields,
-    }
-    return saved({variable: value}, compress)
-
-
 def saved(variables: dict[str, Any], compress: bool = False) -> bytes:
     buffer = io.BytesIO()
     scipy.io.savemat(buffer, variables, do_compression=compress)
     return buffer.getvalue()
+
+
+def mat(compress: bool = False, segmentation: Any = MASK) -> bytes:
+    """A file as SBD's: a struct with boundaries, the mask and classes."""
+    boundaries = np.empty((20, 1), object)
+    for place in range(20):
+        boundaries[place, 0] = csc_matrix((5, 7), dtype=bool)
+    classes = np.array([[8.0], [15.0]])
+    value = {"Boundaries": boundaries, "Segmentation": segmentation, "CategoriesPresent": classes}
+    return saved({"GTcls": value}, compress)
 
 
 def element(kind: int, data: bytes, order: str = "<") -> bytes:
@@ -70,76 +67,40 @@ def by_hand(order: str = "<", shape: tuple[int, ...] = (5, 7), kind: int = 9) ->
     return head + matrix(2, (1, 1), b"GTcls", small + names + mask)
 
 
-@pytest.mark.parametrize("compress", [False, True])
-@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.int64, np.float32, np.float64])
-def test_the_mask_that_scipy_wrote(dtype: Any, compress: bool) -> None:
-    content = mat(compress, Segmentation=MASK.astype(dtype))
-    mask = read_mat_mask(content, "a.mat")
-    np.testing.assert_array_equal(mask, MASK, strict=True)
-    assert mask.flags.c_contiguous
-    assert mask.flags.writeable
-    other = scipy.io.loadmat(io.BytesIO(content))["GTcls"][0]["Segmentation"][0]
-    np.testing.assert_array_equal(mask, other)
+GOOD = {
+    **{dtype: mat(segmentation=MASK.astype(dtype)) for dtype in ("u1", "i1", "u2", "i8", "f4")},
+    "compressed": mat(True, MASK.astype("f8")),
+    **{f"byte order {order}": by_hand(order) for order in "<>"},
+    "behind others": saved({"a": np.eye(3), "b": "text", "c": {"Segmentation": 1}}) + mat()[128:],
+}
 
 
-@pytest.mark.parametrize("order", ["<", ">"])
-def test_either_byte_order(order: str) -> None:
-    np.testing.assert_array_equal(read_mat_mask(by_hand(order), "a.mat"), MASK, strict=True)
-
-
-def test_other_variables_are_passed_over() -> None:
-    first = saved({"a": np.eye(3), "b": "text", "c": {"Segmentation": np.ones((2, 2))}}, True)
-    content = first + mat()[128:]
-    np.testing.assert_array_equal(read_mat_mask(content, "a.mat"), MASK)
-
-
-def _patched(place: int, code: str, value: int) -> bytes:
-    raw = bytearray(by_hand())
-    struct.pack_into(f"<{code}", raw, place, value)
-    return bytes(raw)
-
-
-def _bomb() -> bytes:
-    """More than the limit in zeros, a thousandth of that in the file."""
-    return mat()[:128] + element(15, zlib.compress(bytes((1 << 26) + 1000), 9))
+@pytest.mark.parametrize("name", GOOD)
+def test_the_mask_is_read_however_it_was_written(name: str) -> None:
+    np.testing.assert_array_equal(read_mat_mask(GOOD[name], "a.mat"), MASK, strict=True)
 
 
 DAMAGE: dict[str, bytes] = {
     "empty": b"",
     "text": b"no mask here" * 30,
-    "version 4": struct.pack("<5i", 0, 2, 2, 0, 2) + bytes(200),
     "version 7.3": b"MATLAB 7.3 MAT-file".ljust(124) + b"\0\2IM" + bytes(400) + b"\x89HDF\r\n",
-    "cut in the header": mat()[:100],
-    "header alone": mat()[:128],
-    "cut in a tag": mat()[:133],
+    **{f"cut at {place}": mat()[:place] for place in (100, 128, 133)},
     "cut in the data": by_hand()[:200],
-    "cut in compressed data": mat(True)[:-9],
-    "another variable": mat(variable="GTinst"),
+    "another variable": saved({"GTinst": {"Segmentation": MASK}}),
     "no struct": saved({"GTcls": MASK}),
-    "a cell": saved({"GTcls": np.array([1, "a"], object)}),
     "two structs": saved({"GTcls": np.array([(MASK,), (MASK,)], [("Segmentation", object)])}),
     "no field": saved({"GTcls": {"Boundaries": MASK}}),
-    "a cell inside": mat(Segmentation=np.array([[MASK, "a"]], object)),
-    "a struct inside": mat(Segmentation={"a": 1}),
-    "text inside": mat(Segmentation="mask"),
-    "sparse": mat(Segmentation=csc_matrix(MASK * 1.0)),
-    "complex": mat(Segmentation=MASK * 1j),
-    "an object": by_hand(kind=3),
+    "a cell inside": mat(segmentation=np.array([[MASK, "a"]], object)),
+    "a struct inside": mat(segmentation={"a": 1}),
+    "text inside": mat(segmentation="mask"),
+    "sparse": mat(segmentation=csc_matrix(MASK * 1.0)),
+    "complex": mat(segmentation=MASK * 1j),
     "class 77": by_hand(kind=77),
-    "three dimensions": mat(Segmentation=np.zeros((2, 3, 4), np.uint8)),
-    "empty mask": mat(Segmentation=np.zeros((0, 7), np.uint8)),
+    "three dimensions": mat(segmentation=np.zeros((2, 3, 4), np.uint8)),
     "huge size": by_hand(shape=(2**31 - 1, 2**31 - 1)),
     "wrong size": by_hand(shape=(5, 8)),
     "zlib damaged": mat(True)[:140] + bytes(20) + mat(True)[160:],
     "zlib bomb": mat()[:128] + element(15, zlib.compress(bytes(1 << 24), 9)),
-    "nested compression": mat()[:128] + element(15, zlib.compress(element(15, b""))),
-}
-IDS = {
-    "21": mat(Segmentation=MASK + np.uint8(1)),
-    "255": mat(Segmentation=np.full((2, 2), 255)),
-    "-1": mat(Segmentation=np.full((2, 2), -1)),
-    "0.5": mat(Segmentation=MASK / 2),
-    "nan": mat(Segmentation=np.full((2, 2), np.nan)),
 }
 
 
@@ -150,9 +111,12 @@ def test_each_damage_is_one_line_with_the_file(name: str) -> None:
     assert message.startswith("x/a.mat: cannot be read (")
 
 
-@pytest.mark.parametrize("id_", IDS)
-def test_ids_that_voc_does_not_have(id_: str) -> None:
-    said = one_line(lambda: read_mat_mask(IDS[id_], "x/a.mat"))
+@pytest.mark.parametrize(
+    ("values", "id_"),
+    [(MASK + np.uint8(1), "21"), (MASK * 0 + 255, "255"), (MASK - 1.0, "-1.0"), (MASK / 2, "0.5")],
+)
+def test_ids_that_voc_does_not_have(values: np.ndarray, id_: str) -> None:
+    said = one_line(lambda: read_mat_mask(mat(segmentation=values), "x/a.mat"))
     assert said == f"x/a.mat: class id {id_}, expected 0 to 20"
 
 
@@ -189,64 +153,34 @@ def test_mutated_bytes_give_a_mask_or_an_input_error(seed: int, raw: bytes, pack
         del content[chance.randrange(len(content)) :]
     if packed:
         content[128:] = element(15, zlib.compress(content[128:]))
-    said = ""
-    mask = MASK
+    said, mask = "", MASK
     try:
         mask = read_mat_mask(bytes(content), "a.mat")
     except InputError as error:
         said = str(error)
     assert not said or re.fullmatch(r"a\.mat: .+, expected .+", said)
-    assert mask.dtype == np.uint8
-    assert mask.ndim == 2
+    assert (mask.dtype, mask.ndim) == (np.uint8, 2)
     assert mask.size > 0
     assert mask.max() <= 20
 
 
-@pytest.fixture
-def dataset(tmp_path: Path) -> Path:
-    folder = tmp_path / "sbd" / "benchmark_RELEASE" / "dataset"
-    for name in ("cls", "img"):
-        (folder / name).mkdir(parents=True)
-    (folder / "train.txt").write_text("c\nb\r\n\n  a  \nv1\n")
+def test_train_aug(tmp_path: Path) -> None:
+    folder = make_sbd(tmp_path / "benchmark_RELEASE/dataset", ["c", "b\r", "", "  a  ", "v1"], [])
     (folder / "val.txt").write_text("e\nd\nt1\na")
-    return folder
-
-
-def test_train_aug(dataset: Path) -> None:
-    for root in (dataset, dataset.parent, dataset.parent.parent):
+    for root in (folder, folder.parent, tmp_path):
         ids = train_aug(["t2", "b", "t1", "v2"], ["v1", "v2"], root)
         assert ids == ["t2", "b", "t1", "a", "c", "d", "e"]
+    (folder / "val.txt").write_text("a\n\nx/b\n")
+    said = "val.txt:3: 'x/b' holds a path separator, expected a"
+    assert one_line(lambda: train_aug([], [], tmp_path), said).startswith(str(folder))
 
 
-def test_train_aug_of_lists_as_long_as_the_official_ones(dataset: Path) -> None:
+def test_train_aug_of_lists_as_long_as_the_official_ones(tmp_path: Path) -> None:
     """1,464 and 1,449 of VOC; SBD's 8,498 + 2,857 hold 1,133 of the first and 1,104 of the last."""
-    voc_train = [f"t{i}" for i in range(1464)]
-    voc_val = [f"v{i}" for i in range(1449)]
-    sbd = [*voc_train[:1133], *voc_val[:1104], *(f"s{i}" for i in range(11_355 - 1133 - 1104))]
-    random.Random(0).shuffle(sbd)
-    (dataset / "train.txt").write_text("\n".join(sbd[:8498]))
-    (dataset / "val.txt").write_text("\n".join(sbd[8498:]))
-    ids = train_aug(voc_train, voc_val, dataset)
-    assert len(ids) == len(set(ids)) == 10_582
-    assert ids[:1464] == voc_train
-    assert not set(ids) & set(voc_val)
-
-
-@pytest.mark.parametrize(
-    ("damage", "said"),
-    [
-        (lambda folder: (folder / "val.txt").unlink(), "dataset: no val.txt, expected cls, img, "),
-        (lambda folder: (folder / "img").rmdir(), "dataset: no img, expected cls, img, train.txt"),
-        (lambda folder: (folder / "cls").rmdir(), "no cls folder here, in dataset or in benchmark"),
-        (
-            lambda folder: (folder / "val.txt").write_text("a\n\nx/b\n"),
-            "val.txt:3: 'x/b' holds a path separator, expected a",
-        ),
-    ],
-)
-def test_each_damage_of_folder_and_lists(
-    damage: Callable[[Path], Any], said: str, dataset: Path
-) -> None:
-    damage(dataset)
-    message = one_line(lambda: train_aug(["t"], ["v"], dataset.parent), said)
-    assert message.startswith(str(dataset.parent))
+    train, val = ([f"{split}{i}" for i in range(n)] for split, n in (("t", 1464), ("v", 1449)))
+    ids = [*train[:1133], *val[:1104], *(f"s{i}" for i in range(11_355 - 1133 - 1104))]
+    random.Random(0).shuffle(ids)
+    found = train_aug(train, val, make_sbd(tmp_path / "dataset", ids[:8498], ids[8498:]))
+    assert len(found) == len(set(found)) == 10_582
+    assert found[:1464] == train
+    assert not set(found) & set(val)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from scipy.io import savemat
+
+from dgkd_core.datasets.names import LIS
 
 WIDTH, HEIGHT = 12, 8
 
@@ -24,76 +25,75 @@ def photo(path: Path, shade: int = 120, size: tuple[int, int] = (WIDTH, HEIGHT))
     return path
 
 
-def mask(path: Path, ids: Sequence[int], size: tuple[int, int] = (WIDTH, HEIGHT)) -> Path:
-    """A mask file whose columns are background, each id and 255."""
+def columns(*ids: int) -> np.ndarray:
+    """(HEIGHT, WIDTH) uint8: columns of background, each id and 255, equally wide."""
+    row = np.array([0, *ids, 255], np.uint8)[np.arange(WIDTH) * (len(ids) + 2) // WIDTH]
+    return np.repeat(row[None], HEIGHT, 0)
+
+
+def mask(path: Path, *ids: int) -> Path:
+    """A mask file of `columns`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    row = np.array([0, *ids, 255], np.uint8)[np.arange(size[0]) * (len(ids) + 2) // size[0]]
-    Image.fromarray(np.repeat(row[None], size[1], 0)).save(path)
+    Image.fromarray(columns(*ids)).save(path, "PNG")
     return path
 
 
 def write_mat(path: Path, values: np.ndarray) -> None:
     """A mask as SBD has it: a struct GTcls with the field Segmentation."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     fields = {"Boundaries": np.zeros(20), "Segmentation": values, "CategoriesPresent": [1]}
     savemat(path, {"GTcls": fields})
+
+
+def write_list(path: Path, *ids: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{id_}\n" for id_ in ids), encoding="utf-8")
+    return path
 
 
 def make_sbd(root: Path, train: Sequence[str], val: Sequence[str]) -> Path:
     """SBD's folder with its two lists and no masks."""
     for name in ("cls", "img"):
         (root / name).mkdir(parents=True)
-    for name, ids in (("train", train), ("val", val)):
-        (root / f"{name}.txt").write_text("".join(f"{id_}\n" for id_ in ids))
+    write_list(root / "train.txt", *train)
+    write_list(root / "val.txt", *val)
     return root
 
 
-def png(array: np.ndarray, mode: str = "L") -> bytes:
-    """An array as PNG."""
-    buffer = io.BytesIO()
-    Image.fromarray(array, mode).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
 class VocTree:
-    """Writes pictures of 12 x 8 pixels; each mask holds 0, 255 and the ids of its classes."""
-
-    width, height = 12, 8
+    """Train: t1 (cat, dog), t2 (person, sofa), t3 (sofa). Val: v1 (dog)."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        for name in ("JPEGImages", "SegmentationClass", "Annotations", "ImageSets/Segmentation"):
-            (root / name).mkdir(parents=True)
-        self.write_list("train", [])
-        self.write_list("val", [])
+        (root / "Annotations").mkdir(parents=True)
+        self.add("t1", ["dog", "cat", "dog"], 8, 12)
+        self.add("t2", ["person", "sofa"], 15, 18)
+        self.add("t3", ["sofa"], 18)
+        self.add("v1", ["dog"], 12)
+        write_list(self.list("train"), "t1", "t2", "t3")
+        write_list(self.list("val"), "v1")
 
-    def write_list(self, name: str, ids: Sequence[str]) -> None:
-        path = self.root / "ImageSets" / "Segmentation" / f"{name}.txt"
-        path.write_text("".join(f"{id_}\n" for id_ in ids))
+    def list(self, name: str) -> Path:
+        return self.root / "ImageSets" / "Segmentation" / f"{name}.txt"
 
-    def annotation(self, id_: str, text: str) -> Path:
-        path = self.root / "Annotations" / f"{id_}.xml"
-        path.write_text(text)
-        return path
-
-    def mask_path(self, id_: str) -> Path:
+    def mask(self, id_: str) -> Path:
         return self.root / "SegmentationClass" / f"{id_}.png"
 
-    def image_path(self, id_: str) -> Path:
+    def image(self, id_: str) -> Path:
         return self.root / "JPEGImages" / f"{id_}.jpg"
 
-    def mask(self, ids: Sequence[int]) -> np.ndarray:
-        """Columns of background, each id and 255."""
-        row = np.array([0, *ids, 255], np.uint8)[np.arange(self.width) * (len(ids) + 2) // 12]
-        return np.repeat(row[None], self.height, 0)
+    def xml(self, id_: str) -> Path:
+        return self.root / "Annotations" / f"{id_}.xml"
 
-    def add(self, id_: str, names: Sequence[str], ids: Sequence[int] = ()) -> None:
-        grey = np.full((self.height, self.width, 3), 90 + len(id_), np.uint8)
-        grey[0, 0] = (255, 0, 0)
-        Image.fromarray(grey).save(self.image_path(id_), "JPEG")
+    def annotate(self, id_: str, *names: str) -> None:
         objects = "".join(f"<object><name>{name}</name></object>" for name in names)
-        self.annotation(id_, f"<annotation>{objects}</annotation>")
-        self.mask_path(id_).write_bytes(png(self.mask(ids)))
+        self.xml(id_).write_text(f"<annotation>{objects}</annotation>")
+
+    def add(self, id_: str, names: Sequence[str], *ids: int) -> None:
+        """A picture with labels, and a mask where it has ids."""
+        photo(self.image(id_))
+        self.annotate(id_, *names)
+        if ids:
+            mask(self.mask(id_), *ids)
 
 
 class FolderSet:
@@ -103,17 +103,13 @@ class FolderSet:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.rows: dict[str, tuple[str, ...]] = {}
-        for id_, labels in (("a", ("cat",)), ("b", ("cat", "dog")), ("ñ c", ("dog",))):
-            self.add(id_, labels)
-        self.add("v", ("cat",))
-        mask(root / "masks" / "v.png", [1])
+        self.rows = {"a": ("cat",), "b": ("cat", "dog"), "ñ c": ("dog",), "v": ("cat",)}
+        for id_ in self.rows:
+            photo(self.normal(id_))
+            photo(self.dark(id_), 9)
+        self.mask = mask(root / "masks" / "v.png", 1)
+        self.table = root / "labels.csv"
         self.write_labels()
-
-    def add(self, id_: str, labels: tuple[str, ...]) -> None:
-        photo(self.normal(id_))
-        photo(self.dark(id_), 9)
-        self.rows[id_] = labels
 
     def normal(self, id_: str) -> Path:
         return self.root / "normal" / f"{id_}.jpg"
@@ -121,22 +117,16 @@ class FolderSet:
     def dark(self, id_: str) -> Path:
         return self.root / "dark" / f"{id_}.png"
 
-    def write_labels(self, split: Mapping[str, str] | None = None) -> Path:
-        path = self.root / "labels.csv"
-        lines = ["id,labels" + (",split" if split else "")]
-        for id_, labels in self.rows.items():
-            lines.append(f"{id_},{';'.join(labels)}" + (f",{split.get(id_, '')}" if split else ""))
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        return path
+    def write_labels(self, *splits: str) -> None:
+        """The table of labels; splits, where given, in the order of the rows."""
+        lines = ["id,labels,split" if splits else "id,labels"]
+        for i, (id_, labels) in enumerate(self.rows.items()):
+            lines.append(f"{id_},{';'.join(labels)}" + (f",{splits[i]}" if splits else ""))
+        write_list(self.table, *lines)
 
 
 class LisSet:
     """LIS's layout: pairs 1/2 (car) and 3/4 (car, bus) to train on, 5/6 (bus) to test on."""
-
-    classes = (
-        *("bicycle", "car", "motorbike", "bus"),
-        *("bottle", "chair", "diningtable", "tvmonitor"),
-    )
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -144,45 +134,31 @@ class LisSet:
             photo(self.normal(normal))
             photo(self.dark(normal + 1), 7)
         self.train = self.annotate("train", {2: ["car"], 4: ["car", "bus"]})
-        self.test = self.annotate("test", {6: ["bus"]})
+        self.annotate("test", {6: ["bus"]})
 
     def normal(self, number: int) -> Path:
         return self.root / "RGB-normal" / "JPEGImages" / f"{number}.png"
 
     def dark(self, number: int) -> Path:
-        path = self.root / "RGB-dark" / "JPEGImages" / f"{number}.JPG"
-        return path
+        return self.root / "RGB-dark" / "JPEGImages" / f"{number}.JPG"
 
     def annotations(self, name: str) -> Path:
         return self.root / "annotations" / f"lis_coco_JPG_{name}+1.json"
 
     def annotate(self, name: str, objects: Mapping[int, Sequence[str]]) -> dict[str, Any]:
         """Write a COCO file; object k of a picture covers the k-th third of its columns."""
-        images, annotations = [], []
+        content: dict[str, Any] = {"images": [], "annotations": []}
+        content["categories"] = [{"id": i, "name": label} for i, label in enumerate(LIS, 1)]
         for number, names in objects.items():
-            file = f"{number}.JPG"
             size = {"width": WIDTH, "height": HEIGHT}
-            images.append({"id": number, "file_name": file, **size})
+            content["images"].append({"id": number, "file_name": f"{number}.JPG", **size})
             for k, label in enumerate(names):
                 left, right = 4 * k, 4 * k + 4
-                polygon = [left, 0, right, 0, right, HEIGHT, left, HEIGHT]
-                annotations.append(
-                    {
-                        "id": 100 * number + k,
-                        "image_id": number,
-                        "category_id": self.classes.index(label) + 1,
-                        "segmentation": [polygon],
-                        "area": 4 * HEIGHT,
-                        "bbox": [left, 0, 4, HEIGHT],
-                        "iscrowd": 0,
-                    }
-                )
-        categories = [{"id": i, "name": label} for i, label in enumerate(self.classes, 1)]
-        content = {"images": images, "annotations": annotations, "categories": categories}
+                record = {"image_id": number, "category_id": LIS.index(label) + 1, "iscrowd": 0}
+                record["segmentation"] = [[left, 0, right, 0, right, HEIGHT, left, HEIGHT]]
+                content["annotations"].append(record)
         self.write(name, content)
         return content
 
     def write(self, name: str, content: Any) -> None:
-        path = self.annotations(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content))
+        write_list(self.annotations(name), json.dumps(content))
