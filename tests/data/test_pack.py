@@ -1,11 +1,6 @@
 """Packs have the same bytes every time, survive forks and name what is wrong with them."""
 
-import multiprocessing
 import os
-import pickle
-import random
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -14,6 +9,7 @@ import pytest
 from dgkd_core.data import pack as pack_module
 from dgkd_core.data.pack import Pack, write_pack
 from dgkd_core.runtime.errors import InputError
+from dgkd_core.runtime.parallel import ordered_map
 
 CONTENT = {"b.txt": b"hello hello hello hello", "a.bin": bytes(range(50)), "sub/c": b""}
 
@@ -30,22 +26,17 @@ def _write(path: Path) -> None:
             pack.add(name, content, compress=name == "b.txt")
 
 
-def test_what_is_written_is_read(path: Path) -> None:
+def test_what_is_written_is_read_by_any_tool(path: Path) -> None:
     pack = Pack(path)
-    assert pack.names() == sorted(CONTENT)
-    assert len(pack) == 3
+    assert (pack.names(), len(pack)) == (sorted(CONTENT), 3)
     assert "a.bin" in pack
     assert "A.BIN" not in pack
     assert {name: pack.read(name) for name in CONTENT} == CONTENT
-
-
-def test_it_is_an_ordinary_zip_file(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         assert archive.testzip() is None
-        assert archive.namelist() == list(CONTENT)
-        kinds = {i.filename: i.compress_type for i in archive.infolist()}
-    assert kinds["b.txt"] == zipfile.ZIP_DEFLATED
-    assert kinds["a.bin"] == zipfile.ZIP_STORED
+        methods = {info.filename: info.compress_type for info in archive.infolist()}
+    assert list(methods) == list(CONTENT)
+    assert (methods["b.txt"], methods["a.bin"]) == (zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED)
 
 
 def test_the_bytes_are_the_same_whenever_and_wherever(
@@ -78,51 +69,22 @@ def test_a_missing_archive_and_a_missing_member(path: Path) -> None:
         Pack(path).read("z.png")
 
 
-@pytest.mark.parametrize("content", [b"", b"PK", b"not a zip file at all, but text"])
-def test_no_archive_at_all(content: bytes, path: Path) -> None:
-    path.write_bytes(content)
-    with pytest.raises(InputError, match=r"x\.zip: not a readable zip archive"):
-        Pack(path)
-
-
 def test_damage_never_gives_other_bytes_or_another_error(path: Path) -> None:
-    """One bit of any byte flipped: the content comes through unharmed or is refused."""
+    """One bit of any byte flipped, or cut off: the content comes through unharmed or is refused."""
     whole = path.read_bytes()
     refused = 0
-    for place in range(len(whole)):
-        damaged = bytearray(whole)
-        damaged[place % len(whole)] ^= 1 << place % 8
-        path.write_bytes(damaged)
-        for name, content in CONTENT.items():
-            try:
-                assert Pack(path).read(name) == content
-            except InputError as error:
-                assert str(error).startswith(f"{path}: ")  # noqa: PT017
-                refused += 1
+    for place, byte in enumerate(whole):
+        flipped = whole[:place] + bytes([byte ^ 1 << place % 8]) + whole[place + 1 :]
+        for damaged in (flipped, whole[:place]):
+            path.write_bytes(damaged)
+            for name, content in CONTENT.items():
+                try:
+                    assert Pack(path).read(name) == content
+                    assert len(damaged) == len(whole)
+                except InputError as error:
+                    assert str(error).startswith(f"{path}: ")  # noqa: PT017
+                    refused += 1
     assert refused > 50
-
-
-@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_a_hostile_archive_is_refused_or_read(path: Path, method: int) -> None:
-    """Made by others, compressed in every way, with names that are no ASCII; bytes changed."""
-    with zipfile.ZipFile(path, "w", method) as archive:
-        archive.writestr("ü.png", b"abc" * 400)
-        archive.writestr("../../out of the folder", b"1")
-    whole, rng, lines = path.read_bytes(), random.Random(method), []
-    for _ in range(150):
-        damaged = bytearray(whole)
-        for _ in range(rng.choice((1, 1, 3))):
-            damaged[rng.randrange(len(whole))] = rng.choice((0, 255, rng.randrange(256)))
-        path.write_bytes(damaged)
-        try:
-            pack = Pack(path)
-            for name in pack.names():
-                pack.read(name)
-        except InputError as error:
-            lines.append(str(error))
-    assert len(lines) > 25
-    assert all(line.startswith(f"{path}: ") and line.isprintable() for line in lines)
-    assert os.listdir(path.parent) == ["x.zip"], "a member's name is no path"
 
 
 def test_a_bomb_is_not_unpacked(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,40 +104,7 @@ def _reads(pack: Pack, turns: int) -> bool:
 def test_forked_processes_read_the_same_pack_at_once(path: Path) -> None:
     pack = Pack(path)
     assert _reads(pack, 1)
-    context = multiprocessing.get_context("fork")
-    with context.Pool(3) as pool:
-        jobs = [pool.apply_async(_reads, (pack, 200)) for _ in range(6)]
-        assert _reads(pack, 200)
-        assert all(job.get(60) for job in jobs)
-
-
-def test_a_pack_can_be_sent_to_another_process(path: Path) -> None:
-    pack = Pack(path)
-    _reads(pack, 1)
-    assert _reads(pickle.loads(pickle.dumps(pack)), 1)
-
-
-def test_a_block_that_raises_prints_nothing_else(tmp_path: Path) -> None:
-    """ZipFile closes itself when it is collected; it must not complain then."""
-    code = (
-        "import sys\nfrom dgkd_core.data.pack import write_pack\n"
-        "try:\n    with write_pack(sys.argv[1]) as pack:\n"
-        "        pack.add('a', b'1')\n        raise ValueError('stop')\n"
-        "except ValueError as error:\n    sys.exit(str(error))\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "x.zip")],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (1, "stop\n")
-    assert os.listdir(tmp_path) == []
-
-
-def test_every_truncation_is_refused(path: Path) -> None:
-    whole = path.read_bytes()
-    for length in range(len(whole)):
-        path.write_bytes(whole[:length])
-        with pytest.raises(InputError):
-            Pack(path).read("b.txt")
+    reading = ordered_map(lambda turns: _reads(pack, turns), [200] * 6, processes=3, chunk=1)
+    assert next(reading)
+    assert _reads(pack, 200)
+    assert all(reading)

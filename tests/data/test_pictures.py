@@ -40,23 +40,6 @@ def _file(array: np.ndarray, kind: str = "PNG", **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def test_rgb_round_trip_and_stable_bytes() -> None:
-    assert (decode_rgb(encode_rgb(RGB), "x") == RGB).all()
-    assert encode_rgb(RGB) == encode_rgb(RGB.copy())
-
-
-def test_other_modes_become_rgb() -> None:
-    assert (decode_rgb(_file(GREY), "x") == GREY[..., None]).all()
-    assert (decode_rgb(_file(np.dstack([RGB, GREY])), "x") == RGB).all()
-    assert (decode_rgb(_file(np.dstack([GREY, GREY])), "x") == GREY[..., None]).all()
-    palette = Image.fromarray(GREY)
-    palette.putpalette(voc_palette())
-    buffer = io.BytesIO()
-    palette.save(buffer, "PNG")
-    colours = np.array(voc_palette()).reshape(256, 3)
-    assert (decode_rgb(buffer.getvalue(), "x") == colours[GREY]).all()
-
-
 def _deep_rgb(values: np.ndarray) -> bytes:
     """(H, W, 3) uint16 as PNG, which Pillow does not write."""
 
@@ -71,27 +54,50 @@ def _deep_rgb(values: np.ndarray) -> bytes:
     return start + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
-def test_16_bits_are_scaled_to_8_and_it_is_said() -> None:
-    deep = GREY.astype(np.uint16) * 257
-    photo = read_photo(_file(deep), "x")
-    assert photo.notes == ("16-bit grey, converted to 8-bit RGB",)
-    assert (decode_rgb(photo.content, "x") == GREY[..., None]).all()
-    assert (decode_rgb(_file(deep), "x") == GREY[..., None]).all()
-    colour = read_photo(_deep_rgb(RGB.astype(np.uint16) * 257), "x")
-    assert colour.notes == ("16 bits a channel, converted to 8-bit RGB",)
-    assert (decode_rgb(colour.content, "x") == RGB).all()
+def _cmyk() -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(RGB).convert("CMYK").save(buffer, "JPEG")
+    return buffer.getvalue()
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        _file(GREY.astype(np.int32) * 70000, "TIFF"),
-        _file(GREY.astype(np.float32) / 255, "TIFF"),
-    ],
-)
-def test_more_than_16_bits_are_refused(content: bytes) -> None:
+def _two(kind: str) -> bytes:
+    return _file(RGB, kind, save_all=True, append_images=[Image.fromarray(RGB[::-1])])
+
+
+GREYS = np.repeat(GREY[..., None], 3, 2)
+COLOURS = np.array(voc_palette(), np.uint8).reshape(256, 3)
+CONVERTED: list[tuple[bytes, str | None, Any]] = [  # a file, what is said of it, what it shows
+    (encode_rgb(RGB), None, RGB),
+    (_file(RGB, "WEBP", lossless=True), None, RGB),
+    (_file(GREY), "grey, converted to 8-bit RGB", GREYS),
+    (_file(np.dstack([GREY, GREY])), "grey with transparency, converted to 8-bit RGB", GREYS),
+    (_file(np.dstack([RGB, GREY])), "transparent, converted to 8-bit RGB", RGB),
+    (encode_mask(GREY), "palette, converted to 8-bit RGB", COLOURS[GREY]),
+    (_cmyk(), "CMYK, converted to 8-bit RGB", None),
+    (_file(GREY.astype(np.uint16) * 257), "16-bit grey, converted to 8-bit RGB", GREYS),
+    (_deep_rgb(RGB.astype(np.uint16) * 257), "16 bits a channel, converted to 8-bit RGB", RGB),
+    (_two("MPO"), "the first of 2 pictures in its file", None),
+    (_two("TIFF"), "the first of 2 pictures in its file", RGB),
+    (_two("PNG"), "the first of 2 pictures in its file", RGB),
+]
+
+
+@pytest.mark.parametrize(("content", "note", "shows"), CONVERTED)
+def test_other_pictures_become_rgb_of_8_bits_and_it_is_said(
+    content: bytes, note: str | None, shows: Any
+) -> None:
+    photo = read_photo(content, "x")
+    assert photo.notes == ((note,) if note else ())
+    assert Image.open(io.BytesIO(photo.content)).mode == "RGB"
+    if shows is not None:
+        assert np.array_equal(decode_rgb(photo.content, "x"), shows)
+        assert np.array_equal(decode_rgb(content, "x"), shows)
+
+
+@pytest.mark.parametrize("grey", [GREY.astype(np.int32) * 70000, GREY.astype(np.float32) / 255])
+def test_more_than_16_bits_are_refused(grey: np.ndarray) -> None:
     with pytest.raises(InputError, match=r"p\.png: a picture of mode [IF] .*, expected 8 or 16"):
-        decode_rgb(content, "p.png")
+        decode_rgb(_file(grey, "TIFF"), "p.png")
 
 
 def test_a_plain_photo_is_kept_byte_for_byte() -> None:
@@ -125,7 +131,6 @@ def _orientation(kind: int, count: int, value: bytes) -> bytes:
     [
         (b"Exif\0\0MM\0\x2a\0\0", "unreadable EXIF, counts as none"),
         (b"Exif\0\0http://ns.example/", "unreadable EXIF, counts as none"),
-        (b"Exif\0\0\x00\x08\x00\x02\x01\x12\x00\x03", "unreadable EXIF, counts as none"),
         (_orientation(3, 1, b"\0\0\0\0"), None),
         (_orientation(3, 1, b"\0\x09\0\0"), None),
         (_orientation(2, 2, b"6\0\0\0"), None),
@@ -140,20 +145,6 @@ def test_odd_exif_turns_nothing_and_ends_nothing(
     assert photo.notes == ((note,) if note else ())
     turned = note is not None and note.startswith("turned")
     assert (photo.width, photo.height) == ((5, 7) if turned else (7, 5))
-
-
-@pytest.mark.parametrize("error", [AssertionError(), RecursionError("deep"), KeyError(7)])
-def test_whatever_pillow_raises_names_the_file(
-    error: Exception, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fails(*_: Any) -> None:
-        raise error
-
-    content = _file(RGB)
-    picture = Image.open(io.BytesIO(content))
-    monkeypatch.setattr(type(picture), "load", fails)
-    one_line(lambda: read_photo(content, "p.png"), "p.png: cannot be decoded (")
-    one_line(lambda: to_photo(picture, "p.png"), "p.png: cannot be decoded (")
 
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -177,15 +168,6 @@ def test_colours_become_srgb(profile: bytes, note: str | None, colour: Any, kind
     assert photo.notes == ((note,) if note else ())
     assert np.abs(decode_rgb(photo.content, "x").astype(int) - colour).max() <= 1
     assert read_photo(photo.content, "x").notes == ()
-
-
-def test_the_first_of_several_pictures_is_taken_and_it_is_said() -> None:
-    for kind in ("MPO", "TIFF", "PNG"):
-        content = _file(RGB, kind, save_all=True, append_images=[Image.fromarray(RGB[::-1])])
-        photo = read_photo(content, "x")
-        assert photo.notes == ("the first of 2 pictures in its file",)
-        if kind != "MPO":
-            assert (decode_rgb(photo.content, "x") == RGB).all()
 
 
 def test_camera_raw_is_developed_upright_in_srgb() -> None:
@@ -227,42 +209,16 @@ def test_the_preview_in_camera_raw_is_no_photograph() -> None:
     one_line(lambda: to_photo(opened, "a.NEF"), "a.NEF: 7x5 pixels are a preview")
 
 
-def test_other_kinds_of_photo_are_converted_and_it_is_said() -> None:
-    buffer = io.BytesIO()
-    Image.fromarray(RGB).convert("CMYK").save(buffer, "JPEG")
-    grey = read_photo(_file(GREY, "JPEG", quality=95), "x")
-    assert grey.notes == ("grey, converted to 8-bit RGB",)
-    assert read_photo(buffer.getvalue(), "x").notes == ("CMYK, converted to 8-bit RGB",)
-    clear = read_photo(_file(np.dstack([RGB, GREY])), "x")
-    assert clear.notes == ("transparent, converted to 8-bit RGB",)
-    for photo in (grey, clear):
-        assert Image.open(io.BytesIO(photo.content)).mode == "RGB"
-    webp = read_photo(_file(RGB, "WEBP", lossless=True), "x")
-    assert (webp.notes, webp.suffix) == ((), "png")
-    assert (decode_rgb(webp.content, "x") == RGB).all()
-
-
 def test_a_large_photo_is_shrunk_to_its_long_side() -> None:
     photo = read_photo(_file(np.zeros((40, 90, 3), np.uint8)), "x", long_side=30)
     assert (photo.width, photo.height, photo.full_size) == (30, 13, (90, 40))
     assert decode_rgb(photo.content, "x").shape == (13, 30, 3)
     assert photo.notes == ("shrunk to a long side of 30",)
-
-
-@pytest.mark.parametrize(
-    ("size", "long_side", "expected"),
-    [
-        ((90, 40), None, (90, 40)),
-        ((90, 40), 90, (90, 40)),
-        ((90, 40), 45, (45, 20)),
-        ((1, 5000), 100, (1, 100)),
-        ((5000, 3), 100, (100, 1)),
-    ],
-)
-def test_sizes_that_fit(
-    size: tuple[int, int], long_side: int | None, expected: tuple[int, int]
-) -> None:
-    assert fit(size, long_side) == expected
+    assert (fit((1, 5000), 100), fit((90, 40), 90), fit((9, 4), None)) == (
+        (1, 100),
+        (90, 40),
+        (9, 4),
+    )
 
 
 def test_a_bomb_is_refused_before_it_is_unpacked() -> None:
@@ -276,10 +232,10 @@ def test_a_bomb_is_refused_before_it_is_unpacked() -> None:
 
 
 @pytest.mark.parametrize("decode", [decode_rgb, decode_mask, decode_depth])
-@pytest.mark.parametrize("content", [b"", b"text", encode_rgb(RGB)[:60], encode_rgb(RGB)[:20]])
-def test_damaged_files_are_named(decode: Any, content: bytes) -> None:
-    with pytest.raises(InputError, match=r"^p\.png: (an empty|not a picture|cannot be)"):
-        decode(content, "p.png")
+def test_damaged_files_are_named(decode: Any) -> None:
+    for content in (b"", b"text", encode_rgb(RGB)[:60], encode_rgb(RGB)[:20]):
+        with pytest.raises(InputError, match=r"^p\.png: (an empty|not a picture|cannot be)"):
+            decode(content, "p.png")
 
 
 @pytest.mark.filterwarnings("ignore")  # of Pillow, about the damage
@@ -299,25 +255,13 @@ def test_random_damage_raises_nothing_else(kind: str) -> None:
     assert refused > 5
 
 
-def test_masks_round_trip_every_id() -> None:
+def test_masks_round_trip_every_id_and_colours_are_refused() -> None:
     mask = np.arange(256, dtype=np.uint8).reshape(8, 32)
     assert (decode_mask(encode_mask(mask), "m") == mask).all()
     assert (decode_mask(_file(mask), "m") == mask).all()
-    assert encode_mask(mask) == encode_mask(mask.astype(np.int64))
-
-
-@pytest.mark.parametrize(
-    ("content", "mode"),
-    [
-        (encode_rgb(RGB), "RGB"),
-        (_file(np.dstack([RGB, GREY])), "RGBA"),
-        (_file(GREY > 9), "1"),
-        (_file(GREY.astype(np.uint16)), "I;16"),
-    ],
-)
-def test_a_mask_of_colours_is_refused(content: bytes, mode: str) -> None:
-    with pytest.raises(InputError, match=f"m: a {mode} picture, expected class ids"):
-        decode_mask(content, "m")
+    for array, mode in ((RGB, "RGB"), (GREY > 9, "1"), (GREY.astype(np.uint16), "I;16")):
+        with pytest.raises(InputError, match=f"m: a {mode} picture, expected class ids"):
+            decode_mask(_file(array), "m")
 
 
 def _palette_file(colours: list[int]) -> bytes:
@@ -365,6 +309,9 @@ def test_depth_round_trip_in_16_bits() -> None:
     again = decode_depth(encode_depth(depth), "d")
     assert again.dtype == np.float32
     assert np.abs(again - depth).max() <= 0.5 / 65535 + 1e-7
+    for wrong in (depth + 0.1, depth - 0.1, depth * np.nan, depth[0]):
+        with pytest.raises(ValueError, match="depth must be"):
+            encode_depth(wrong)
 
 
 def test_depth_of_other_bit_depths() -> None:
@@ -393,14 +340,6 @@ def test_what_is_no_depth_map(array: np.ndarray, message: str) -> None:
         decode_depth(_file(array, "PNG" if array.dtype == np.uint8 else "TIFF"), "d")
 
 
-@pytest.mark.parametrize(
-    "depth", [np.full((2, 2), 1.1), np.full((2, 2), -0.1), np.full((2, 2), np.nan), np.zeros((2,))]
-)
-def test_a_depth_out_of_range_is_not_written(depth: np.ndarray) -> None:
-    with pytest.raises(ValueError, match="depth must be"):
-        encode_depth(depth)
-
-
 def test_arrays_round_trip() -> None:
     for array in (RGB, np.zeros((0, 4), np.uint8), GREY.astype(np.float16)):
         again = decode_array(encode_array(array), "a")
@@ -408,53 +347,37 @@ def test_arrays_round_trip() -> None:
         assert np.array_equal(again, array)
 
 
-def _archive() -> bytes:
-    buffer = io.BytesIO()
-    np.savez(buffer, a=GREY)
-    return buffer.getvalue()
-
-
-def _pickled() -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    return buffer.getvalue()
-
-
-@pytest.mark.parametrize(
-    "content", [b"", b"text", encode_array(GREY)[:-3], encode_array(GREY)[:40], _archive()]
-)
-def test_what_is_no_plain_array(content: bytes) -> None:
-    with pytest.raises(InputError, match=r"^a\.npy: not a plain \.npy array"):
-        decode_array(content, "a.npy")
-
-
-def test_pickled_objects_are_refused() -> None:
-    with pytest.raises(InputError, match="not a plain"):
-        decode_array(_pickled(), "a.npy")
-    with pytest.raises(ValueError, match="Object arrays"):
-        encode_array(np.array([{"a": 1}], dtype=object))
-
-
 def _npy(header: str) -> bytes:
     text = header.encode() + b"\n"
     return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
 
 
+def _saved(save: Any, value: Any) -> bytes:
+    buffer = io.BytesIO()
+    save(buffer, value)
+    return buffer.getvalue()
+
+
+HEADERS = (
+    # of a petabyte
+    "{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000000000000,)}",
+    "{'descr': '|u1', 'fortran_order': False, 'shape': (-1,)}",
+    "{'descr': '|u1', 'fortran_order': False, b'shape': (1,)}",
+    "__import__('os').system('true')",
+    "[" * 4000 + "]" * 4000,
+)
+
+
 @pytest.mark.parametrize(
-    "header",
+    "content",
     [
-        "{'descr': '|u1', 'fortran_order': False, 'shape': (10**15,)}",
-        "{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000000000000,)}",
-        "{'descr': '|u1', 'fortran_order': False, 'shape': (-1,)}",
-        "{'descr': '|O', 'fortran_order': False, 'shape': (1,)}",
-        "{'descr': '|u1', 'fortran_order': False, b'shape': (1,)}",
-        "{'descr': '|V99999999999', 'fortran_order': False, 'shape': (1,)}",
-        "__import__('os').system('true')",
-        "[" * 4000 + "]" * 4000,
+        *(b"", b"text", encode_array(GREY)[:-3], encode_array(GREY)[:40]),
+        *(_saved(np.savez, GREY), _saved(np.save, np.array([{"a": 1}], object))),
+        *map(_npy, HEADERS),
     ],
 )
-def test_a_hostile_array_is_one_line(header: str) -> None:
-    """The first two would be taken for arrays of a petabyte and more."""
-    message = one_line(lambda: decode_array(_npy(header), "a.npy"), "a.npy")
+def test_damaged_and_hostile_arrays_are_one_line(content: bytes) -> None:
+    message = one_line(lambda: decode_array(content, "a.npy"))
+    assert message.startswith("a.npy: not a plain .npy array")
     assert message.isprintable()
     assert len(message) < 300

@@ -1,67 +1,282 @@
-"""Geometry: an integer crop is exact, padding is where it says, and draws stay in range."""
+"""Pictures of any shape under any augmentation: all parts move together, and no label is lost.
+
+What a crop has to hold is computed here a second time, slowly, from the formulas of the resize.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from packs import write_packs
 
-from dgkd_core.data.transforms import colour_jitter, draw_geometry
+from dgkd_core.config.choices import MEAN
+from dgkd_core.data.manifest import Entry, Manifest
+from dgkd_core.data.samples import Crops, Inputs, training_batches
+from dgkd_core.data.transforms import Geometry, apply_geometry, colour_jitter, draw_geometry
 
-SETTINGS = settings(deadline=None, derandomize=True, max_examples=40)
-
-
-@SETTINGS
-@given(
-    height=st.integers(1, 60),
-    width=st.integers(1, 60),
-    crop=st.integers(1, 60),
-    low=st.floats(0.1, 1),
-    high=st.floats(1, 3),
-    seed=st.integers(0, 999),
+SETTINGS = settings(deadline=None, derandomize=True, max_examples=25)
+SIZES = (
+    *((1, 1), (1, 2), (2, 1), (1, 9), (9, 1), (1, 150), (150, 1), (3, 120), (120, 3)),
+    *((2, 2), (5, 8), (17, 17), (40, 56), (90, 70)),
 )
-def test_a_crop_never_leaves_a_large_picture_and_holds_all_of_a_small_one(
-    height: int, width: int, crop: int, low: float, high: float, seed: int
-) -> None:
-    g = draw_geometry(np.random.default_rng(seed), height, width, (low, high), crop)
-    for size, given_, place in ((g.height, height, g.top), (g.width, width, g.left)):
-        assert max(1, low * given_ - 0.5) <= size <= max(1, high * given_ + 0.5)
-        if size >= crop:
-            assert 0 <= place <= size - crop
-        else:
-            assert size - crop <= place <= 0
-    assert g.crop == crop
+CLASSES = ("ant", "bee", "cat", "dog")
+JITTER = (0.3, 0.3, 0.3, 0.1)
+
+sizes = st.one_of(
+    st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    st.tuples(st.just(1), st.integers(1, 300)),
+    st.tuples(st.integers(1, 300), st.just(1)),
+    st.tuples(st.integers(1, 3), st.integers(100, 300)),
+)
+scales = st.tuples(st.floats(0.02, 1.2), st.floats(1.0, 2.5)).map(lambda s: (s[0], s[0] * s[1]))
+long_sides = st.tuples(st.integers(1, 60), st.integers(0, 60)).map(lambda s: (s[0], s[0] + s[1]))
+crops = st.integers(1, 48)
+seeds = st.integers(0, 10**6)
+
+
+def _mean_weights(old: int, new: int) -> np.ndarray:
+    """(new, old): a triangle around each new pixel's centre, as wide as the larger pixel."""
+    step = old / new
+    centres = (np.arange(new) + 0.5) * step
+    distance = np.abs(np.arange(old) + 0.5 - centres[:, None]) / max(step, 1)
+    weights = np.maximum(1 - distance, 0)
+    return weights / weights.sum(1, keepdims=True)
+
+
+def _nearest(old: int, new: int) -> list[tuple[int, ...]]:
+    """The old pixel that holds each new pixel's centre; both where the centre is on the border."""
+    found: list[tuple[int, ...]] = []
+    for i in range(new):
+        place, rest = divmod((2 * i + 1) * old, 2 * new)
+        found.append((place,) if rest else (place - 1, place))
+    return found
+
+
+def _source(g: Geometry, row: int, column: int) -> tuple[int, int] | None:
+    """Where a crop's pixel lies in the resized picture; None in the padding."""
+    y, x = g.top + row, g.left + (g.crop - 1 - column if g.flip else column)
+    return (y, x) if 0 <= y < g.height and 0 <= x < g.width else None
+
+
+def _slow_mean(picture: np.ndarray, g: Geometry, fill: Any) -> np.ndarray:
+    """(C, H, W) through the geometry, pixel by pixel."""
+    rows = _mean_weights(picture.shape[1], g.height)
+    columns = _mean_weights(picture.shape[2], g.width)
+    resized = np.einsum("yh,chw,xw->cyx", rows, picture.astype(np.float64), columns)
+    out = np.empty((len(picture), g.crop, g.crop))
+    out[:] = np.reshape(fill, (-1, 1, 1))
+    for row in range(g.crop):
+        for column in range(g.crop):
+            if (place := _source(g, row, column)) is not None:
+                out[:, row, column] = resized[:, *place]
+    return out
+
+
+def _check_labels(labels: np.ndarray, g: Geometry, out: np.ndarray) -> None:
+    """Every value of ``out`` is that of the nearest old pixel, and 255 in the padding."""
+    rows, columns = _nearest(labels.shape[0], g.height), _nearest(labels.shape[1], g.width)
+    for row in range(g.crop):
+        for column in range(g.crop):
+            place = _source(g, row, column)
+            if place is None:
+                assert out[row, column] == 255
+            else:
+                allowed = {labels[y, x] for y in rows[place[0]] for x in columns[place[1]]}
+                assert out[row, column] in allowed
+
+
+def _inside(g: Geometry) -> np.ndarray:
+    return np.array(
+        [[_source(g, row, column) is not None for column in range(g.crop)] for row in range(g.crop)]
+    )
+
+
+def _label_of(height: int, width: int) -> np.ndarray:
+    """Labels that tell neighbours apart, a good part of them 255."""
+    y, x = np.mgrid[:height, :width]
+    labels = (17 * y + 5 * x) % 23
+    return np.where(labels > 18, 255, labels).astype(np.uint8)
 
 
 def test_every_place_and_both_flips_are_drawn() -> None:
     draws = [draw_geometry(np.random.default_rng(i), 6, 4, (1.0, 1.0), 4) for i in range(200)]
     assert {g.top for g in draws} == {0, 1, 2}
     assert {g.left for g in draws} == {0}
-    flips = sum(g.flip for g in draws)
-    assert 60 < flips < 140
+    assert 60 < sum(g.flip for g in draws) < 140
     sizes = [draw_geometry(np.random.default_rng(i), 100, 100, (0.5, 2.0), 4) for i in range(200)]
     assert min(g.height for g in sizes) < 60
     assert max(g.height for g in sizes) > 190
     assert all(g.height == g.width for g in sizes)
 
 
-def test_no_jitter_changes_nothing_and_jitter_stays_in_range() -> None:
-    image = torch.rand(3, 9, 9)
-    same = colour_jitter(image, np.random.default_rng(0), (0, 0, 0, 0))
-    assert torch.allclose(same, image, atol=1e-5)
-    for seed in range(20):
-        out = colour_jitter(image, np.random.default_rng(seed), (0.3, 0.3, 0.3, 0.1))
-        assert out.shape == image.shape
-        assert out.min() >= 0
-        assert out.max() <= 1
-        assert not torch.allclose(out, image, atol=1e-3)
+@SETTINGS
+@given(size=sizes, scale=scales, crop=crops, seed=seeds)
+def test_any_picture_is_where_its_geometry_says(
+    size: tuple[int, int], scale: tuple[float, float], crop: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    g = draw_geometry(rng, *size, scale, crop)
+    for new, old, place in ((g.height, size[0], g.top), (g.width, size[1], g.left)):
+        assert max(1, scale[0] * old - 0.5) <= new <= max(1, scale[1] * old + 0.5)
+        assert min(0, new - crop) <= place <= max(0, new - crop)  # all of it, or no padding
+    picture = rng.random((3, *size), np.float32)
+    fill = torch.tensor(MEAN)
+    out = apply_geometry(torch.from_numpy(picture), g, fill, nearest=False)
+    assert out.shape == (3, crop, crop)
+    np.testing.assert_allclose(out, _slow_mean(picture, g, MEAN), atol=2e-5)
+    assert float(out.min()) >= 0
+    assert float(out.max()) <= 1 + 1e-6
+    labels = _label_of(*size).astype(np.int64)
+    found = apply_geometry(torch.from_numpy(labels)[None], g, 255, nearest=True)[0].numpy()
+    _check_labels(labels, g, found)
+    assert set(np.unique(found)) <= {*np.unique(labels), 255}
 
 
-def test_brightness_is_a_factor_within_its_amount() -> None:
-    image = torch.full((3, 4, 4), 0.4)
-    factors = [
-        float(colour_jitter(image, np.random.default_rng(i), (0.3, 0, 0, 0)).mean()) / 0.4
-        for i in range(60)
-    ]
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, dict[str, Any]]:
+    """A picture of every size in SIZES, random but for its labels, all parts tied to each other.
+
+    Values of the normal picture are multiples of 4, the dark one holds a quarter of them; depth is
+    the normal picture's red.
+    """
+    rng, entries, pictures = np.random.default_rng(0), [], []
+    for i, (height, width) in enumerate(SIZES):
+        labels = tuple(name for k, name in enumerate(CLASSES) if (i >> k) & 1)
+        entries.append(Entry(f"p{i}", "train", labels, width, height, f"p{i}.jpg.png"))
+        quarter = rng.integers(0, 64, (height, width, 3)).astype(np.uint8)
+        depth = quarter[..., 0] * 4 / 255.0
+        pictures.append((f"p{i}", quarter * 4, quarter, depth, _label_of(height, width)))
+    packs = write_packs(tmp_path_factory.mktemp("odd"), pictures)
+    return Manifest(CLASSES, tuple(entries)), packs
+
+
+def _crops(odd: tuple[Manifest, dict[str, Any]], **options: Any) -> Crops:
+    keep: dict[str, Any] = {"seed": 3, "crop": 24, "scale": (0.5, 2.0)} | options
+    return Crops(odd[0], Inputs(**odd[1]), **keep)
+
+
+@SETTINGS
+@given(
+    index=st.integers(0, len(SIZES) - 1),
+    position=seeds,
+    crop=crops,
+    scale=scales,
+    long_side=st.none() | long_sides,
+    seed=st.integers(0, 99),
+)
+def test_all_parts_of_a_crop_are_aligned(
+    odd: tuple[Manifest, dict[str, Any]],
+    index: int,
+    position: int,
+    crop: int,
+    scale: tuple[float, float],
+    long_side: tuple[int, int] | None,
+    seed: int,
+) -> None:
+    given_ = _crops(odd, seed=seed, crop=crop, scale=scale, long_side=long_side)
+    sample, (height, width) = given_[position, index], SIZES[index]
+    span = scale
+    if long_side is not None:
+        span = (long_side[0] / max(height, width), long_side[1] / max(height, width))
+    g = draw_geometry(np.random.default_rng((seed, position)), height, width, span, crop)
+    if long_side is not None:
+        assert long_side[0] <= max(g.height, g.width) <= long_side[1]
+    inside = torch.from_numpy(_inside(g))
+    assert inside.any()
+    assert torch.equal(sample["valid"][0], inside.float())
+    # against each other: a mean is linear, so a quarter of the light gives a quarter of the mean
+    normal, dark, depth = (sample[name][:, inside] for name in ("normal", "dark", "depth"))
+    assert torch.allclose(dark * 4, normal, atol=1e-5)
+    assert torch.allclose(depth[0], normal[0], atol=1e-3)  # depth is kept in 16-bit floats
+    # against the geometry written out
+    entry = given_.entries[index]
+    quarter = given_.store.rgb(odd[1]["dark"], f"{entry.id}.png").transpose(2, 0, 1) / 255
+    np.testing.assert_allclose(sample["dark"], _slow_mean(quarter, g, MEAN), atol=2e-5)
+    labels, found = _label_of(height, width), sample["pseudo"].numpy()
+    _check_labels(labels, g, found)
+    assert set(np.unique(found)) <= {*np.unique(labels), 255}
+    # padding
+    assert (sample["pseudo"][~inside] == 255).all()
+    assert (sample["depth"][0][~inside] == 0).all()
+    for name in ("normal", "dark"):
+        padding = sample[name][:, ~inside]
+        assert torch.equal(padding, torch.tensor(MEAN)[:, None].expand_as(padding))
+    # the picture's labels, whatever the crop left of it
+    assert sample["labels"].tolist() == [float((index >> k) & 1) for k in range(4)]
+
+
+@SETTINGS
+@given(
+    index=st.integers(0, len(SIZES) - 1),
+    position=seeds,
+    crop=crops,
+    long_side=st.none() | long_sides,
+)
+def test_jitter_changes_colours_alone_and_nothing_but_the_normal_picture(
+    odd: tuple[Manifest, dict[str, Any]],
+    index: int,
+    position: int,
+    crop: int,
+    long_side: tuple[int, int] | None,
+) -> None:
+    plain = _crops(odd, crop=crop, long_side=long_side)[position, index]
+    jittered = _crops(odd, crop=crop, long_side=long_side, jitter=JITTER)[position, index]
+    for name in ("dark", "depth", "pseudo", "valid", "labels"):
+        assert torch.equal(plain[name], jittered[name])
+    before = plain["normal"].flatten(1).T.numpy()
+    after = jittered["normal"].flatten(1).T.numpy()
+    assert np.isfinite(after).all()
+    assert after.min() >= 0
+    assert after.max() <= 1
+    # pixels of one colour keep one colour: what changes is the colour, not the place
+    _, which = np.unique(before, axis=0, return_inverse=True)
+    for colour in range(which.max() + 1):
+        assert np.ptp(after[which.ravel() == colour], axis=0).max() < 1e-5
+    # brightness alone is one factor for the whole crop
+    bright = _crops(odd, crop=crop, long_side=long_side, jitter=(0.5, 0, 0, 0))[position, index]
+    values = bright["normal"].flatten(1).T.numpy()
+    known = (before > 0.05) & (values < 1)
+    if known.any():
+        assert np.ptp(values[known] / before[known]) < 1e-3
+
+
+def test_each_amount_of_jitter_acts_and_no_further_than_it_says() -> None:
+    image = torch.rand(3, 9, 9, generator=torch.Generator().manual_seed(0))
+    rng = np.random.default_rng(0)
+    for k in range(4):
+        amounts = tuple(0.3 * (i == k) for i in range(4))
+        changed = colour_jitter(image, rng, amounts)  # type: ignore[arg-type]
+        assert not torch.allclose(changed, image, atol=1e-3)
+    assert torch.allclose(colour_jitter(image, rng, (0, 0, 0, 0)), image, atol=1e-5)
+    grey = torch.full((3, 4, 4), 0.4)
+    factors = [float(colour_jitter(grey, rng, (0.3, 0, 0, 0)).mean()) / 0.4 for _ in range(60)]
     assert min(factors) == pytest.approx(0.7, abs=0.06)
     assert max(factors) == pytest.approx(1.3, abs=0.06)
+
+
+@pytest.mark.parametrize("long_side", [None, (8, 60)])
+def test_batches_of_odd_pictures_are_the_same_for_any_number_of_workers(
+    odd: tuple[Manifest, dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    long_side: tuple[int, int] | None,
+) -> None:
+    found = []
+    for count in ("0", "2"):
+        monkeypatch.setenv("DGKD_WORKERS", count)
+        given_ = _crops(odd, jitter=JITTER, long_side=long_side)
+        found.append(list(training_batches(given_, 3, 7, torch.device("cpu"))(0)))
+    assert len(found[0]) == len(found[1]) == 7
+    for one, other in zip(*found, strict=True):
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[part], other[part]) for part in one)
+        assert all(math.isfinite(float(value.sum())) for value in one.values())
+    # every picture of the first epoch brought its labels
+    labels = torch.cat([batch["labels"] for batch in found[0]])[: len(SIZES)]
+    numbers = sorted(int((row * torch.tensor([1, 2, 4, 8])).sum()) for row in labels)
+    assert numbers == sorted(i % 16 for i in range(len(SIZES)))
