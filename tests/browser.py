@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,6 +44,16 @@ def chromium(profile: Path) -> Iterator[Chrome]:
         yield found
     finally:
         found.quit()
+
+
+def requests(browser: Chrome) -> list[str]:
+    """The addresses that the page has asked for since this was last called."""
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    return [
+        message["params"]["request"]["url"]
+        for message in messages
+        if message["method"] == "Network.requestWillBeSent"
+    ]
 
 
 def resize(browser: Chrome, width: int, height: int = 800) -> None:

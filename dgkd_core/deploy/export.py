@@ -18,7 +18,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -31,6 +30,7 @@ from dgkd_core.data.samples import depth_batch, picture_batch
 from dgkd_core.deploy.folder import DEPTH, Settings
 from dgkd_core.deploy.model import LARGEST, Model, load
 from dgkd_core.deploy.photographs import Photograph
+from dgkd_core.deploy.templates import fill
 from dgkd_core.depth.dpt import network_inputs
 from dgkd_core.depth.maps import gradient
 from dgkd_core.evaluation.inference import Protocol, infer, run_loaded
@@ -187,18 +187,18 @@ def depth_graph(model: Model) -> Graph | None:
             f"{model.folder / DEPTH}: its input keeps the picture's aspect ratio, expected a depth "
             f"model of one input size, since that is fixed in the exported graph"
         )
-    side = processor.size["height"], processor.size["width"]
+    height, width = processor.size["height"], processor.size["width"]
     about = {
         "exposure": model.settings.depth_exposure,
-        "height": side[0],
-        "width": side[1],
+        "height": height,
+        "width": width,
         "resample": int(processor.resample),
         "scale": processor.rescale_factor if processor.do_rescale else 1.0,
         "mean": list(processor.image_mean) if processor.do_normalize else [0.0] * 3,
         "std": list(processor.image_std) if processor.do_normalize else [1.0] * 3,
     }
     shape = {0: Dim("batch", min=1, max=MOST_PICTURES)}
-    program = _traced(DepthGraph(network), [torch.rand(2, 3, *side)], [shape])
+    program = _traced(DepthGraph(network), [torch.rand(2, 3, height, width)], [shape])
     return Graph(program, ("pixels",), ("depth",), about)
 
 
@@ -276,7 +276,8 @@ def _spell_out(program: ExportedProgram) -> None:
     program.graph_module.recompile()
 
 
-def _as_torch(graph: Graph) -> bytes:
+def as_torch(graph: Graph) -> bytes:
+    """A .pt2 file's content."""
     _spell_out(graph.program)
     buffer, about = io.BytesIO(), json.dumps(graph.about)
     with warnings.catch_warnings(action="ignore"):  # of its own archive's making
@@ -284,22 +285,20 @@ def _as_torch(graph: Graph) -> bytes:
     return buffer.getvalue()
 
 
-def run_onnx(content: bytes | Path) -> Run:
+def run_onnx(content: bytes) -> Run:
     """An ONNX file's graph as a function of NumPy arrays by name."""
     import onnxruntime
 
-    source = content if isinstance(content, bytes) else str(content)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     return lambda inputs: session.run(None, dict(inputs))
 
 
-def run_torch(content: bytes | Path) -> Run:
+def run_torch(content: bytes) -> Run:
     """A .pt2 file's graph as a function of NumPy arrays by name."""
-    source = io.BytesIO(content) if isinstance(content, bytes) else content
-    module = torch.export.load(source).module()
+    module = torch.export.load(io.BytesIO(content)).module()
 
     def run(inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         with torch.inference_mode():
@@ -312,11 +311,11 @@ def run_torch(content: bytes | Path) -> Run:
 def dark_pictures(count: int, height: int, width: int, seed: int = 0) -> list[np.ndarray]:
     """Drawn night scenes, (height, width, 3) uint8 each."""
     size = max(height, width, 32)
-    drawn = [render(seed, "val", i, size).image[:height, :width] for i in range(count)]
+    scenes = [render(seed, "val", i, size).image[:height, :width] for i in range(count)]
     rngs = [picture_rng(seed, str(i)) for i in range(count)]
     return [
         darken_physical(scene, rng, ratio=(20.0, 20.0), shot=(3e-4, 3e-4)).image
-        for scene, rng in zip(drawn, rngs, strict=True)
+        for scene, rng in zip(scenes, rngs, strict=True)
     ]
 
 
@@ -330,10 +329,8 @@ def compare(model: Model, segmenter: Run, depth: Run | None) -> Parity:
         photos = [Photograph(picture, (width, height), ()) for picture in pictures]
         seen = model.look(photos, given)
         maps = [s.depth for s in seen if s.depth is not None]
-        image, stored = (
-            picture_batch(pictures, model.config.exposure),
-            depth_batch(maps) if maps else None,
-        )
+        image = picture_batch(pictures, model.config.exposure)
+        stored = depth_batch(maps) if maps else None
         expected, _ = run_loaded(model.segmenter, (image, stored), protocol, model.device)
         inputs = {"image": image.numpy()}
         if depth is not None:
@@ -352,17 +349,14 @@ def compare(model: Model, segmenter: Run, depth: Run | None) -> Parity:
 
 def _example(out: Path, graph: Graph, depth: Graph | None, depth_name: str) -> str:
     """A script that runs the files on a photograph."""
-    template = Path(__file__).with_name("example.py.jinja").read_text(encoding="utf-8")
-    script = jinja2.Template(
-        template, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    )
-    return script.render(
+    return fill(
+        "example.py.jinja",
         onnx=out.suffix == ".onnx",
         file=out.name,
         script=f"{out.name}.example.py",
         depth_file=depth_name,
         model=graph.about,
-        dpt=None if depth is None else depth.about,
+        dpt=depth.about if depth else None,
         least_side=LEAST_SIDE,
         raw=RAW_SUFFIXES,
         most_pixels=MOST_PIXELS // 2,  # Pillow refuses twice that
@@ -397,7 +391,7 @@ def export(folder: str | Path, out: Path, form: str) -> list[str]:
         check_packages()
     model = load(folder, "cpu")
     torch.manual_seed(0)
-    write, run = (as_onnx, run_onnx) if form == "onnx" else (_as_torch, run_torch)
+    write, run = (as_onnx, run_onnx) if form == "onnx" else (as_torch, run_torch)
     depth_out = out.with_name(f"{out.stem}.depth{out.suffix}")
     try:
         graph = segmenter_graph(model.segmenter, model.config, model.settings)

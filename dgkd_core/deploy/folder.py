@@ -36,7 +36,6 @@ from dgkd_core.runtime.tensors import read_tensors
 INFERENCE, RUN, CARD, DEPTH, STUDENT = "inference.json", "run.json", "README.md", "depth", "student"
 NETWORK_FILES = ("model.json", "model.safetensors")
 DEPTH_FILES = (CONFIG, PROCESSOR, WEIGHTS)
-DIGITS = 2  # of a score, percent
 LARGEST_HALF = torch.finfo(torch.float16).max
 
 DepthKind = Literal["off", "dpt", "given", "gradient"]

@@ -57,13 +57,6 @@ def enlarged_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
 
 
-def palette_picture(mask: np.ndarray) -> Image.Image:
-    """(H, W) uint8 class ids as a picture of mode P in VOC's colours."""
-    picture = Image.fromarray(mask, "L")
-    picture.putpalette(voc_palette())
-    return picture
-
-
 @dataclass(frozen=True, eq=False)
 class Model:
     """A segmenter with what it needs to run on dark photographs; made by `load`.
@@ -120,7 +113,9 @@ class Model:
         Raises:
             InputError: as `predict`.
         """
-        return palette_picture(self.predict([picture])[0].mask)
+        mask = Image.fromarray(self.predict([picture])[0].mask, "L")
+        mask.putpalette(voc_palette())
+        return mask
 
     def predict(
         self, pictures: Sequence[Image.Image], depths: Sequence[np.ndarray] | None = None

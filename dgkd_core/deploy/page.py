@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -81,49 +80,19 @@ def _cam(maps: np.ndarray | None, choice: str, classes: Sequence[str]) -> Any:
     return gr.Image(colour_heat(maps[index] / 255), label=f"{CAM}: {classes[index]}")
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What the page shows of one photograph: pictures (H, W, 3) uint8, and what they come from.
-
-    Attributes:
-        bright, depth, overlay: the photograph brightened, its depth (None without) and its mask.
-        maps: (C, H, W) uint8, the student's class maps, 255 = 1; None without a student.
-        mask: (H, W) uint8 class ids, of the photograph's own size.
-    """
-
-    bright: np.ndarray
-    depth: np.ndarray | None
-    overlay: np.ndarray
-    maps: np.ndarray | None
-    mask: np.ndarray
-
-
-def look(model: Model, path: Path) -> Seen:
-    """What the networks see in an uploaded file.
-
-    Raises:
-        InputError: it is no picture that can be used.
-    """
-    photo = model.prepare(open_picture(path.read_bytes(), path.name), path.name)
-    (seen,) = model.look([photo])
-    maps = None
-    if model.has_student:
-        found = model.class_maps(Image.fromarray(photo.rgb))  # at the size that the networks see
-        maps = np.rint(found * 255).astype(np.uint8)
-    kind = model.config.exposure
-    bright = expose_8bit(photo.rgb, "gain" if kind == "none" else kind)
-    depth = None if seen.depth is None else colour_heat(seen.depth)
-    mask = seen.enlarged(photo.size).mask
-    return Seen(bright, depth, veiled(bright, seen.mask), maps, mask)
-
-
 def _outputs(model: Model, folder: Path, path: str | None, choice: str) -> list[Any]:
-    """The page's outputs, in their order: problem, four pictures, table, download and maps."""
+    """The page's outputs, in their order: problem, four pictures, table, download and maps.
+
+    Args:
+        folder: takes the mask that is handed out.
+        path: the uploaded file; None: nothing is shown.
+        choice: the class whose map is shown, or the strongest.
+    """
     problem, cam = "", _cam(None, choice, model.classes)
     try:
         if path is not None:
             with enough_memory(", expected a smaller photograph"):
-                return _shown(look(model, Path(path)), model, folder, Path(path).stem, choice)
+                return _seen(model, folder, Path(path), choice)
     except InputError as error:
         problem = str(error)
         if "expected" not in problem:
@@ -132,19 +101,28 @@ def _outputs(model: Model, folder: Path, path: str | None, choice: str) -> list[
     return [_problem(problem), None, None, None, cam, "", no_download, None]
 
 
-def _shown(seen: Seen, model: Model, folder: Path, name: str, choice: str) -> list[Any]:
-    target = Path(tempfile.mkdtemp(dir=folder), f"{name}.mask.png")
+def _seen(model: Model, folder: Path, path: Path, choice: str) -> list[Any]:
+    """`_outputs` of a file, which raises InputError where it is no picture that can be used."""
+    photo = model.prepare(open_picture(path.read_bytes(), path.name), path.name)
+    (seen,) = model.look([photo])
+    maps = None  # (C, H, W) uint8, the student's class maps, at the size that the networks see
+    if model.has_student:
+        maps = np.rint(model.class_maps(Image.fromarray(photo.rgb)) * 255).astype(np.uint8)
+    kind = model.config.exposure
+    bright = expose_8bit(photo.rgb, "gain" if kind == "none" else kind)
+    mask = seen.enlarged(photo.size).mask
+    target = Path(tempfile.mkdtemp(dir=folder), f"{path.stem}.mask.png")
     with atomic_file(target) as part:
-        part.write_bytes(encode_mask(seen.mask))
+        part.write_bytes(encode_mask(mask))
     return [
         _problem(""),
-        seen.overlay,
-        seen.bright,
-        seen.depth,
-        _cam(seen.maps, choice, model.classes),
-        areas(seen.mask, model.classes),
+        veiled(bright, seen.mask),
+        bright,
+        None if seen.depth is None else colour_heat(seen.depth),
+        _cam(maps, choice, model.classes),
+        areas(mask, model.classes),
         gr.DownloadButton(value=str(target), interactive=True),
-        seen.maps,
+        maps,
     ]
 
 
@@ -161,6 +139,8 @@ def page(model: Model, folder: Path) -> gr.Blocks:
         folder: takes the masks that are handed out.
     """
     names = ", ".join(model.classes)
+    found = sorted((model.folder / EXAMPLES).glob("*"))
+    examples = [str(path) for path in found if path.suffix.lower() in PICTURE_SUFFIXES]
     with gr.Blocks(
         analytics_enabled=False, title="Segmentation in the dark", delete_cache=(KEPT, KEPT)
     ) as blocks:
@@ -182,7 +162,7 @@ def page(model: Model, folder: Path) -> gr.Blocks:
                 # files for the browser, and write a .pyi beside this one
                 photo.preprocess = _as_it_came  # type: ignore[method-assign,assignment]
                 problem = gr.HTML(elem_id="problem", visible=False)
-                if examples := _examples(model.folder):
+                if examples:
                     gr.Examples(examples, photo, label="Examples", cache_examples=False)
             with gr.Column():
                 overlay = _picture("Segmentation", elem_id="mask")
@@ -215,8 +195,3 @@ def page(model: Model, folder: Path) -> gr.Blocks:
             api_visibility="private",
         )
     return blocks.queue(default_concurrency_limit=1, max_size=WAITING)
-
-
-def _examples(folder: Path) -> list[str]:
-    found = sorted((folder / EXAMPLES).glob("*"))
-    return [str(path) for path in found if path.suffix.lower() in PICTURE_SUFFIXES]

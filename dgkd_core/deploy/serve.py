@@ -9,7 +9,6 @@ import tempfile
 import threading
 from importlib.util import find_spec
 from pathlib import Path
-from types import FrameType
 
 from dgkd_core.deploy.model import load
 from dgkd_core.runtime.errors import InputError, reason
@@ -45,18 +44,6 @@ def check_port(host: str, port: int) -> None:
             f"--port {port} on --host {host}: cannot be listened on ({said}), expected a free port "
             f"of this machine"
         ) from error
-
-
-def _wait() -> None:
-    """Until SIGINT or SIGTERM."""
-    ended = threading.Event()
-
-    def end(number: int, frame: FrameType | None) -> None:
-        ended.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, end)
-    ended.wait()
 
 
 def serve(folder: str | Path, host: str, port: int, device: str | None) -> None:
@@ -98,5 +85,8 @@ def serve(folder: str | Path, host: str, port: int, device: str | None) -> None:
         )
         shown = f"[{host}]" if ":" in host else host
         print(f"dgkd: http://{shown}:{port} shows {folder} (Ctrl-C ends it)", flush=True)
-        _wait()
+        ended = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: ended.set())
+        ended.wait()
         blocks.close(verbose=False)

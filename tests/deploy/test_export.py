@@ -71,22 +71,39 @@ def _photo(folder: Path) -> Path:
     return path
 
 
+def _is_the_models_mask(path: Path, photo: Path, folder: Path) -> None:
+    with Image.open(path) as found, Image.open(photo) as picture:
+        expected = load(folder, "cpu")(picture)
+        assert (found.mode, found.size) == ("P", picture.size)
+        assert len(np.unique(np.asarray(expected))) > 1
+        assert (np.asarray(found) == np.asarray(expected)).mean() >= 0.999
+        assert found.getpalette()[:9] == expected.getpalette()[:9]
+
+
 @pytest.mark.full
-def test_the_graphs_compute_what_the_model_does_and_no_other(
+def test_the_graphs_compute_what_the_model_does_and_tell_nothing_of_the_machine(
     exported: Path, lively: Path, whole: Path
 ) -> None:
-    graphs = run_onnx(exported), run_onnx(exported.with_name("night.depth.onnx"))
+    contents = [exported.read_bytes(), exported.with_name("night.depth.onnx").read_bytes()]
+    graphs = [run_onnx(content) for content in contents]
     parity = compare(load(lively, "cpu"), *graphs)
     assert parity.difference < 1e-4
     assert parity.others == 0
     assert compare(load(whole, "cpu"), *graphs).difference > module.TOLERANCE
 
-
-@pytest.mark.full
-def test_another_process_writes_the_same_bytes(exported: Path, lively: Path) -> None:
     model = load(lively, "cpu")
     graph = module.segmenter_graph(model.segmenter, model.config, model.settings)
-    assert module.as_onnx(graph) == exported.read_bytes()
+    assert module.as_onnx(graph) == contents[0]  # the bytes of another process
+    for content in contents:
+        for word in (str(ROOT), sys.prefix, ".py", "dgkd_core"):
+            assert word.encode() not in content
+    proto = onnx.load_from_string(contents[0])
+    (about,) = (json.loads(p.value) for p in proto.metadata_props if p.key == module.METADATA)
+    assert about["classes"] == ["background", "cat", "dog | cow"]
+    assert (about["exposure"], about["long_side"], about["depth"]) == ("gain", 64, "dpt")
+    axes = [[d.dim_param for d in i.type.tensor_type.shape.dim] for i in proto.graph.input]
+    assert axes == [["batch", "", "height", "width"], ["batch", "", "depth_height", "depth_width"]]
+    assert [output.name for output in proto.graph.output] == ["ids", "masks", "scores"]
 
 
 @pytest.mark.full
@@ -94,18 +111,13 @@ def test_the_example_needs_no_torch_and_gives_the_models_mask(
     exported: Path, lively: Path, tmp_path: Path
 ) -> None:
     """It is run where neither this project nor its folder is on the path."""
-    script, photo, mask = exported.with_name("night.onnx.example.py"), _photo(tmp_path), "mask.png"
+    script, photo = exported.with_name("night.onnx.example.py"), _photo(tmp_path)
     assert "torch" not in script.read_text()
     assert "dgkd_core" not in script.read_text()
-    command = [sys.executable, "-I", script, photo, mask]
+    command = [sys.executable, "-I", script, photo, "mask.png"]
     done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
     assert "dog | cow: " in done.stdout
-    with Image.open(tmp_path / mask) as found, Image.open(photo) as picture:
-        expected = load(lively, "cpu")(picture)
-        assert (found.mode, found.size) == ("P", picture.size)
-        assert len(np.unique(np.asarray(expected))) > 1
-        assert (np.asarray(found) == np.asarray(expected)).mean() >= 0.999
-        assert found.getpalette()[:9] == expected.getpalette()[:9]
+    _is_the_models_mask(tmp_path / "mask.png", photo, lively)
 
 
 @pytest.mark.full
@@ -147,22 +159,6 @@ def test_the_example_reads_photographs_as_predict_does(exported: Path, tmp_path:
 
 
 @pytest.mark.full
-def test_the_file_is_checked_and_tells_nothing_of_the_machine(exported: Path) -> None:
-    for path in (exported, exported.with_name("night.depth.onnx")):
-        content = path.read_bytes()
-        onnx.checker.check_model(onnx.load_from_string(content), full_check=True)
-        for word in (str(ROOT), sys.prefix, ".py", "dgkd_core"):
-            assert word.encode() not in content
-    proto = onnx.load(exported)
-    (about,) = (json.loads(p.value) for p in proto.metadata_props if p.key == module.METADATA)
-    assert about["classes"] == ["background", "cat", "dog | cow"]
-    assert (about["exposure"], about["long_side"], about["depth"]) == ("gain", 64, "dpt")
-    axes = [[d.dim_param for d in i.type.tensor_type.shape.dim] for i in proto.graph.input]
-    assert axes == [["batch", "", "height", "width"], ["batch", "", "depth_height", "depth_width"]]
-    assert [output.name for output in proto.graph.output] == ["ids", "masks", "scores"]
-
-
-@pytest.mark.full
 def test_torch_without_depth(with_depth: Callable[..., Path], tmp_path: Path) -> None:
     folder, out = _lively(with_depth("off", flip=False)), tmp_path / "night.pt2"
     main(["export", "-m", str(folder), "--format", "torch", "-o", str(out)])
@@ -170,12 +166,11 @@ def test_torch_without_depth(with_depth: Callable[..., Path], tmp_path: Path) ->
     content, model = out.read_bytes(), load(folder, "cpu")
     assert str(ROOT).encode() not in content
     graph = module.segmenter_graph(model.segmenter, model.config, model.settings)
-    assert module._as_torch(graph) == content
-    assert compare(model, run_torch(out), None).difference < 1e-5
+    assert module.as_torch(graph) == content
+    assert compare(model, run_torch(content), None).difference < 1e-5
     example, photo = runpy.run_path(str(tmp_path / "night.pt2.example.py")), _photo(tmp_path)
     example["main"](str(photo), str(tmp_path / "mask.png"))
-    with Image.open(tmp_path / "mask.png") as found, Image.open(photo) as picture:
-        assert (np.asarray(found) == np.asarray(model(picture))).mean() >= 0.999
+    _is_the_models_mask(tmp_path / "mask.png", photo, folder)
 
 
 def _constant(inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
@@ -191,25 +186,20 @@ def test_what_cannot_be_exported_is_one_line_and_nothing_is_written(
         one_line(lambda: export(whole, tmp_path / name, form), *named)
         assert list(tmp_path.iterdir()) == []
 
-    said("a.pt2", "onnx", "a.pt2", ".onnx")
-    said("a.onnx", "torch", "a.onnx", ".pt2")
-
     def fails(*_: Any, **__: Any) -> None:
         raise RuntimeError("no such operation\nand much more")
 
-    monkeypatch.setattr(torch.export, "export", fails)
-    said("a.pt2", "torch", whole, "no such operation")
-    monkeypatch.setattr(module, "find_spec", lambda name: None if name == "onnxscript" else name)
-    said("a.onnx", "onnx", "onnxscript", "pip install 'dgkd[export]'")
-    graph = module.Graph(None, ("image", "depth"), module.OUTPUTS, {})  # type: ignore[arg-type]
-    monkeypatch.setattr(module, "segmenter_graph", lambda *_: graph)
-    monkeypatch.setattr(module, "depth_graph", lambda model: None)
-    monkeypatch.setattr(module, "_as_torch", lambda graph: b"")
-    monkeypatch.setattr(module, "run_torch", lambda content: _constant)
-    said("a.pt2", "torch", whole, "something else", "nothing was written")
-
-
-def test_a_depth_model_of_any_size_is_one_line(whole: Path) -> None:
+    said("a.pt2", "onnx", "a.pt2", ".onnx")
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.export, "export", fails)
+        said("a.pt2", "torch", whole, "no such operation")
+        patch.setattr(module, "find_spec", lambda name: None if name == "onnxscript" else name)
+        said("a.onnx", "onnx", "onnxscript", "pip install 'dgkd[export]'")
+    with monkeypatch.context() as patch:
+        for name in ("segmenter_graph", "depth_graph", "as_torch"):
+            patch.setattr(module, name, lambda *_: None)
+        patch.setattr(module, "run_torch", lambda content: _constant)
+        said("a.pt2", "torch", whole, "something else", "nothing was written")
     model = load(whole, "cpu")
     assert model.dpt is not None
     model.dpt[1].keep_aspect_ratio = True

@@ -1,15 +1,21 @@
-"""`dgkd info`: for people and for programs."""
+"""`dgkd info`, for people and for programs, and what the model card says."""
 
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from model_folder import SETTINGS, SPEC
 
 from dgkd_core.cli.main import main
 from dgkd_core.deploy import info
-from dgkd_core.deploy.folder import read_run
+from dgkd_core.deploy.card import card
+from dgkd_core.deploy.folder import Score, read_run
+from dgkd_core.runtime.files import write_json
 
 
 def test_for_people(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -18,6 +24,7 @@ def test_for_people(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[0] == str(whole)
     assert "  classes     2: cat, dog | cow" in lines
     assert "  darkness    exposure divided by 10 to 100 in linear light, with sensor noise" in lines
+    assert "  weights     as they were packaged" in lines
     assert any(line.split() == ["cat", "50.50"] for line in lines)
     assert any(line.split() == ["mean", "70.25"] for line in lines)
     assert lines[-1] == "All parameters have their defaults."
@@ -31,15 +38,37 @@ def test_for_programs(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert set(known["parameters"]) == {"segmenter", "student", "depth"}
 
 
-def test_parameters_that_differ_are_told_with_the_defaults(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = folder / "run.json"
-    run = json.loads(path.read_text())
+def test_what_differs_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the defaults, of the weights, of a whole folder."""
+    run: dict[str, Any] = json.loads((folder / "run.json").read_text())
     run["params"]["distill"]["lambda"] = 0.5
-    path.write_text(json.dumps(run))
-    assert info.changed(read_run(folder)) == {"distill.lambda": (0.5, 1.0)}
-    assert "  distill.lambda: 0.5 (1.0)" in info.described(folder, info.facts(folder))
+    run["sha256"]["model.safetensors"] = "0" * 64
+    run["scores"]["dark"]["miou"] = None
+    write_json(folder / "run.json", run)
+    shutil.rmtree(folder / "student")
+    known = info.facts(folder)
+    assert known["changed"] == {"distill.lambda": 0.5}
+    assert not known["as_packaged"]
+    assert set(known["parameters"]) == {"segmenter", "depth"}
+    said = info.described(folder, known)
+    assert "  distill.lambda: 0.5 (1.0)" in said
+    assert "NOT as they were packaged" in said
+    assert "not scored" in said
     monkeypatch.setattr(info, "DEFAULTS", Path("nowhere.yaml"))
     said = info.described(folder, info.facts(folder))
     assert said.endswith("Its parameters are in run.json.")
+
+
+def test_the_card(whole: Path) -> None:
+    run, note = read_run(whole), "Pictures from Flickr, for research."
+    found = card(SPEC, SETTINGS, run, [note])
+    assert "| IoU % | dark val |\n|---|---|\n| background | 90.00 |\n| cat | 50.50 |\n" in found
+    assert "\n| dog \\| cow | – |\n| **mean** | **70.25** |\n" in found
+    assert f"\n- {note}\n" in found
+    assert "float16" not in found
+    bare = replace(run, half=True, scores={"dark": Score(None, {})})
+    found = card(SPEC, replace(SETTINGS, depth="given"), bare)
+    assert "stored as float16" in found
+    assert "No val picture has a mask" in found
+    assert "--depth DEPTH_MAPS" in found
+    assert "model-index" not in found

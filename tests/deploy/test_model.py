@@ -24,9 +24,9 @@ def model(whole: Path) -> Model:
     return load(whole, "cpu")
 
 
-def night(index: int, size: int = 48) -> Image.Image:
+def night(index: int = 0, size: tuple[int, int] = (48, 48)) -> Image.Image:
     """A drawn scene, dark."""
-    return Image.fromarray(render(5, "night", index, size).image // 12)
+    return Image.fromarray(render(5, "night", index, 48).image // 12).resize(size)
 
 
 @pytest.mark.full
@@ -44,7 +44,7 @@ def test_its_masks_are_the_chain_s_to_the_byte(chain: Path) -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 90), (64, 17), (200, 130)])
 def test_any_size(model: Model, size: tuple[int, int]) -> None:
-    picture = night(0).resize(size)
+    picture = night(size=size)
     (found,) = model.predict([picture])
     assert (found.mask.shape, found.mask.dtype) == (size[::-1], np.uint8)
     assert (found.probabilities.shape, found.probabilities.dtype) == ((2,), np.float32)
@@ -52,47 +52,29 @@ def test_any_size(model: Model, size: tuple[int, int]) -> None:
     assert (found.depth.shape, found.depth.dtype) == (size[::-1], np.float32)
     assert 0 <= found.depth.min() <= found.depth.max() <= 1
     mask = model(picture)
-    assert (mask.mode, mask.size) == ("P", size)
-    assert mask.getpalette() == voc_palette()
+    assert (mask.mode, mask.size, mask.getpalette()) == ("P", size, voc_palette())
     assert (np.asarray(mask) == found.mask).all()
 
 
-def _turned() -> Image.Image:
-    exif, buffer = Image.Exif(), io.BytesIO()
+def test_pictures_are_seen_upright_in_rgb_and_not_too_large(model: Model) -> None:
+    flat, grey, large = night(size=(40, 24)), night().convert("LA"), night(size=(160, 120))
+    turned, exif = io.BytesIO(), Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
-    night(0).crop((0, 0, 40, 24)).save(buffer, "PNG", exif=exif)
-    return Image.open(buffer)
-
-
-def _deep() -> Image.Image:
-    return Image.fromarray(np.asarray(night(0).convert("L")).astype(np.uint16) * 257)
-
-
-LARGE = night(0).resize((160, 120))
-
-
-@pytest.mark.parametrize(
-    ("picture", "seen"),
-    [
-        *((night(0).convert(m), night(0).convert(m).convert("RGB")) for m in ("1", "LA", "CMYK")),
-        (_deep(), night(0).convert("L").convert("RGB")),
-        (_turned(), night(0).crop((0, 0, 40, 24)).transpose(Image.Transpose.ROTATE_270)),
-        (LARGE, LARGE.resize((64, 48), Image.Resampling.LANCZOS)),  # the long side is 64
-    ],
-    ids=["1", "LA", "CMYK", "I;16", "turned", "large"],
-)
-def test_any_picture_is_seen_upright_in_rgb_and_not_too_large(
-    model: Model, picture: Image.Image, seen: Image.Image
-) -> None:
-    expected, found = model(seen), model(picture)
-    enlarged = expected.resize(found.size, Image.Resampling.NEAREST)
-    assert found.size == (LARGE.size if picture is LARGE else seen.size)
-    assert (np.asarray(found) == np.asarray(enlarged)).all()
+    flat.save(turned, "PNG", exif=exif)
+    for picture, seen in (
+        (Image.open(turned), flat.transpose(Image.Transpose.ROTATE_270)),
+        (grey, grey.convert("RGB")),
+        (large, large.resize((64, 48), Image.Resampling.LANCZOS)),  # the long side is 64
+    ):
+        found = model(picture)
+        expected = model(seen).resize(found.size, Image.Resampling.NEAREST)
+        assert found.size == (large.size if picture is large else seen.size)
+        assert (np.asarray(found) == np.asarray(expected)).all()
 
 
 def test_many_at_once_are_each_as_by_itself(model: Model) -> None:
     sizes = [(48, 48), (40, 30), (48, 48), (30, 40), (48, 48), (48, 48)]
-    pictures = [night(i).resize(size) for i, size in enumerate(sizes)]
+    pictures = [night(i, size) for i, size in enumerate(sizes)]
     for picture, found in zip(pictures, model.predict(pictures), strict=True):
         (alone,) = model.predict([picture])
         assert (found.mask == alone.mask).all()
@@ -101,7 +83,7 @@ def test_many_at_once_are_each_as_by_itself(model: Model) -> None:
 
 
 def test_class_maps_leave_the_background(model: Model) -> None:
-    maps = model.class_maps(night(0).resize((100, 60)))
+    maps = model.class_maps(night(size=(100, 60)))
     assert (maps.shape, maps.dtype) == ((2, 60, 100), np.float32)
     assert maps.min() >= 0
     assert 0 < maps.sum(0).max() < 1
@@ -111,42 +93,33 @@ def test_what_is_no_photograph_or_not_wanted_is_one_line(
     model: Model, whole: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "cut.jpg"
-    night(0, 128).save(path)
+    night(size=(128, 128)).save(path)
     path.write_bytes(path.read_bytes()[:700])
     with Image.open(path) as picture:
         one_line(lambda: model(picture), path, "cannot be decoded")
     one_line(lambda: model(Image.new("F", (4, 4))), "the picture", "mode F")
     maps = [np.zeros((48, 48), np.float32)]
-    one_line(lambda: model.predict([night(0)], maps), "its depth is dpt", "expected no depth maps")
+    one_line(lambda: model.predict([night()], maps), "its depth is dpt", "expected no depth maps")
     one_line(lambda: load(whole, "gpu"), "'gpu'", "expected cpu or cuda")
 
 
-def test_measured_depth_must_be_brought(with_depth: Callable[..., Path]) -> None:
-    model = load(with_depth("given"), "cpu")
-    one_line(lambda: model.predict([night(0)]), model.folder, "expected depth maps")
-    one_line(lambda: model.class_maps(night(0)), model.folder, "expected depth maps")
+@pytest.mark.parametrize("invert", [False, True])
+def test_measured_depth_must_be_brought(with_depth: Callable[..., Path], invert: bool) -> None:
+    model = load(with_depth("given", depth_invert=invert), "cpu")
+    one_line(lambda: model.class_maps(night()), model.folder, "expected depth maps")
     ramp = np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4)
-    one_line(lambda: model.predict([night(0)], [ramp, ramp]), "2 depth maps for 1 pictures")
-    (found,) = model.predict([night(0)], [ramp])
+    one_line(lambda: model.predict([night()], [ramp, ramp]), "2 depth maps for 1 pictures")
+    (found,) = model.predict([night()], [ramp])
     assert found.depth is not None
-    assert found.depth[0, 0] < found.depth[-1, -1]
-    assert model.class_maps(night(0), ramp).shape == (2, 48, 48)
-
-
-def test_maps_that_are_far_where_bright_are_turned(with_depth: Callable[..., Path]) -> None:
-    model = load(with_depth("given", depth_invert=True), "cpu")
-    (found,) = model.predict([night(0)], [np.eye(48, dtype=np.float32)])
-    assert found.depth is not None
-    assert (found.depth == 1 - np.eye(48)).all()
+    assert (found.depth[0, 0] > found.depth[-1, -1]) == invert
+    assert model.class_maps(night(), ramp).shape == (2, 48, 48)
 
 
 @pytest.mark.parametrize("kind", ["gradient", "off"])
 def test_depth_that_needs_nobody(with_depth: Callable[..., Path], kind: str) -> None:
     model = load(with_depth(kind), "cpu")
-    (found,) = model.predict([night(0)])
-    if kind == "off":
-        assert found.depth is None
-    else:
-        assert found.depth is not None
+    (found,) = model.predict([night()])
+    assert (found.depth is None) == (kind == "off")
+    if found.depth is not None:
         assert found.depth[:, 5] == pytest.approx(np.linspace(0, 1, 48), abs=1e-4)
-    assert model.class_maps(night(0)).shape == (2, 48, 48)
+    assert model.class_maps(night()).shape == (2, 48, 48)
