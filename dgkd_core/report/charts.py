@@ -6,10 +6,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dgkd_core.report.curves import Series
-
 WIDTH, HEIGHT = 340, 200  # of the drawing, in its own pixels: a phone shows them one to one
 LEFT, RIGHT, TOP, BOTTOM = 44, 12, 10, 26
+
+
+@dataclass(frozen=True)
+class Series:
+    """Numbers y at x, in the order of x."""
+
+    name: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -96,11 +103,3 @@ def line_chart(
         tuple((down(y), number(y)) for y in y_ticks),
         (right(mark[0]), mark[1]) if mark else None,
     )
-
-
-def by_prefix(series: Sequence[Series]) -> dict[str, list[Series]]:
-    """Series that belong into one chart: those whose names begin alike, as kd_map and kd_deep."""
-    groups: dict[str, list[Series]] = {}
-    for each in series:
-        groups.setdefault(each.name.split("_")[0], []).append(each)
-    return groups

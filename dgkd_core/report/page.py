@@ -16,8 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from dgkd_core.data.pictures import voc_palette
-from dgkd_core.report.charts import Chart, by_prefix, line_chart, number
-from dgkd_core.report.curves import Series
+from dgkd_core.report.charts import Chart, Series, line_chart, number
 from dgkd_core.report.run import EXAMPLES, Run, Setting
 from dgkd_core.runtime.errors import InputError, reason
 
@@ -57,30 +56,6 @@ class Picture:
     height: int
 
 
-@dataclass(frozen=True)
-class Chip:
-    """A class and its colour in the pictures."""
-
-    name: str
-    colour: str
-
-
-@dataclass(frozen=True)
-class Compared:
-    """One network on one kind of val pictures: a column of the table of IoU by class."""
-
-    network: str
-    kind: str
-
-    @property
-    def key(self) -> str:
-        return f"{self.network}.{self.kind}"
-
-    @property
-    def title(self) -> str:
-        return f"{self.network}, {KINDS[self.kind]}"
-
-
 def picture(path: Path) -> Picture:
     """A picture's file as WebP in a data URI, shrunk where it is larger than WebP allows.
 
@@ -100,13 +75,13 @@ def picture(path: Path) -> Picture:
     )
 
 
-def chips(classes: tuple[str, ...]) -> list[Chip]:
-    """The background and the classes in VOC's colours."""
+def colours(classes: Sequence[str]) -> dict[str, str]:
+    """The background and the classes in VOC's colours, as in the pictures."""
     palette = voc_palette()
-    return [
-        Chip(name, "#{:02x}{:02x}{:02x}".format(*palette[3 * i : 3 * i + 3]))
+    return {
+        name: "#{:02x}{:02x}{:02x}".format(*palette[3 * i : 3 * i + 3])
         for i, name in enumerate(["background", *classes])
-    ]
+    }
 
 
 def shown(value: Any) -> str:
@@ -130,10 +105,10 @@ def command(settings: tuple[Setting, ...]) -> str:
 
 
 def iou_by_class(run: Run) -> dict[str, dict[str, str]]:
-    """IoU as text by class and by ``network.pictures``, both in the order of the table."""
+    """IoU as text by class and by ``network, pictures``, both in the order of the table."""
     found: dict[str, dict[str, str]] = {}
     for network, kind, name, iou in run.iou.itertuples(index=False):
-        found.setdefault(name, {})[f"{network}.{kind}"] = iou
+        found.setdefault(name, {})[f"{network}, {kind}"] = iou
     return found
 
 
@@ -145,14 +120,6 @@ def confusion(run: Run) -> dict[str, dict[str, float]]:
     return found
 
 
-def compared(run: Run) -> list[Compared]:
-    """The teacher by day, the ceiling, and the student and the segmenter in the dark."""
-    wanted = (("teacher", "normal"), ("student", "dark"), ("segmenter", "dark"))
-    columns = [Compared(*pair) for pair in wanted]
-    known = set(zip(run.iou["network"], run.iou["pictures"], strict=True))
-    return [each for each in columns if (each.network, each.kind) in known]
-
-
 def rows(series: Sequence[Series]) -> list[tuple[str, list[str]]]:
     """A table of several series: x, and the y of each or nothing."""
     values = [dict(zip(each.x, each.y, strict=True)) for each in series]
@@ -160,41 +127,6 @@ def rows(series: Sequence[Series]) -> list[tuple[str, list[str]]]:
         (number(x), [f"{each[x]:.4g}" if x in each else "" for each in values])
         for x in sorted(set().union(*values))
     ]
-
-
-def darkness(run: Run) -> list[tuple[str, str, str]]:
-    """What `darken` measured: name, value, unit."""
-    found = run.metrics["darken"]
-    luma = found["mean_luma"]
-    named = (
-        ("mean luma, normal", luma.get("normal"), "of 255"),
-        ("mean luma, dark", luma.get("dark"), "of 255"),
-        ("exposure divided by", found.get("exposure_ratio"), "on average"),
-        ("noise, standard deviation", found.get("noise_std"), "of 255"),
-    )
-    return [(name, percent(value), unit) for name, value, unit in named if value is not None]
-
-
-def depth(run: Run) -> str:
-    """Where the depth maps come from, in a sentence or three."""
-    model = run.setting("depth.model")
-    known = {
-        "scenes": "A small DPT, trained on scenes that the code draws, estimates depth",
-        "given": "Depth was measured",
-        "gradient": "A gradient from top to bottom stands for depth, as a control",
-    }
-    said = [known.get(model, f"{model} estimates depth") + "."]
-    scores = run.metrics["depth_model"]
-    if scores.get("mae") is not None:
-        said.append(
-            f"Its mean error on held-out scenes is {percent(scores['mae'])} % of the range, that "
-            f"of one map for all {percent(scores['mae_of_mean_map'])} %."
-        )
-    if run.setting("depth.adapt.iterations"):
-        said.append("It was adapted to the dark (depth.adapt).")
-    if run.setting("model.dgf2") == "off":
-        said.append("The networks do not use it (model.dgf2: off).")
-    return " ".join(said)
 
 
 def sweep_chart(run: Run) -> Chart | None:
@@ -209,8 +141,11 @@ def sweep_chart(run: Run) -> Chart | None:
 
 
 def curve_charts(curves: list[Series]) -> list[Chart]:
-    """A chart for each group of curves whose names begin alike, all with the same steps."""
-    groups, last = by_prefix(curves), max(each.x[-1] for each in curves)
+    """A chart for the curves whose names begin alike, as kd_map and kd_deep, all by one x axis."""
+    groups: dict[str, list[Series]] = {}
+    for each in curves:
+        groups.setdefault(each.name.split("_")[0], []).append(each)
+    last = max(each.x[-1] for each in curves)
     names = [*(name for name in CURVES if name in groups), *(n for n in groups if n not in CURVES)]
     charts = (line_chart(CURVES.get(name, name), groups[name], (0, last)) for name in names)
     return [chart for chart in charts if chart]
@@ -238,12 +173,9 @@ def render(run: Run) -> str:
         scored=evaluated["segmenter"]["dark"] is not None,
         kinds={k: name for k, name in KINDS.items() if any(k in evaluated[n] for n in NETWORKS)},
         networks=NETWORKS,
-        chips=chips(run.classes),
+        colours=colours(run.classes),
         iou=iou_by_class(run),
-        compared=compared(run),
         confusion=confusion(run),
-        darkness=darkness(run),
-        depth=depth(run),
         sweep=sweep_chart(run),
         curves={
             stage: (title, run.curves[stage], curve_charts(run.curves[stage]))

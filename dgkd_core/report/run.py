@@ -9,12 +9,15 @@ from typing import Any
 
 import pandas as pd
 
+from dgkd_core.config.leaves import leaves
 from dgkd_core.config.params import load_params
 from dgkd_core.config.schema import Params
-from dgkd_core.report.curves import Series, numbers, read_curves
-from dgkd_core.runtime.errors import InputError
+from dgkd_core.report.charts import Series
+from dgkd_core.runtime.errors import InputError, reason
 from dgkd_core.runtime.files import read_json, read_table
+from dgkd_core.runtime.paths import ARTIFACTS
 
+METRICS = Path("metrics")
 TRAINED = ("depth_model", "depth_adapt", "teacher", "distill", "segment")
 SCORED = ("prepare", "darken", "depth_model", "refine", "evaluate")
 EXAMPLES = ("best", "median", "worst")
@@ -63,16 +66,6 @@ class Run:
         return next(setting.value for setting in self.settings if setting.key == key)
 
 
-def _leaves(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """All values by their dotted keys; test sets, whose names the user chose, are one value."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        name = above + key
-        section = isinstance(value, Mapping) and name != "evaluate.sets"
-        found |= _leaves(value, f"{name}.") if section else {name: value}
-    return found
-
-
 def _portable(value: Any) -> Any:
     """A value without the folders of this machine: the page may be shown to others."""
     if isinstance(value, Mapping):
@@ -88,40 +81,64 @@ def settings_of(params: Params, defaults: Params) -> tuple[Setting, ...]:
     Of an absolute path the last name only.
     """
     given, usual = (
-        _leaves(each.model_dump(mode="json", by_alias=True)) for each in (params, defaults)
+        dict(leaves(each.model_dump(mode="json", by_alias=True))) for each in (params, defaults)
     )
     return tuple(Setting(key, _portable(value), usual[key]) for key, value in given.items())
 
 
-def read_run(
-    params: Params, artifacts: Path = Path("artifacts"), metrics: Path = Path("metrics")
-) -> Run:
+def _series(path: Path, x: str, y: str, separator: str = ",", name: str | None = None) -> Series:
+    """Two columns of a table as numbers; rows whose y is empty are left out.
+
+    Raises:
+        InputError: the file is missing, or there is something else than a number in it.
+    """
+    table = read_table(path, (x, y), separator)
+    try:
+        known = table[table[y] != ""]
+        return Series(name or y, tuple(map(float, known[x])), tuple(map(float, known[y])))
+    except ValueError as error:
+        raise InputError(f"{path}: {reason(error)}, expected numbers") from error
+
+
+def _curves(stage: str) -> list[Series]:
+    """All curves of a training stage by step; none where it did not train.
+
+    They are DVCLive's files ``live/STAGE/plots/metrics/**.tsv``, losses and then what was scored.
+    """
+    folder = METRICS / "live" / stage / "plots/metrics"
+    paths = sorted(folder.rglob("*.tsv"), key=lambda path: path.as_posix())
+    found = (_series(path, "step", path.stem, "\t") for path in paths)
+    return [series for series in found if series.x]
+
+
+def read_run(params: Params) -> Run:
     """Read what the chain has left in the current folder.
 
     Raises:
         InputError: a file is missing or not as its stage writes it.
     """
-    sheets = {"sheet": "evaluate/sheet.png", "strengths": "darken/preview.png"}
-    pictures = {name: artifacts / path for name, path in sheets.items()}
+    artifacts = Path(ARTIFACTS)
+    pictures = {
+        "sheet": artifacts / "evaluate/sheet.png",
+        "strengths": artifacts / "darken/preview.png",
+    }
     examples = artifacts / "evaluate/examples"
     if not examples.is_dir():
         raise InputError(f"{examples}: no such folder, expected what `evaluate` draws")
     pictures |= {n: examples / f"{n}.png" for n in EXAMPLES if (examples / f"{n}.png").exists()}
-    sweeps = {"class maps": "cam", "refined": "refine"}
     return Run(
         classes=tuple(read_json(artifacts / "prepare/classes.json")),
         settings=settings_of(params, load_params("presets/scenes.yaml")),
-        metrics={stage: read_json(metrics / f"{stage}.json") for stage in SCORED},
+        metrics={stage: read_json(METRICS / f"{stage}.json") for stage in SCORED},
         testsets={
-            name: read_json(metrics / f"testset/{name}.json") for name in params.evaluate.sets
+            name: read_json(METRICS / f"testset/{name}.json") for name in params.evaluate.sets
         },
-        iou=read_table(metrics / "per_class.csv", ("network", "pictures", "class", "iou")),
-        confusion=read_table(metrics / "confusion.csv", ("truth", "predicted", "share")),
+        iou=read_table(METRICS / "per_class.csv", ("network", "pictures", "class", "iou")),
+        confusion=read_table(METRICS / "confusion.csv", ("truth", "predicted", "share")),
         sweeps=tuple(
-            numbers(path, read_table(path, ("threshold", "miou")), "threshold", "miou", name)
-            for name, stage in sweeps.items()
-            for path in [metrics / f"sweep/{stage}.csv"]
+            _series(METRICS / f"sweep/{stage}.csv", "threshold", "miou", name=name)
+            for name, stage in (("class maps", "cam"), ("refined", "refine"))
         ),
-        curves={stage: read_curves(stage, metrics) for stage in TRAINED},
+        curves={stage: _curves(stage) for stage in TRAINED},
         pictures=pictures,
     )
