@@ -1,8 +1,14 @@
-"""The ``dgkd`` command."""
+"""The ``dgkd`` command.
+
+Each command is a function ``_name``. Its docstring is what --help shows: a line for the list of
+commands, what the command does, and its exit status where there is more to say. It imports what it
+needs itself: `dgkd --help` does not wait for torch.
+"""
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import signal
 import sys
@@ -28,29 +34,25 @@ DEVICE: dict[str, Any] = {
 }
 
 
-# Each command's function imports what it needs itself: `dgkd --help` does not wait for torch.
-
-
 def _preset(args: argparse.Namespace) -> None:
+    """lay a preset and single values over params.yaml
+
+    Lay presets/NAME.yaml, then the given values, over params.yaml; comments stay.
+    Example: dgkd preset voc12-animals data.root=../voc6/VOC2012 distill.lambda=0.5
+    """
     for note in apply_preset(args.name, args.values):
         print(f"dgkd: {note}")
     print(f"params.yaml: preset {args.name}" + "".join(f", {value}" for value in args.values))
 
 
-def _convert_authors(args: argparse.Namespace) -> None:
-    from dgkd_core.convert.authors import convert_authors
-
-    names = None if args.classes is None else [name.strip() for name in args.classes.split(",")]
-    print(*convert_authors(args.checkpoint, args.out, args.role, names), sep="\n")
-
-
-def _convert_mxnet(args: argparse.Namespace) -> None:
-    from dgkd_core.convert.mxnet import convert_mxnet
-
-    print(*convert_mxnet(args.file, args.out), sep="\n")
-
-
 def _unpack(args: argparse.Namespace) -> None:
+    """check and unpack a data set's downloaded archives
+
+    Compare a downloaded archive's MD5 with the published one, check all that is in it and unpack
+    it whole or not at all; it can be run again. The published MD5s of VOCtrainval_11-May-2012.tar
+    and benchmark.tgz (SBD) are known.
+    Example: dgkd unpack VOCtrainval_11-May-2012.tar benchmark.tgz data
+    """
     from dgkd_core.datasets.archive import unpack, wanted_md5
 
     if args.md5 is not None and len(args.archives) > 1:
@@ -61,6 +63,29 @@ def _unpack(args: argparse.Namespace) -> None:
         print(*unpack(archive, args.out, args.md5), sep="\n", flush=True)
 
 
+def _authors(args: argparse.Namespace) -> None:
+    """the authors' released student or teacher into a model folder
+
+    Write the authors' released student or teacher as a model folder.
+    Example: dgkd convert authors student.pth models/released
+    """
+    from dgkd_core.convert.authors import convert_authors
+
+    names = None if args.classes is None else [name.strip() for name in args.classes.split(",")]
+    print(*convert_authors(args.checkpoint, args.out, args.role, names), sep="\n")
+
+
+def _mxnet(args: argparse.Namespace) -> None:
+    """WideResNet-38's ImageNet weights (.params) into a backbone file
+
+    Write the ImageNet weights of WideResNet-38, published as an MXNet .params file, as a file for
+    model.weights.
+    """
+    from dgkd_core.convert.mxnet import convert_mxnet
+
+    print(*convert_mxnet(args.file, args.out), sep="\n")
+
+
 def _model(args: argparse.Namespace, another: str = "-m") -> Path:
     from dgkd_core.deploy.shipped import chosen
 
@@ -68,6 +93,19 @@ def _model(args: argparse.Namespace, another: str = "-m") -> Path:
 
 
 def _predict(args: argparse.Namespace) -> None:
+    """masks of dark photographs
+
+    Write a mask of every photograph: OUT/NAME.png (class ids, VOC's palette, the photograph's own
+    size, upright), OUT/overlay/NAME.jpg (the brightened photograph under its mask) and
+    OUT/predictions.json (areas and probabilities of the classes). Folders are searched with all
+    their subfolders, which OUT mirrors. Where two photographs would be called the same, the second
+    keeps its suffix in its name or gets a number. What OUT holds already is written anew.
+    Example: dgkd predict my-night-photo.jpg -o out
+
+    Exit status: 0 all done; 3 some photographs were unusable and skipped (named on stderr and in
+    predictions.json), the others done; 1 nothing done, or the model or OUT is unusable; 2 wrong
+    usage; 130 Ctrl-C, what was done is kept.
+    """
     from dgkd_core.deploy.predict import predict
 
     model = _model(args)
@@ -76,18 +114,35 @@ def _predict(args: argparse.Namespace) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
+    """write a model's networks as ONNX or torch.export files
+
+    Write a model's networks as files that need no dgkd, with a script beside them that runs them
+    on a photograph, and compare what they compute with the model.
+    Example: dgkd export -m artifacts/model -o night.onnx
+    """
     from dgkd_core.deploy.export import export
 
     print(*export(_model(args), args.out, args.format), sep="\n")
 
 
 def _serve(args: argparse.Namespace) -> None:
+    """a page on this machine: a dark photograph in, its segmentation out
+
+    Show a model on a page in the browser, for this machine alone unless --host says otherwise.
+    Nothing is sent or fetched elsewhere. Behind a web server that shows it under a path of its
+    own: GRADIO_ROOT_PATH=/PATH dgkd serve. Example: dgkd serve
+    """
     from dgkd_core.deploy.serve import serve
 
     serve(_model(args), args.host, args.port, args.device)
 
 
 def _info(args: argparse.Namespace) -> None:
+    """what a model folder holds and where it comes from
+
+    Load a model folder, which checks it, and tell its classes, networks, size, scores and how it
+    was made.
+    """
     from dgkd_core.deploy.info import described, facts
 
     model = _model(args, "`dgkd info MODEL`")
@@ -97,6 +152,13 @@ def _info(args: argparse.Namespace) -> None:
 
 
 def _doctor(args: argparse.Namespace) -> None:
+    """whether this machine and this project are fit for `dvc repro`
+
+    Look at packages, devices, memory, disk, git, DVC and, where there is a params.yaml here, at
+    the data and weights that it names. Nothing is fetched or changed.
+
+    Exit status: 0 fit, warnings or not; 1 something would stop `dvc repro`.
+    """
     from dgkd_core.cli.doctor import examine
 
     sys.exit(examine())
@@ -108,41 +170,14 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _add_convert(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    convert = commands.add_parser(
-        "convert",
-        help="turn weights published by others into this project's",
-        description="Turn weights published by others into this project's.",
+def _add(commands: Any, run: Callable[[argparse.Namespace], None]) -> Any:
+    """Add the command that a function of this module is; what adds arguments to it."""
+    help, description, *more = (inspect.getdoc(run) or "").split("\n\n")
+    command = commands.add_parser(
+        run.__name__[1:], help=help, description=description, epilog="\n".join(more)
     )
-    kinds = convert.add_subparsers(title="kinds", required=True, metavar="KIND")
-    authors = kinds.add_parser(
-        "authors",
-        help="the authors' released student or teacher into a model folder",
-        description="Write the authors' released student or teacher as a model folder. "
-        "Example: dgkd convert authors student.pth models/released",
-    )
-    authors.add_argument("checkpoint", type=Path, help="the authors' file; no code in it is run")
-    authors.add_argument("out", type=Path, help="a new folder, or a model folder to replace")
-    authors.add_argument(
-        "--role",
-        choices=("student", "teacher"),
-        help="default: student where the checkpoint holds backbone.CondNet",
-    )
-    authors.add_argument(
-        "--classes",
-        metavar="NAME,NAME,…",
-        help="the class names by id; default: VOC's for 20 classes, LIS's for 8",
-    )
-    authors.set_defaults(run=_convert_authors)
-    mxnet = kinds.add_parser(
-        "mxnet",
-        help="WideResNet-38's ImageNet weights (.params) into a backbone file",
-        description="Write the ImageNet weights of WideResNet-38, published as an MXNet .params "
-        "file, as a file for model.weights.",
-    )
-    mxnet.add_argument("file", type=Path, help="such as ilsvrc-cls_rna-a1_cls1000_ep-0001.params")
-    mxnet.add_argument("out", type=Path, help="a .safetensors file")
-    mxnet.set_defaults(run=_convert_mxnet)
+    command.set_defaults(run=run)
+    return command.add_argument
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -152,53 +187,33 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"dgkd {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    def add(
-        run: Callable[[argparse.Namespace], None], help: str, description: str, epilog: str = ""
-    ) -> Callable[..., argparse.Action]:
-        """A command that is called as its function; what adds an argument to it."""
-        command = commands.add_parser(
-            run.__name__[1:], help=help, description=description, epilog=epilog
-        )
-        command.set_defaults(run=run)
-        return command.add_argument
-
-    argument = add(
-        _preset,
-        "lay a preset and single values over params.yaml",
-        "Lay presets/NAME.yaml, then the given values, over params.yaml; comments stay. "
-        "Example: dgkd preset voc12-animals data.root=../voc6/VOC2012 distill.lambda=0.5",
-    )
+    argument = _add(commands, _preset)
     argument("name", help="a file in presets/ without .yaml; scenes is the default")
     argument("values", nargs="*", metavar="key=value", help="such as seed=1")
 
-    argument = add(
-        _unpack,
-        "check and unpack a data set's downloaded archives",
-        "Compare a downloaded archive's MD5 with the published one, check all that is in it and "
-        "unpack it whole or not at all; it can be run again. The published MD5s of "
-        "VOCtrainval_11-May-2012.tar and benchmark.tgz (SBD) are known. "
-        "Example: dgkd unpack VOCtrainval_11-May-2012.tar benchmark.tgz data",
-    )
+    argument = _add(commands, _unpack)
     argument("archives", nargs="+", type=Path, metavar="ARCHIVE", help="a tar, tar.gz or zip file")
     argument("out", type=Path, metavar="OUT", help="a folder; what is in it stays")
     md5 = "what the MD5 of the (only) archive must be; any: unpack whatever it is"
     argument("--md5", metavar="HASH", help=md5)
 
-    _add_convert(commands)
+    what = "turn weights published by others into this project's"
+    convert = commands.add_parser("convert", help=what, description=f"{what.capitalize()}.")
+    kinds = convert.add_subparsers(title="kinds", required=True, metavar="KIND")
 
-    argument = add(
-        _predict,
-        "masks of dark photographs",
-        "Write a mask of every photograph: OUT/NAME.png (class ids, VOC's palette, the "
-        "photograph's own size, upright), OUT/overlay/NAME.jpg (the brightened photograph under "
-        "its mask) and OUT/predictions.json (areas and probabilities of the classes). Folders are "
-        "searched with all their subfolders, which OUT mirrors. Where two photographs would be "
-        "called the same, the second keeps its suffix in its name or gets a number. What OUT holds "
-        "already is written anew. Example: dgkd predict my-night-photo.jpg -o out",
-        "Exit status: 0 all done; 3 some photographs were unusable and skipped (named on "
-        "stderr and in predictions.json), the others done; 1 nothing done, or the model or OUT is "
-        "unusable; 2 wrong usage; 130 Ctrl-C, what was done is kept.",
-    )
+    argument = _add(kinds, _authors)
+    argument("checkpoint", type=Path, help="the authors' file; no code in it is run")
+    argument("out", type=Path, help="a new folder, or a model folder to replace")
+    role = "default: student where the checkpoint holds backbone.CondNet"
+    argument("--role", choices=("student", "teacher"), help=role)
+    names = "the class names by id; default: VOC's for 20 classes, LIS's for 8"
+    argument("--classes", metavar="NAME,NAME,…", help=names)
+
+    argument = _add(kinds, _mxnet)
+    argument("file", type=Path, help="such as ilsvrc-cls_rna-a1_cls1000_ep-0001.params")
+    argument("out", type=Path, help="a .safetensors file")
+
+    argument = _add(commands, _predict)
     argument("photos", nargs="+", metavar="PHOTO", help="files, folders or (quoted) glob patterns")
     argument("-m", "--model", **MODEL)
     argument("-o", "--out", type=Path, required=True, metavar="OUT", help="a folder, new or not")
@@ -210,49 +225,25 @@ def _parser() -> argparse.ArgumentParser:
     alone = "masks and the table alone"
     argument("--no-overlay", dest="overlay", action="store_false", help=alone)
 
-    argument = add(
-        _export,
-        "write a model's networks as ONNX or torch.export files",
-        "Write a model's networks as files that need no dgkd, with a script beside them that runs "
-        "them on a photograph, and compare what they compute with the model. "
-        "Example: dgkd export -m artifacts/model -o night.onnx",
-    )
+    argument = _add(commands, _export)
     argument("-m", "--model", **MODEL)
     form = "onnx (the default) for onnxruntime and others, torch for torch.export.load"
     argument("--format", choices=("onnx", "torch"), default="onnx", help=form)
     name = "NAME.onnx or NAME.pt2"
     argument("-o", "--out", type=Path, required=True, metavar="FILE", help=name)
 
-    argument = add(
-        _serve,
-        "a page on this machine: a dark photograph in, its segmentation out",
-        "Show a model on a page in the browser, for this machine alone unless --host says "
-        "otherwise. Nothing is sent or fetched elsewhere. Behind a web server that shows it under "
-        "a path of its own: GRADIO_ROOT_PATH=/PATH dgkd serve. "
-        "Example: dgkd serve",
-    )
+    argument = _add(commands, _serve)
     argument("-m", "--model", **MODEL)
     argument("--port", type=int, default=7860, help="7860 where none is given")
     address = "address to listen on; 0.0.0.0: the network's, too"
     argument("--host", default="127.0.0.1", help=address)
     argument("--device", **DEVICE)
 
-    argument = add(
-        _info,
-        "what a model folder holds and where it comes from",
-        "Load a model folder, which checks it, and tell its classes, networks, size, scores and "
-        "how it was made.",
-    )
+    argument = _add(commands, _info)
     argument("model", nargs="?", **MODEL)
     argument("--json", action="store_true", help="all of it, for programs")
 
-    add(
-        _doctor,
-        "whether this machine and this project are fit for `dvc repro`",
-        "Look at packages, devices, memory, disk, git, DVC and, where there is a params.yaml "
-        "here, at the data and weights that it names. Nothing is fetched or changed.",
-        "Exit status: 0 fit, warnings or not; 1 something would stop `dvc repro`.",
-    )
+    _add(commands, _doctor)
     return parser
 
 

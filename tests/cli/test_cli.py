@@ -27,27 +27,35 @@ def test_importing_and_help_do_not_wait_for_torch() -> None:
     assert done.stdout == "load False\n"
 
 
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(["--version"])
-    assert caught.value.code == 0
-    assert capsys.readouterr().out == f"dgkd {__version__}\n"
-
-
 @pytest.mark.parametrize(
-    "line",
+    ("line", "status", "said"),
     [
-        *("", "nonsense", "preset", "unpack a.tar", "convert", "convert mxnet a", "export"),
-        *("export -o a.onnx --format tflite", "serve --port http", "predict a.png"),
-        *("convert authors a.pth out --role pupil", "predict a.png -o out --batch 5000"),
-        "predict a.png -o out --batch 0",
+        ("--version", 0, f"dgkd {__version__}\n"),
+        ("--help", 0, "masks of dark photographs\n"),
+        ("predict --help", 0, "Exit status: 0 all done; 3 some photographs were unusable"),
+        *(
+            (line, 2, "usage: dgkd")
+            for line in (
+                *("", "nonsense", "preset", "unpack a.tar", "convert", "convert mxnet a", "export"),
+                *("export -o a.onnx --format tflite", "serve --port http", "predict a.png"),
+                *("convert authors a.pth out --role pupil", "predict a.png -o out --batch 5000"),
+            )
+        ),
     ],
 )
-def test_wrong_usage_is_status_2(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_and_wrong_usage(
+    line: str,
+    status: int,
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     with pytest.raises(SystemExit) as caught:
         main(line.split())
-    assert caught.value.code == 2
-    assert capsys.readouterr().err.startswith("usage: dgkd")
+    assert caught.value.code == status
+    out, err = capsys.readouterr()
+    assert said in (err if status else out)
 
 
 def test_what_was_done_is_printed(
