@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from dgkd_core.config.schema import Params  # noqa: E402
 from dgkd_core.runtime.errors import InputError  # noqa: E402
 from dgkd_core.runtime.files import read_json, write_text  # noqa: E402
 
-BLOCK = re.compile(r"(<!-- (\w+): tools/docs\.py -->\n).*?(<!-- end -->\n)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- (\w+): tools/docs\.py -->\n)(.*?)(<!-- end -->\n)", re.DOTALL)
 ROW = re.compile(r"(\| `([^`|]+)` \|.*\|) [^|]*\|")
 SCHEMA = Params.model_json_schema()
 HEAD = """# Parameters
@@ -62,11 +62,6 @@ def load_stages(root: Path) -> Stages:
     }
 
 
-def load_defaults(root: Path) -> dict[str, Any]:
-    """params.yaml of a fresh clone."""
-    return YAML(typ="safe", pure=True).load(root / "presets" / "scenes.yaml")
-
-
 def leaves(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
     """All values by dotted key, in their order."""
     for key, value in values.items():
@@ -77,23 +72,17 @@ def leaves(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, An
 
 
 def covers(key: str, leaf: str) -> bool:
-    """Whether ``leaf`` is ``key`` or lies under it."""
-    return f"{leaf}.".startswith(f"{key}.")
+    """Whether ``leaf`` (a dotted parameter or a path) is ``key`` or lies under it."""
+    return leaf == key or leaf.startswith((f"{key}.", f"{key}/"))
 
 
 def readers(stages: Stages, leaf: str) -> list[str]:
     """The stages that read a parameter, by name in `params` or as `${key}`."""
-    return [
-        name
+    keys = {
+        name: [*stage["params"], *re.findall(r"\$\{([\w.]+)\}", json.dumps(stage))]
         for name, stage in stages.items()
-        if any(
-            covers(key, leaf)
-            for key in [
-                *stage.get("params", []),
-                *re.findall(r"\$\{([\w.]+)\}", json.dumps(stage)),
-            ]
-        )
-    ]
+    }
+    return [name for name in keys if any(covers(key, leaf) for key in keys[name])]
 
 
 def schema_of(leaf: str) -> tuple[dict[str, Any], str]:
@@ -120,12 +109,11 @@ def one_of(words: list[str]) -> str:
 
 def limits(node: Mapping[str, Any]) -> str:
     """The range of a number, in words or signs; nothing where it has none."""
-    whole = node["type"] == "integer"
     low, high = node.get("minimum"), node.get("maximum")
-    if whole and "exclusiveMaximum" in node:
+    if node["type"] == "integer" and "exclusiveMaximum" in node:
         high = node["exclusiveMaximum"] - 1
     if low is not None and high is not None:
-        return f"{low} to {high}" if whole else f"{low:g} to {high:g}"
+        return f"{low:.10g} to {high:.10g}"
     signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
     return ", ".join(f"{signs[key]} {node[key]:g}" for key in signs if key in node)
 
@@ -151,10 +139,9 @@ def values_of(node: dict[str, Any]) -> str:
         return f"list of {len(items)}: {', then '.join(each)}"
     if kind == "object":
         return f"{values_of(node['additionalProperties'])} by name"
-    hexadecimal = "[0-9a-f]{64}" in node.get("pattern", "")
-    return {"boolean": "`true` or `false`", "null": "`null`"}.get(
-        kind, "64 hexadecimal digits" if hexadecimal else "text"
-    )
+    if "[0-9a-f]{64}" in node.get("pattern", ""):
+        return "64 hexadecimal digits"
+    return {"boolean": "`true` or `false`", "null": "`null`"}.get(kind, "text")
 
 
 def default_of(value: Any) -> str:
@@ -188,14 +175,12 @@ PARAMETER = ["parameter", "default", "values", "meaning"]
 
 def params_page(stages: Stages, defaults: Mapping[str, Any]) -> str:
     """docs/params.md: a table for each section, with the stages that a change reruns."""
-    parts, general = (
-        [HEAD],
-        [key for key, value in defaults.items() if not isinstance(value, Mapping)],
-    )
-    for name in ["general", *(key for key in defaults if key not in general)]:
-        chosen = general if name == "general" else [name]
-        intro = resolved(SCHEMA["properties"][name])["description"] if chosen == [name] else ""
-        found = dict(leaves({key: defaults[key] for key in chosen}))
+    parts = [HEAD]
+    sections = {key: {key: value} for key, value in defaults.items() if isinstance(value, Mapping)}
+    general = {key: value for key, value in defaults.items() if key not in sections}
+    for name, values in {"general": general, **sections}.items():
+        intro = resolved(SCHEMA["properties"][name])["description"] if name in sections else ""
+        found = dict(leaves(values))
         users = {leaf: ", ".join(readers(stages, leaf)) for leaf in found}
         same = len(set(users.values())) == 1
         if same:
@@ -211,12 +196,8 @@ def params_page(stages: Stages, defaults: Mapping[str, Any]) -> str:
 
 def params_block(stage: str, stages: Stages, defaults: Mapping[str, Any]) -> str:
     """The parameters that a stage reads."""
-    rows = [
-        parameter_row(leaf, value)
-        for leaf, value in leaves(defaults)
-        if stage in readers(stages, leaf)
-    ]
-    return table(PARAMETER, rows)
+    read = [(leaf, value) for leaf, value in leaves(defaults) if stage in readers(stages, leaf)]
+    return table(PARAMETER, [parameter_row(leaf, value) for leaf, value in read])
 
 
 def paths(stage: Mapping[str, Any], *kinds: str) -> list[str]:
@@ -226,32 +207,30 @@ def paths(stage: Mapping[str, Any], *kinds: str) -> list[str]:
     return [name for name in names if not name.startswith(("dgkd_core/", "stages/"))]
 
 
-def meet(path: str, other: str) -> bool:
-    """Whether one is the other, or lies in it."""
-    first, second = f"{path}/", f"{other}/"
-    return first.startswith(second) or second.startswith(first)
-
-
 def files_block(stage: str, stages: Stages) -> str:
     """What a stage reads and who writes it; what it writes and who reads that."""
-    outputs = {name: paths(each, "outs", "metrics", "plots") for name, each in stages.items()}
+    made = {name: paths(each, "outs", "metrics", "plots") for name, each in stages.items()}
+    read = {name: paths(each, "deps") for name, each in stages.items()}
+
+    def whose(path: str, lists: Mapping[str, list[str]]) -> list[str]:
+        """The stages that list a path, one that lies in it, or one that it lies in."""
+        return [
+            name
+            for name, others in lists.items()
+            if any(covers(path, other) or covers(other, path) for other in others)
+        ]
 
     rows = []
-    for path in paths(stages[stage], "deps"):
-        makers = [name for name, outs in outputs.items() if any(meet(path, out) for out in outs)]
-        key = re.fullmatch(r"\$\{([\w.]+)\}", path)
-        shown = f"`{path}`"
-        if key is not None:
-            repeated = key[1] == "item"
-            shown = f"the {'entry of `evaluate.sets`' if repeated else f'folder in `{key[1]}`'}"
-        source = "yours" if key is not None else "part of the project"
+    for path in read[stage]:
+        shown, source = f"`{path}`", "part of the project"
+        if key := re.fullmatch(r"\$\{([\w.]+)\}", path):
+            item = key[1] == "item"
+            shown = "the entry of `evaluate.sets`" if item else f"the folder in `{key[1]}`"
+            source = "yours"
+        makers = whose(path, made)
         rows.append(["reads", shown, f"written by {link(makers)}" if makers else source])
-    for path in outputs[stage]:
-        users = [
-            name
-            for name, each in stages.items()
-            if any(meet(dep, path) for dep in paths(each, "deps"))
-        ]
+    for path in made[stage]:
+        users = whose(path, read)
         shown = f"`{path.replace('${key}', 'NAME')}`"
         rows.append(["writes", shown, f"read by {link(users)}" if users else "yours to read"])
     return table(["", "file or folder", ""], rows)
@@ -298,9 +277,9 @@ def pages(root: Path, scores: bool) -> dict[Path, str]:
         InputError: a stage has no page, a page no stage, or a block is of an unknown kind.
     """
     stages = load_stages(root)
-    defaults = load_defaults(root)
-    made = {root / "docs" / "params.md": params_page(stages, defaults)}
-    folder = root / "docs" / "stages"
+    defaults = YAML(typ="safe", pure=True).load(root / "presets/scenes.yaml")
+    made = {root / "docs/params.md": params_page(stages, defaults)}
+    folder = root / "docs/stages"
     for stage in sorted({*stages, *(path.stem for path in folder.glob("*.md"))}):
         path = folder / f"{stage}.md"
         if stage not in stages:
@@ -309,8 +288,7 @@ def pages(root: Path, scores: bool) -> dict[Path, str]:
             raise InputError(f"{path}: no such file, expected a page for the stage {stage}")
 
         def block(match: re.Match[str], stage: str = stage, path: Path = path) -> str:
-            begin, kind, end = match.groups()
-            old = match[0].removeprefix(begin).removesuffix(end)
+            begin, kind, old, end = match.groups()
             if kind == "params":
                 return begin + params_block(stage, stages, defaults) + end
             if kind == "files":
@@ -319,15 +297,16 @@ def pages(root: Path, scores: bool) -> dict[Path, str]:
                 raise InputError(f"{path}: block {kind}, expected params, files or results")
             if not scores:
                 return match[0]
-            found = dict(leaves(read_json(root / "metrics" / f"{stage}.json")))
+            found = dict(leaves(read_json(root / f"metrics/{stage}.json")))
             return begin + results_block(stage, found, old) + end
 
         made[path] = BLOCK.sub(block, path.read_text(encoding="utf-8"))
     return made
 
 
-def main() -> None:
-    check = "--check" in sys.argv
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Renew the pages, or with --check compare them; trouble ends with one line and status 1."""
+    check = "--check" in (sys.argv if arguments is None else arguments)
     try:
         made = pages(ROOT, scores=not check)
     except InputError as error:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import chdir
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -30,9 +30,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "stages")]
 from distill import distill  # noqa: E402
 
 from dgkd_core.config.params import load_params  # noqa: E402
-from dgkd_core.config.schema import Params  # noqa: E402
 from dgkd_core.data.exposure import expose, expose_8bit  # noqa: E402
-from dgkd_core.data.manifest import Entry, Manifest, read_manifest  # noqa: E402
+from dgkd_core.data.manifest import Entry, read_manifest  # noqa: E402
 from dgkd_core.data.pack import Pack  # noqa: E402
 from dgkd_core.data.pictures import decode_array  # noqa: E402
 from dgkd_core.data.samples import Store  # noqa: E402
@@ -49,7 +48,7 @@ from dgkd_core.evaluation.networks import picture_mious  # noqa: E402
 from dgkd_core.imaging.pamr import PAMR  # noqa: E402
 from dgkd_core.models.network import Network  # noqa: E402
 from dgkd_core.models.registry import load_model  # noqa: E402
-from dgkd_core.pseudo_labels import class_maps as cams  # noqa: E402
+from dgkd_core.pseudo_labels.class_maps import class_maps, label_map  # noqa: E402
 from dgkd_core.pseudo_labels.refinement import sharpen_by_pamr  # noqa: E402
 from dgkd_core.runtime.errors import InputError  # noqa: E402
 from dgkd_core.runtime.files import atomic_file, read_json  # noqa: E402
@@ -60,45 +59,47 @@ BATCH = 8  # pictures that the denoisers' batch norms see together, as in traini
 CPU = torch.device("cpu")
 
 
-@dataclass(frozen=True)
 class Run:
-    """A finished run and the picture that is shown of it."""
+    """A finished run and the picture that is shown of it: ``entry``, its packs' members ``name``.
 
-    root: Path  # artifacts/
-    params: Params
-    manifest: Manifest
-    store: Store
-    entry: Entry
+    Args:
+        folder: the project that ran.
 
-    @property
-    def name(self) -> str:
-        return f"{self.entry.id}.png"
+    Raises:
+        InputError: no val picture has two classes and a mask.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.root, self.params = folder / "artifacts", load_params(folder / "params.yaml")
+        self.manifest, self.store = read_manifest(self.root / "prepare"), Store()
+        self.images, self.truth = (
+            self.root / "prepare" / name for name in ("images.zip", "masks_val.zip")
+        )
+        self.dark, self.depth = self.root / "darken/dark.zip", self.root / "depth/depth.zip"
+        self.predictions = self.root / "evaluate/predictions.zip"
+        self.entry = self._median_picture()
+        self.name = f"{self.entry.id}.png"
+
+    def _median_picture(self) -> Entry:
+        """Of the val pictures with two classes or more, the one with the median mIoU."""
+        several = {e.id: e for e in self.manifest.split("val") if len(e.labels) > 1}
+        predictions = {id_: self.store.mask(self.predictions, f"{id_}.png") for id_ in several}
+        part = replace(self.manifest, entries=tuple(several.values()))
+        ranking = list(picture_mious(part, self.store, self.truth, predictions))
+        if not ranking:
+            raise InputError(
+                f"{self.root}: no val picture has two classes and a mask, expected one at least"
+            )
+        return several[ranking[(len(ranking) - 1) // 2]]
 
     def day(self) -> View:
-        return View(self.store, self.root / "prepare/images.zip", None, False, "none")
+        return View(self.store, self.images, None, False, "none")
 
     def night(self, exposure: str) -> View:
-        depth = self.root / "depth/depth.zip"
-        return View(self.store, self.root / "darken/dark.zip", depth, True, exposure)
+        return View(self.store, self.dark, self.depth, True, exposure)
 
     def network(self, name: str) -> Network:
-        model, _ = load_model(self.root / name)
-        assert isinstance(model, Network)
-        return model
-
-
-def median_picture(root: Path, manifest: Manifest, store: Store) -> Entry:
-    """Of the val pictures with two classes or more, the one with the median mIoU."""
-    several = {entry.id: entry for entry in manifest.split("val") if len(entry.labels) > 1}
-    pack = root / "evaluate/predictions.zip"
-    predictions = {id_: store.mask(pack, f"{id_}.png") for id_ in several}
-    part = replace(manifest, entries=tuple(several.values()))
-    ranking = list(picture_mious(part, store, root / "prepare/masks_val.zip", predictions))
-    if not ranking:
-        raise InputError(
-            f"{root}: no val picture has two classes and a mask, expected one at least"
-        )
-    return several[ranking[(len(ranking) - 1) // 2]]
+        return load_model(self.root / name)[0]
 
 
 def draw(path: Path, rows: Sequence[Sequence[Tile]], side: float = 1.45) -> None:
@@ -123,17 +124,20 @@ def heat(values: np.ndarray, top: float = 1.0) -> np.ndarray:
     return colour_heat(values / max(top, 1e-8))
 
 
+def grey(values: np.ndarray) -> np.ndarray:
+    return np.repeat((255 * values).astype(np.uint8)[..., None], 3, 2)
+
+
 def scene(run: Run) -> list[list[Tile]]:
     """(a) the picture by day, in the dark, brightened, and its depth."""
-    dark = run.store.rgb(run.root / "darken/dark.zip", run.name)
-    depth = run.store.depth(run.root / "depth/depth.zip", run.name)
-    day = run.store.rgb(run.root / "prepare/images.zip", run.entry.image)
+    dark, depth = run.store.rgb(run.dark, run.name), run.store.depth(run.depth, run.name)
+    day = run.store.rgb(run.images, run.entry.image)
     return [
         [
             (f"by day, mean {day.mean():.0f} of 255", day),
             (f"dark, mean {dark.mean():.0f}", dark),
             ("dark, brightened (gain)", expose_8bit(dark, "gain")),
-            ("depth, near = bright", np.repeat((255 * depth).astype(np.uint8)[..., None], 3, 2)),
+            ("depth, near = bright", grey(depth)),
         ]
     ]
 
@@ -141,10 +145,8 @@ def scene(run: Run) -> list[list[Tile]]:
 def class_map_tiles(run: Run) -> list[list[Tile]]:
     """(b) the best class map of teacher and student, by day and in the dark."""
     teacher, student = run.network("teacher"), run.network("student")
-    exposure = run.params.model.exposure
-    section = run.params.cam
-    protocol = Protocol(tuple(section.scales), section.flip)
-    tiles = []
+    exposure, section = run.params.model.exposure, run.params.cam
+    protocol, tiles = Protocol(tuple(section.scales), section.flip), []
     for title, model, view in (
         ("teacher, by day", teacher, run.day()),
         ("teacher, dark as it is", teacher, run.night("none")),
@@ -152,10 +154,9 @@ def class_map_tiles(run: Run) -> list[list[Tile]]:
         (f"student, dark, {exposure}", student, run.night(exposure)),
     ):
         masks, _ = run_group(model, [run.entry], view, protocol, CPU)
-        maps = cams.class_maps(masks[0], run.manifest.label_vector(run.entry))
+        maps = class_maps(masks[0], run.manifest.label_vector(run.entry))
         tiles.append((title, heat(maps.max(0) / 255)))
-    truth = run.store.mask(run.root / "prepare/masks_val.zip", run.name)
-    return [[*tiles, ("truth", colour_mask(truth))]]
+    return [[*tiles, ("truth", colour_mask(run.store.mask(run.truth, run.name)))]]
 
 
 def distilled(run: Run) -> tuple[Network, DGKD]:
@@ -194,10 +195,10 @@ def denoiser(run: Run) -> list[list[Tile]]:
     they do when the student learns through them.
     """
     student, dgkd = distilled(run)
-    return denoising(run, student, dgkd.train())
+    with torch.no_grad():
+        return denoising(run, student, dgkd.train())
 
 
-@torch.no_grad()
 def denoising(run: Run, student: Network, dgkd: DGKD) -> list[list[Tile]]:
     """A row for each pair: the tensors on their way, and their mean distance over the batch."""
     others = [e for e in run.manifest.split("val") if e != run.entry and e.image]
@@ -245,7 +246,7 @@ def fusion(run: Run) -> list[list[Tile]]:
         share = float((after - before).norm() / before.norm())
         rows.append(
             [
-                ("depth", np.repeat((255 * depth[0, 0].numpy()).astype(np.uint8)[..., None], 3, 2)),
+                ("depth", grey(depth[0, 0].numpy())),
                 (f"level {place}, before", heat(energy[0], top)),
                 ("after", heat(energy[1], top)),
                 (f"change, {100 * share:.0f} % of before", heat(energy[2], energy[2].max())),
@@ -257,28 +258,25 @@ def fusion(run: Run) -> list[list[Tile]]:
 def pseudo_label(run: Run) -> list[list[Tile]]:
     """(e) from class maps to the pseudo label, and what the segmenter learns from many of them."""
     section, exposure = run.params.refine, run.params.model.exposure
-    vector = run.manifest.label_vector(run.entry)
     maps = decode_array(Pack(run.root / "cam/val.zip").read(f"{run.entry.id}.npy"), run.entry.id)
-    dark = run.store.rgb(run.root / "darken/dark.zip", run.name)
+    dark = run.store.rgb(run.dark, run.name)
     pamr = PAMR(section.iterations, section.dilations)
     sharp = sharpen_by_pamr(maps, expose(dark, exposure), pamr)
     threshold = read_json(run.root / "cam/threshold.json")["threshold"]
+    cut = label_map(maps, run.manifest.label_vector(run.entry), threshold)
     packs = {
         "pseudo label": run.root / "refine/val.zip",
-        "prediction": run.root / "evaluate/predictions.zip",
-        "truth": run.root / "prepare/masks_val.zip",
+        "prediction": run.predictions,
+        "truth": run.truth,
     }
-    cut = cams.label_map(maps, vector, threshold)
+    masks = [(title, colour_mask(run.store.mask(packs[title], run.name))) for title in packs]
     return [
         [
             (f"dark, {exposure}", expose_8bit(dark, exposure)),
             ("class map", heat(maps.max(0) / 255)),
             (f"cut at {threshold}", colour_mask(cut)),
             ("after PAMR", heat(sharp.max(0))),
-            *(
-                (title, colour_mask(run.store.mask(pack, run.name)))
-                for title, pack in packs.items()
-            ),
+            *masks,
         ]
     ]
 
@@ -292,15 +290,13 @@ FIGURES = {
 }
 
 
-def main() -> None:
-    where, *names = sys.argv[1:] or [str(ROOT)]
-    folder = Path(where).resolve()
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Draw the figures; unusable input ends with one line and status 1."""
+    folder, *names = (sys.argv[1:] if arguments is None else arguments) or [str(ROOT)]
     try:
         if unknown := sorted(set(names) - set(FIGURES)):
             raise InputError(f"{unknown[0]}: no such figure, expected {', '.join(FIGURES)}")
-        root, params = folder / "artifacts", load_params(folder / "params.yaml")
-        manifest, store = read_manifest(root / "prepare"), Store()
-        run = Run(root, params, manifest, store, median_picture(root, manifest, store))
+        run = Run(Path(folder).resolve())
         for name in names or FIGURES:
             draw(ROOT / "docs" / "figures" / f"{name}.png", FIGURES[name](run))
             print(f"figures: docs/figures/{name}.png", flush=True)

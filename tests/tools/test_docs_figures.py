@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from support import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tools"))
-
-import figures  # noqa: E402
+from tools import figures
 
 
 def test_colours_are_those_of_common_components() -> None:
@@ -27,13 +23,9 @@ def test_colours_are_those_of_common_components() -> None:
 
 def test_a_grid_is_the_same_bytes_twice(tmp_path: Path) -> None:
     tile = np.arange(300, dtype=np.uint8).reshape(10, 10, 3)
-    rows = [[("a", tile), ("b", 255 - tile)], [("c", tile)]]
     for name in ("one.png", "two.png"):
-        figures.draw(tmp_path / name, rows)
+        figures.draw(tmp_path / name, [[("a", tile), ("b", 255 - tile)], [("c", tile)]])
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
-    width, height = Image.open(tmp_path / "one.png").size
-    assert width > 200
-    assert height > 200
 
 
 @pytest.mark.full
@@ -41,10 +33,9 @@ def test_all_figures_of_a_run(
     chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(figures, "ROOT", tmp_path)
-    monkeypatch.setattr(sys, "argv", ["figures.py", str(chain)])
     monkeypatch.setenv("DGKD_WORKERS", "1")
     before = sorted(chain.rglob("*"))
-    figures.main()
+    figures.main([str(chain)])
     assert sorted(chain.rglob("*")) == before  # the run that is shown stays as it is
     found = sorted((tmp_path / "docs/figures").iterdir())
     assert [path.stem for path in found] == sorted(figures.FIGURES)
@@ -54,8 +45,6 @@ def test_all_figures_of_a_run(
     assert "figures: docs/figures/denoiser.png" in capsys.readouterr().out
 
 
-def test_a_figure_of_no_name_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["figures.py", ".", "sunset"])
-    with pytest.raises(SystemExit) as caught:
-        figures.main()
-    assert str(caught.value).startswith("figures: sunset: no such figure, expected day-and-night,")
+def test_a_figure_of_no_name_is_one_line() -> None:
+    with pytest.raises(SystemExit, match=r"^figures: sunset: no such figure, expected day-and-"):
+        figures.main([".", "sunset"])

@@ -1,15 +1,15 @@
 """What a stage imports lies in the folders that dvc.yaml lists, in layers without a circle."""
 
+from __future__ import annotations
+
 import shutil
-import sys
 from pathlib import Path
 
-import pytest
+from support import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tools"))
+from tools.stage_deps import differences, imported, modules_of
 
-from stage_deps import differences, imported, modules_of  # noqa: E402
+CORE = ROOT / "dgkd_core"
 
 
 def test_dvc_yaml_fits_the_imports() -> None:
@@ -22,18 +22,14 @@ def test_a_difference_is_told(tmp_path: Path) -> None:
     text = (ROOT / "dvc.yaml").read_text()
     wrong = text.replace("dgkd_core/lowlight\n", "dgkd_core/scenes\n", 1)
     (tmp_path / "dvc.yaml").write_text(wrong)
-    told = list(differences(tmp_path))
-    assert told[-1] == (
-        "dvc.yaml: darken lists dgkd_core/scenes among its deps, but imports nothing of it"
-    )
-    assert told[0] == (
-        "dvc.yaml: darken imports dgkd_core/lowlight/darkening.py, expected its folder among the "
-        "deps"
-    )
+    first, *_, last = differences(tmp_path)
+    said = "darken imports dgkd_core/lowlight/darkening.py, expected its folder among the deps"
+    assert first == f"dvc.yaml: {said}"
+    said = "darken lists dgkd_core/scenes among its deps, but imports nothing of it"
+    assert last == f"dvc.yaml: {said}"
 
 
-@pytest.fixture
-def tree(tmp_path: Path) -> Path:
+def test_imports_are_followed_through_every_form(tmp_path: Path) -> None:
     for name, text in {
         "stages/one.py": "import _start\nfrom pathlib import Path\nfrom core.a import x\n",
         "stages/_start.py": "import sys\n",
@@ -42,24 +38,11 @@ def tree(tmp_path: Path) -> Path:
         "core/sub/c.py": "from core.a import x\n",
         "core/unused.py": "import core.a\n",
     }.items():
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return tmp_path
-
-
-def test_imports_are_followed_through_every_form(tree: Path) -> None:
-    assert modules_of(tree / "stages" / "one.py", tree) == [
-        "core/a.py",
-        "core/b.py",
-        "core/sub/c.py",
-        "stages/_start.py",
-        "stages/one.py",
-    ]
-
-
-def test_a_stage_that_imports_nothing_depends_on_itself(tree: Path) -> None:
-    assert modules_of(tree / "stages" / "_start.py", tree) == ["stages/_start.py"]
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    core = ["core/a.py", "core/b.py", "core/sub/c.py"]
+    found = modules_of(tmp_path / "stages/one.py", tmp_path)
+    assert found == [*core, "stages/_start.py", "stages/one.py"]
 
 
 def test_packages_import_each_other_in_one_direction() -> None:
@@ -73,14 +56,10 @@ def test_packages_import_each_other_in_one_direction() -> None:
         {"pipeline", "cli"},
     ]
     level = {package: i for i, layer in enumerate(layers) for package in layer}
-    packages = {path.parent.name for path in (ROOT / "dgkd_core").glob("*/__init__.py")}
-    assert packages == set(level)
-    assert {path.name for path in (ROOT / "dgkd_core").glob("*.py")} == {
-        "__init__.py",
-        "__main__.py",
-    }
-    for file in (ROOT / "dgkd_core").glob("*/**/*.py"):
-        package = file.relative_to(ROOT / "dgkd_core").parts[0]
+    assert {path.parent.name for path in CORE.glob("*/__init__.py")} == set(level)
+    assert {path.name for path in CORE.glob("*.py")} == {"__init__.py", "__main__.py"}
+    for file in CORE.glob("*/**/*.py"):
+        package = file.relative_to(CORE).parts[0]
         names = {name.split(".")[1] for name in imported(file) if name.startswith("dgkd_core.")}
         wrong = {n for n in names - {package} if n in level and level[n] >= level[package]}
         assert not wrong, f"{file}: imports {wrong}"

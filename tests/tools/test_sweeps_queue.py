@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from support import environment, one_line
-from tables import Finish, make_table, remove
+from tables import Finish, remove
 
 from tools.sweeps.__main__ import main, queue
 from tools.sweeps.plan import Experiment, read_plan
@@ -52,55 +52,32 @@ def test_the_table_gathers_what_has_finished(
     assert (csv.read_bytes(), csv.with_suffix(".md").read_bytes()) == before
 
 
-def test_an_old_table_is_read_and_filled_in(
-    plan_file: Path, tmp_path: Path, repository: Repository, finish: Finish
-) -> None:
-    """Tables of before had no luma, brightened teacher or machine."""
-    plan, csv = read_plan(plan_file), tmp_path / "plan.csv"
-    commit = finish("plan.deep.gain.s0", 10, exposed=7.5)
-    csv.write_text(
-        "row,variant,seed,teacher_normal,teacher_dark,student_dark,cam,pseudo,segmenter_dark,commit\n"
-        f"deep,gain,0,10.00,11.00,12.00,13.00,14.00,15.00,{commit}\n"
-        "deep,gain,1,20.00,21.00,22.00,23.00,24.00,25.00,0000012\n"
-    )
-    old = recorded(csv)
-    assert list(old) == COLUMNS
-    assert old[["luma_dark", "teacher_dark_exposed", "machine"]].isna().all(axis=None)
-    write_table(plan, tmp_path, repository, "here")
-    table = recorded(csv)
-    np.testing.assert_array_equal(table["teacher_dark_exposed"], [7.5, np.nan])
-    assert table["commit"].tolist() == [commit, "0000012"]
-    assert table["machine"].fillna("").tolist() == ["here", ""]
-
-
-def test_a_commit_of_digits_stays_text(
-    plan_file: Path, tmp_path: Path, repository: Repository
-) -> None:
-    """Some commits read as a number: 8492421, 12345e6, 0000012."""
-    commits = ["8492421", "12345e6", "0000012"]
-    runs = [("deep", "gain", 0, 1.0), ("alone", "gain", 1, 1.0), ("deep", "gain", 1, 1.0)]
-    csv = tmp_path / "plan.csv"
-    make_table(runs, commit=commits).to_csv(csv, index=False)
-    write_table(read_plan(plan_file), tmp_path, repository, "here")
-    assert recorded(csv)["commit"].tolist() == commits
-    assert [line.split(",")[-2] for line in csv.read_text().splitlines()[1:]] == commits
+HEAD = ",".join(COLUMNS)
+RUN = "a,b,{seed},1,2,3,4,5,6,7,8,9,{commit},here"
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("lines", "said"),
     [
-        ("", "not a table"),
-        ("row,variant,seed\na,b,c\n", "not a table"),
-        ("row,variant\na,b\n", "not a table"),
-        ("row,variant,seed\na,b,1\n", "no column commit"),
-        ("row,variant,seed,cam,commit\na,b,1,much,x\n", "not a table"),
-        ("row,variant,seed,commit\na,b,1,x\na,b,2,x\na,b,1,y\n", "a b 1 is recorded twice"),
+        ([""], "not a readable table"),
+        (["row,variant", "a,b"], "no column seed"),
+        ([HEAD, RUN.format(seed="c", commit="x")], "not a table of runs"),
+        ([HEAD, RUN.format(seed=1, commit="x").replace("4", "much")], "not a table of runs"),
+        ([HEAD, *(RUN.format(seed=1, commit=c) for c in "xy")], "a b 1 is recorded twice"),
     ],
 )
-def test_what_is_no_table(tmp_path: Path, text: str, said: str) -> None:
+def test_what_is_no_table(tmp_path: Path, lines: list[str], said: str) -> None:
     csv = tmp_path / "plan.csv"
-    csv.write_text(text)
+    csv.write_text("\n".join(lines))
     one_line(lambda: recorded(csv), csv, said)
+
+
+def test_a_commit_of_digits_stays_text(tmp_path: Path) -> None:
+    """Some commits read as a number: 8492421, 12345e6, 0000012."""
+    commits, csv = ["8492421", "12345e6", "0000012"], tmp_path / "plan.csv"
+    lines = [RUN.format(seed=seed, commit=commit) for seed, commit in enumerate(commits)]
+    csv.write_text("\n".join([HEAD, *lines]))
+    assert recorded(csv)["commit"].tolist() == commits
 
 
 def test_mean_and_spread_are_those_of_numpy() -> None:
@@ -120,9 +97,8 @@ def test_dvc_queues_an_experiment_once(
     monkeypatch.setenv("PATH", environment()["PATH"])
     (repository.root / "params.yaml").write_text("seed: 1\n")
     (repository.root / "dvc.yaml").write_text('stages: {one: {cmd: "true", params: [seed]}}')
-    repository.run("dvc", "init", "-q")
-    repository.run("git", "add", "-A")
-    repository.run("git", "commit", "-q", "-m", "stage")
+    for words in ("dvc init -q", "git add -A", "git commit -q -m stage"):
+        repository.run(*words.split())
     assert repository.unfinished() == ([], 0)
     repository.queue(Experiment("plan", "alone", "gain", 0, {}))
     assert repository.unfinished() == (["plan.alone.gain.s0"], 0)
@@ -164,16 +140,12 @@ def test_of_experiments_with_one_name_the_latest_counts(
     """DVC lets a name come again where the baseline is another commit."""
     finish("plan.alone.gain.s0", 1)
     (old,) = repository.finished().values()
-    for base, year, latest in (
-        ("0" * 40, 2001, False),
-        ("f" * 40, 2001, False),
-        ("0" * 40, 2099, True),
-    ):
+    for base, year in (("0" * 40, 2001), ("f" * 40, 2001), ("0" * 40, 2099)):
         monkeypatch.setenv("GIT_COMMITTER_DATE", f"{year}-01-01T00:00:00Z")
         commit = repository.run("git", "commit-tree", "HEAD^{tree}", "-m", "again").strip()
         new = f"refs/exps/{base[:2]}/{base[2:]}/plan.alone.gain.s0"
         repository.run("git", "update-ref", new, commit)
-        assert repository.finished() == {"plan.alone.gain.s0": new if latest else old}
+        assert repository.finished() == {"plan.alone.gain.s0": new if year == 2099 else old}
         repository.run("git", "update-ref", "-d", new)
 
 
@@ -230,21 +202,6 @@ def test_killed_and_failed_runs_are_not_waited_for(clone: Repository, dvc_says: 
     assert clone.unfinished() == (["somebody-else"], 0)
 
 
-def test_waiting_shows_progress_and_ends(
-    clone: Repository,
-    dvc_says: list[str],
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("DGKD_LOG_EVERY", "0")
-    first = STATUS.format(second="Queued", workers=1)
-    dvc_says += [first, first, STATUS.format(second="Success", workers=1)]
-    dvc_says.append(dvc_says[-1].replace("Running", "Success"))
-    clone.wait(NAMES, 1)
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split(",")[0] for line in lines] == ["sweeps: 1/2", "sweeps: 2/2"]
-
-
 @pytest.fixture
 def starts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many workers were asked for, start by start."""
@@ -259,29 +216,35 @@ def _says(second: str, *workers: int) -> list[str]:
 
 
 END = STATUS.format(second="Success", workers=2).replace("Running", "Success")
+BOTH = ["sweeps: 1/2", "sweeps: 2/2"]
 
 
 @pytest.mark.parametrize(
-    ("answers", "started"),
+    ("answers", "started", "shown"),
     [
-        ([*_says("Queued", 2, 1, 1, 2, 1, 1, 1, 2), END], [2]),  # a dead worker is replaced
-        ([*_says("Running", 2, 0, 0, 0, 0, 0, 2), END], []),  # busy workers do not answer
-        (_says("Running", 2, 0), []),  # killed: what they ran is given up
-        ([*_says("Queued", 1), *_says("Success", 1, 1, 1, 1, 1), END], []),  # one is enough
-        (_says("Success", 0), []),  # nothing to wait for
+        ([*_says("Queued", 2, 2), *_says("Success", 2), END], [], BOTH),
+        ([*_says("Queued", 2, 1, 1, 2, 1, 1, 1, 2), END], [2], BOTH),  # a dead worker is replaced
+        ([*_says("Running", 2, 0, 0, 0, 0, 0, 2), END], [], BOTH),  # busy workers do not answer
+        (_says("Running", 2, 0), [], BOTH),  # killed: what they ran is given up
+        ([*_says("Queued", 1), *_says("Success", 1, 1, 1, 1, 1), END], [], BOTH),  # one is enough
+        (_says("Success", 0), [], []),  # nothing to wait for
     ],
 )
-def test_workers_that_die(
+def test_waiting_shows_progress_and_replaces_workers_that_die(
     answers: list[str],
     started: list[int],
+    shown: list[str],
     clone: Repository,
     dvc_says: list[str],
     starts: list[int],
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("DGKD_LOG_EVERY", "0")
     dvc_says += answers
     clone.wait(NAMES, 2)
     assert (starts, len(dvc_says)) == (started, 1)
+    assert [line.split(",")[0] for line in capsys.readouterr().out.splitlines()] == shown
 
 
 def test_waiting_for_dead_workers_is_not_for_ever(

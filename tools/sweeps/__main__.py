@@ -61,14 +61,15 @@ def run(
     plans: Sequence[Plan], docs: Path, repository: Repository, machine: str, jobs: int
 ) -> list[str]:
     """Run what is queued of the plans, then write; returns the names of those that failed."""
+    waiting = repository.unfinished()[0]
     names = [experiment.name for plan in plans for experiment in plan.experiments()]
-    queued = set(names).intersection(repository.unfinished()[0])
+    queued = [name for name in names if name in waiting]
     if queued:
         repository.start(jobs)
         repository.wait(queued, jobs)
     table(plans, docs, repository, machine)
     finished = repository.finished()
-    return [name for name in names if name in queued and name not in finished]
+    return [name for name in queued if name not in finished]
 
 
 def plan_files() -> list[Path]:

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
+from dgkd_core.config.params import read_yaml
 from dgkd_core.runtime.errors import InputError, reason
 
 Values = dict[str, Any]  # what is laid over params.yaml: dotted key and value
@@ -150,22 +150,14 @@ class Experiment:
 
     def command(self) -> list[str]:
         """The DVC command that queues it."""
-        assignments = {"seed": self.seed, **self.values}
-        sets = [part for k, v in assignments.items() for part in ("-S", f"{k}={_word(v)}")]
-        return ["dvc", "exp", "run", "--queue", "--name", self.name, *sets]
-
-
-def _word(value: Any) -> str:
-    return json.dumps(value) if isinstance(value, bool | type(None) | list) else str(value)
+        words = ["dvc", "exp", "run", "--queue", "--name", self.name]
+        for key, value in {"seed": self.seed, **self.values}.items():
+            words += ["-S", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
+        return words
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from error
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a readable YAML file ({reason(error)})") from error
+    values = read_yaml(path, YAML(typ="safe", pure=True))
     if not isinstance(values, dict):
         raise InputError(f"{path}: expected a plan with title, data, seeds, variants, rows")
     return values
@@ -187,8 +179,8 @@ def read_plan(path: Path) -> Plan:
         return Plan(name=path.stem, **values)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        said = reason(ValueError(first["msg"].removeprefix("Value error, ")))
-        raise InputError(f"{path}: {place + ': ' if place else ''}{said}") from error
+        place = [".".join(map(str, first["loc"]))] if first["loc"] else []
+        said = first["msg"].removeprefix("Value error, ")
+        raise InputError(": ".join([str(path), *place, said])) from error
     except TypeError as error:  # a key that is no text, or `name`
         raise InputError(f"{path}: {reason(error)}") from error

@@ -74,6 +74,7 @@ class Repository:
         return json.loads(self.run("git", "show", f"{reference}:metrics/{file}.json"))
 
     def queue(self, experiment: Experiment) -> None:
+        """Add an experiment to DVC's queue."""
         self.run(*experiment.command())
 
     def start(self, jobs: int) -> None:
@@ -107,9 +108,10 @@ class Repository:
                 tasks, workers = self.tasks()
                 states = [tasks.get(name) for name in names]
                 queued, running = states.count("Queued"), states.count("Running")
-                missing = missing + 1 if workers < min(jobs, queued + running) else 0
+                wanted = min(jobs, queued + running)
+                missing = missing + 1 if workers < wanted else 0
                 # a worker that is busy may not answer: be more patient while all of them may be
-                dead = missing >= (PATIENCE if running < min(jobs, queued + running) else BUSY)
+                dead = missing >= (PATIENCE if running < wanted else BUSY)
                 if dead and not workers:
                     running = 0  # what ran has died with its worker
                 now = total - queued - running

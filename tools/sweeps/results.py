@@ -68,33 +68,19 @@ def differences(plan: Plan, table: pd.DataFrame) -> str:
     variants = _variants(plan, table)
     lines = []
     for row in plan.rows:
-        if row.name != plan.baseline:
-            cells = [difference(table, v, row.name, plan.baseline) for v in variants]
-            if any(cells):
-                lines.append([row.title, *cells])
+        cells = [difference(table, v, row.name, plan.baseline) for v in variants]
+        if row.name != plan.baseline and any(cells):
+            lines.append([row.title, *cells])
     headings = ["", *(plan.variant_title(variant) for variant in variants)]
     return grid(headings, lines) if lines else ""
 
 
 def _counts(values: pd.Series, form: str = "{}") -> str:
-    counts = values.fillna("not recorded").value_counts(sort=False)
-    named = {form.format(name): count for name, count in counts.items()}
-    return "; ".join(f"{name} ({count} run{'s' * (count > 1)})" for name, count in named.items())
+    counts = values.value_counts(sort=False).items()
+    return "; ".join(f"{form.format(name)} ({n} run{'s' * (n > 1)})" for name, n in counts)
 
 
-def _figure(plan: Plan, table: pd.DataFrame, docs: Path) -> dict[str, str] | None:
-    if plan.plot is None:
-        return None
-    path = f"figures/{plan.name}.svg"
-    write_figure(plan, plan.plot, table, docs / path)
-    caption = (
-        "Mean over the seeds, the band is a standard deviation to either side (none where there "
-        "is one seed); grey: what it is seen against."
-    )
-    return {"path": path, "alt": f"mIoU against {plan.plot.label}", "caption": caption}
-
-
-def _section(plan: Plan, table: pd.DataFrame, docs: Path) -> dict[str, Any]:
+def _section(plan: Plan, table: pd.DataFrame) -> dict[str, Any]:
     return {
         "plan": plan,
         "done": len(table),
@@ -103,7 +89,6 @@ def _section(plan: Plan, table: pd.DataFrame, docs: Path) -> dict[str, Any]:
         "machines": _counts(table["machine"]),
         "commits": _counts(table["commit"], "`{}`"),
         "mixed": table["commit"].nunique() > 1,
-        "figure": _figure(plan, table, docs),
         "matrix": matrix(plan, table),
         "baseline": next(row.title for row in plan.rows if row.name == plan.baseline),
         "differences": differences(plan, table),
@@ -120,8 +105,10 @@ def write_results(plans: Iterable[Plan], docs: Path) -> None:
         table = table[there]
         if table.empty:
             planned.append(plan.title)
-        else:
-            sections.append(_section(plan, table, docs))
+            continue
+        sections.append(_section(plan, table))
+        if plan.plot is not None:
+            write_figure(plan, plan.plot, table, docs / f"figures/{plan.name}.svg")
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         undefined=StrictUndefined,

@@ -10,34 +10,33 @@ from typing import Any
 import pandas as pd
 
 from dgkd_core.runtime.errors import InputError, reason
-from dgkd_core.runtime.files import write_text
-from tools.sweeps.plan import FIGURES, HEADINGS, KEYS, Key, Plan
+from dgkd_core.runtime.files import read_table, write_text
+from tools.sweeps.plan import FIGURES, HEADINGS, KEYS, Plan
 from tools.sweeps.repository import Repository
 
-TEXTS = ["commit", "machine"]
-COLUMNS = [*KEYS, *HEADINGS, *TEXTS]
+COLUMNS = [*KEYS, *HEADINGS, "commit", "machine"]
 MISSING = "–"
 
 
 def recorded(csv: Path) -> pd.DataFrame:
-    """The runs in a table's CSV, one that lacks newer columns too; none where there is no file.
+    """The runs in a table's CSV; none where there is no file.
 
     Raises:
         InputError: it is no such table.
     """
     if not csv.is_file():
         return pd.DataFrame(columns=COLUMNS)
+    table = read_table(csv, COLUMNS)[COLUMNS]
+    numbers = ["seed", *HEADINGS]
     try:
-        table = pd.read_csv(csv, dtype=dict.fromkeys([*KEYS[:2], *TEXTS], str))
-        table = table.astype({"seed": int, **{c: float for c in HEADINGS if c in table}})
-    except (ValueError, KeyError, TypeError) as error:  # pandas' own errors are ValueErrors
+        table[numbers] = table[numbers].apply(pd.to_numeric)
+        table = table.astype({"seed": int, **dict.fromkeys(HEADINGS, float)})
+    except (ValueError, TypeError) as error:
         raise InputError(f"{csv}: not a table of runs ({reason(error)})") from error
-    if missing := [key for key in [*KEYS, "commit"] if key not in table]:
-        raise InputError(f"{csv}: no column {missing[0]}, expected {', '.join(COLUMNS)}")
     if len(twice := table[table.duplicated(KEYS)]):
         run = " ".join(str(twice.iloc[0][key]) for key in KEYS)
         raise InputError(f"{csv}: {run} is recorded twice, expected each run once")
-    return table.reindex(columns=COLUMNS)
+    return table
 
 
 def _number(values: Any, key: str) -> float:
@@ -55,10 +54,10 @@ def _finished(repository: Repository, reference: str) -> dict[str, Any]:
 
 
 def _same(old: dict[str, Any], new: dict[str, Any]) -> bool:
-    """Whether a recorded run is this one: what both hold agrees."""
-    pairs = [(old[column], new[column]) for column in HEADINGS]
-    known = [(a, b) for a, b in pairs if not (math.isnan(a) or math.isnan(b))]
-    return old["commit"] == new["commit"] and all(f"{a:.2f}" == f"{b:.2f}" for a, b in known)
+    """Whether a recorded run is this one."""
+    return old["commit"] == new["commit"] and all(
+        f"{old[column]:.2f}" == f"{new[column]:.2f}" for column in HEADINGS
+    )
 
 
 def gather(plan: Plan, csv: Path, repository: Repository, machine: str) -> pd.DataFrame:
@@ -67,20 +66,17 @@ def gather(plan: Plan, csv: Path, repository: Repository, machine: str) -> pd.Da
     Args:
         machine: where the runs that are not recorded yet ran.
     """
-    references = repository.finished()
-    rows: dict[Key, dict[str, Any]] = {
-        (row["row"], row["variant"], row["seed"]): {str(k): v for k, v in row.items()}
-        for row in recorded(csv).to_dict("records")
-    }
-    order = []
+    references, known = repository.finished(), recorded(csv).to_dict("records")
+    rows = {tuple(row[key] for key in KEYS): row for row in known}
+    order = [run.key for run in plan.experiments()]
     for run in plan.experiments():
-        order.append(run.key)
-        if run.name not in references:
-            continue
-        new = dict(zip(KEYS, run.key, strict=True)) | _finished(repository, references[run.name])
-        old = rows.get(run.key)
-        keep = old is not None and _same(old, new) and isinstance(old["machine"], str)
-        rows[run.key] = {**new, "machine": old["machine"] if old and keep else machine}
+        if run.name in references:
+            new = dict(zip(KEYS, run.key, strict=True)) | _finished(
+                repository, references[run.name]
+            )
+            old = rows.get(run.key)
+            there = old["machine"] if old and _same(old, new) else machine
+            rows[run.key] = {**new, "machine": there}
     return pd.DataFrame([rows[key] for key in order if key in rows], columns=COLUMNS)
 
 
@@ -103,7 +99,13 @@ def markdown(plan: Plan, table: pd.DataFrame) -> str:
     """Mean ± standard deviation over the seeds, a table a variant."""
     columns = [column for column in HEADINGS if table[column].notna().any()]
     headings = ["", "seeds", *(HEADINGS[column] for column in columns)]
-    parts = [f"# {plan.title}", _note(plan, len(table))]
+    note = (
+        f"mIoU in percent on val, mean ± standard deviation over seeds, {len(table)} runs; mean "
+        f"luma is that of the dark pictures, of 255. Made by `python -m tools.sweeps table`; the "
+        f"runs, with commits and machines, are in [{plan.name}.csv]({plan.name}.csv), what they "
+        f"say in [RESULTS.md](RESULTS.md). Data: {plan.data}. {plan.note}"
+    )
+    parts = [f"# {plan.title}", note.strip()]
     for variant in plan.variants:
         rows = []
         for row in plan.rows:
@@ -114,15 +116,6 @@ def markdown(plan: Plan, table: pd.DataFrame) -> str:
         if rows:
             parts += [f"## {plan.variant_title(variant)}", grid(headings, rows)]
     return "\n\n".join(parts) + "\n"
-
-
-def _note(plan: Plan, runs: int) -> str:
-    return (
-        f"mIoU in percent on val, mean ± standard deviation over seeds, {runs} runs; mean luma is "
-        f"that of the dark pictures, of 255. Made by `python -m tools.sweeps table`; the runs, "
-        f"with commits and machines, are in [{plan.name}.csv]({plan.name}.csv), what they say in "
-        f"[RESULTS.md](RESULTS.md). Data: {plan.data}. {plan.note}"
-    ).strip()
 
 
 def write_table(plan: Plan, docs: Path, repository: Repository, machine: str) -> pd.DataFrame:
