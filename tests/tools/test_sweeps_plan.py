@@ -19,9 +19,8 @@ PLOT = "plot: {{x: {x}, label: l, y: [{y}], lines: row}}\nseeds:"
 def test_runs_of_a_plan_seed_by_seed(plan_file: Path) -> None:
     runs = list(read_plan(plan_file).experiments())
     names = ("alone.none", "alone.gain", "deep.gain")
-    assert [run.name for run in runs] == [
-        f"plan.{name}.s{seed}" for seed in (0, 1) for name in names
-    ]
+    expected = [f"plan.{name}.s{seed}" for seed in (0, 1) for name in names]
+    assert [run.name for run in runs] == expected
     assert runs[1].command() == [
         *("dvc", "exp", "run", "--queue", "--name", "plan.alone.gain.s0"),
         *("-S", "seed=0", "-S", "cam.source=student", "-S", "refine.depth=false"),
