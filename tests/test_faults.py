@@ -17,40 +17,25 @@ import signal
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-import torch
 from forked import bytes_below, fork
-from safetensors.torch import save_file
 from support import ROOT
 
 from dgkd_core.config.presets import apply_preset
-from dgkd_core.data.manifest import Entry, Manifest, write_manifest
-from dgkd_core.data.pack import Pack, write_pack
-from dgkd_core.data.pictures import encode_rgb
+from dgkd_core.data.pack import write_pack
 from dgkd_core.datasets.archive import unpack
-from dgkd_core.depth.dpt import save_dpt, small_dpt
-from dgkd_core.lowlight.preview import write_preview
 from dgkd_core.models.registry import ModelConfig, build, save_model
 from dgkd_core.runtime.errors import InputError
-from dgkd_core.runtime.files import atomic_file, atomic_folder, write_text
+from dgkd_core.runtime.files import write_text
 from dgkd_core.runtime.result_cache import ResultCache
-from dgkd_core.scenes.drawing import render
 
 pytestmark = pytest.mark.full
 Write = Callable[[], object]
 Writer = Callable[[Path, int], Write]
 """Gets ready to write something into a folder, larger for a larger number."""
-
-SPEC = {"kind": "network", "classes": ("cat",), "backbone": "timm:test_resnet"}
-SIMPLE = {"alpha": (1, 1), "beta": (0.5, 0.5), "gamma": (1, 1), "noise": 0.1}
-
-
-def _manifest(place: Path, size: int) -> Write:
-    ids = [f"picture_{i:05d}" for i in range(20 * size)]
-    entries = tuple(Entry(id_, "train", ("cat",), 64, 64, f"{id_}.png") for id_ in ids)
-    return lambda: write_manifest(place, Manifest(("cat",), entries))
 
 
 def _pack(place: Path, size: int) -> Write:
@@ -67,51 +52,13 @@ def _piece(place: Path, size: int) -> Write:
     return lambda: cache.put([(f"of size {size}", bytes(3000 * size), None)])
 
 
-def _tensors(place: Path, size: int) -> Write:
-    def write() -> None:
-        with atomic_file(place / "x.safetensors") as part:
-            save_file({"x": torch.zeros(1000 * size)}, part)
-
-    return write
-
-
 def _model(place: Path, size: int) -> Write:
     config = ModelConfig(
-        **SPEC,
-        output_stride=32,
-        width=4 * size,
-        aspp_rates=(1, 2, 3),
-        dgf2="off",
-        exposure="none",
+        *("network", ("cat",), "timm:test_resnet", 32, 4 * size, (1, 2, 3), "off", "none"),
         frozen=False,
-    )  # type: ignore[arg-type]
+    )
     model = build(config)
     return lambda: save_model(place / "model", model, config)
-
-
-def _depth_model(place: Path, size: int) -> Write:
-    made = small_dpt(32, 4 * size)
-
-    def write() -> None:
-        with atomic_folder(place / "dpt") as folder:
-            save_dpt(*made, folder)
-
-    return write
-
-
-def _preview(place: Path, size: int) -> Write:
-    entries = [Entry(str(i), "train", ("cat",), 48, 48, f"{i}.png") for i in range(2)]
-    source = Path(tempfile.mkdtemp(), "images.zip")
-    with write_pack(source) as pack:
-        for i in range(2):
-            pack.add(f"{i}.png", encode_rgb(render(size, "train", i, 48).image))
-    source.parent.chmod(0o755)
-    images, settings = Pack(source), {"kind": "simple", "physical": {}, "simple": SIMPLE}
-
-    def write() -> None:
-        write_preview(place / "p.png", entries, images, settings, 0)
-
-    return write
 
 
 def _params(place: Path, size: int) -> Write:
@@ -132,15 +79,11 @@ def _archive(place: Path, size: int) -> Write:
     return lambda: unpack(source, place / "out", "any")
 
 
-WRITERS: dict[str, tuple[Writer, str]] = {
+WRITERS: dict[str, tuple[Writer, str]] = {  # and what they write
     "text": (lambda p, n: lambda: write_text(p / "x.txt", "x" * 3000 * n), "x.txt"),
     "piece": (_piece, "cache"),
-    "manifest": (_manifest, "manifest.csv"),
     "pack": (_pack, "x.zip"),
-    "tensors": (_tensors, "x.safetensors"),
     "model": (_model, "model"),
-    "depth model": (_depth_model, "dpt"),
-    "preview": (_preview, "p.png"),
     "params": (_params, "params.yaml"),
     "archive": (_archive, ""),
 }
@@ -158,6 +101,10 @@ def _mount(place: Path, flags: int = 0, options: str = "") -> None:
         raise OSError(ctypes.get_errno(), "no disk of our own")
 
 
+def any_disk(place: Path) -> None:
+    """The disk as it is."""
+
+
 def small_disk(place: Path) -> None:
     """A disk of 16 MB at ``place``, in this process's own view of the file system."""
     try:
@@ -168,12 +115,9 @@ def small_disk(place: Path) -> None:
 
 def filled(place: Path) -> None:
     """No byte left on the disk (ENOSPC)."""
-    with open(place / "filler", "wb", buffering=0) as file:
-        try:
-            while file.write(bytes(4096)):
-                pass
-        except OSError:
-            return
+    with open(place / "filler", "wb", buffering=0) as file, suppress(OSError):
+        while file.write(bytes(4096)):
+            pass
 
 
 def read_only(place: Path) -> None:
@@ -202,8 +146,8 @@ Fault = tuple[Callable[[Path], object], Callable[[Path], object], str]
 FAULTS: dict[str, Fault] = {
     "full disk": (small_disk, filled, "No space left on device"),
     "read-only disk": (small_disk, read_only, "Read-only file system"),
-    "refused permission": (lambda place: None, denied, "Permission denied"),
-    "short write": (lambda place: None, cut_short, "File too large"),
+    "refused permission": (any_disk, denied, "Permission denied"),
+    "short write": (any_disk, cut_short, "File too large"),
 }
 
 

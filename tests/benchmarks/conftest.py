@@ -8,13 +8,13 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from support import ROOT
 
 from benchmarks.__main__ import parser
 from benchmarks.options import Options
 from benchmarks.project import draw
 from dgkd_core.config.params import load_params
 
-ROOT = Path(__file__).resolve().parents[2]
 TINY = "--width 8 --crop 32 --batch 2 --size 32 --threads 1 --warmup 1 --repeats 2"
 
 

@@ -49,9 +49,7 @@ def test_figures_are_finite_and_complete(
         assert all(math.isfinite(s) and s >= 0 for s in seconds.values())
         assert seconds["q1"] <= seconds["median"] <= seconds["q3"]
         assert record["name"] == (f"{name}, {case}" if case else name)
-        assert (record["warmup"], record["repeats"], record["device"]) == (1, 2, "cpu")
-        assert record["dtype"] in ("float32", "float64")
-        assert record["threads"] == tiny.threads
+        assert (record["repeats"], record["device"]) == (2, "cpu")
     whole, *parts = found
     assert whole["seconds"]["median"] > 0
     assert whole["pictures"] > 0
@@ -62,7 +60,9 @@ def test_figures_are_finite_and_complete(
 
 def test_without_distillation_there_is_no_teacher(tiny: Options, project: Path) -> None:
     options = _changed(_changed(tiny, "distill", weight=0.0), "model", dgf2="off")
+    methods = [getattr(owner, name) for _, owner, name in cases.PARTS]
     parts = [record["part"] for record in cases.run("step", "", options, project)]
+    assert [getattr(owner, name) for _, owner, name in cases.PARTS] == methods, "put back"
     assert not {"teacher", "denoisers", "DIST and maps"} & set(parts)
     assert {"student", "backward", "optimizer"} < set(parts)
     assert cases.run("dist", "deep", _changed(tiny, "distill", pairs=["map"]), project) == []
@@ -75,12 +75,6 @@ def test_more_classes_and_half_precision(tiny: Options, project: Path) -> None:
     assert cases.run("dist", "map", more, project)[0]["size"] == "2x10x8x8"
     (found,) = cases.run("inference", "", replace(tiny, dtype="bfloat16"), project)
     assert found["dtype"] == "bfloat16"
-
-
-def test_what_a_step_patches_is_put_back(tiny: Options, project: Path) -> None:
-    methods = [getattr(owner, name) for _, owner, name in cases.PARTS]
-    cases.run("step", "", tiny, project)
-    assert [getattr(owner, name) for _, owner, name in cases.PARTS] == methods
 
 
 def test_memory_that_runs_out_is_one_line(

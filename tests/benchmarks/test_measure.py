@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -21,37 +20,28 @@ class Clock:
         self.now += seconds
 
 
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
-    monkeypatch.setattr(measure.time, "perf_counter", lambda: made.now)
-    return made
-
-
 def _records(timeline: Timeline, warmup: int) -> dict[str, Any]:
     return {record["part"]: record for record in timeline.records(warmup)}
 
 
-def _nested(timeline: Timeline, work: Callable[[float], None]) -> Callable[[], None]:
-    """1 s of rest, 2 s of a, 3 s of b inside it, 4 s of a, 5 s of rest; each call longer."""
-    factor = iter([10.0, 1.0, 2.0, 3.0, 4.0])
+def test_parts_get_their_own_time_and_sum_to_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """1 s of rest, 2 s of a, 3 s of b inside it that fails, 4 s of a, 5 s of rest; times k."""
+    clock, factor = Clock(), iter([10, 1, 2, 3, 4])
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: clock.now)
+    timeline = Timeline(torch.device("cpu"))
 
     def call() -> None:
         k = next(factor)
-        work(1 * k)
+        clock.work(1 * k)
         with timeline.part("a"):
-            work(2 * k)
-            with timeline.part("b"):
-                work(3 * k)
-            work(4 * k)
-        work(5 * k)
+            clock.work(2 * k)
+            with suppress(RuntimeError), timeline.part("b"):
+                clock.work(3 * k)
+                raise RuntimeError
+            clock.work(4 * k)
+        clock.work(5 * k)
 
-    return call
-
-
-def test_parts_get_their_own_time_and_sum_to_the_whole(clock: Clock) -> None:
-    timeline = Timeline(torch.device("cpu"))
-    found = _records(timeline.measure(_nested(timeline, clock.work), 5), warmup=1)
+    found = _records(timeline.measure(call, 5), warmup=1)
     assert list(found) == ["", "a", "b", "rest"]
     # the timed calls take 15, 30, 45 and 60 s
     assert found[""]["seconds"] == {"first": 150.0, "median": 37.5, "q1": 26.25, "q3": 48.75}
@@ -60,18 +50,6 @@ def test_parts_get_their_own_time_and_sum_to_the_whole(clock: Clock) -> None:
     assert found["rest"]["seconds"]["median"] == 15.0
     shares = [found[part]["share"] for part in found]
     assert shares == pytest.approx([1, 6 / 15, 3 / 15, 6 / 15])
-
-
-def test_a_part_ends_with_an_error(clock: Clock) -> None:
-    timeline = Timeline(torch.device("cpu"))
-    with timeline.call():
-        with suppress(RuntimeError), timeline.part("a"):
-            clock.work(1)
-            raise RuntimeError
-        clock.work(2)
-    found = _records(timeline, warmup=0)
-    assert found["a"]["seconds"]["median"] == 1
-    assert found["rest"]["seconds"]["median"] == 2
 
 
 def test_the_peak_starts_from_what_was_held() -> None:
@@ -85,9 +63,7 @@ def test_the_peak_starts_from_what_was_held() -> None:
 
 def test_a_gpu_is_timed_by_events_and_by_its_allocator(monkeypatch: pytest.MonkeyPatch) -> None:
     """Events say when the GPU gets there; nobody waits before the records are made."""
-    gpu = Clock()
-    waits: list[Any] = []
-    allocated = {"now": 100, "peak": 100}
+    gpu, waits, peak = Clock(), list[Any](), [999]
 
     class Event:
         def __init__(self, enable_timing: bool) -> None:
@@ -100,20 +76,16 @@ def test_a_gpu_is_timed_by_events_and_by_its_allocator(monkeypatch: pytest.Monke
             assert len(waits) == 2
             return 1000 * (end.at - self.at)
 
-    def reset(device: Any) -> None:
-        allocated["peak"] = allocated["now"]
-
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "synchronize", waits.append)
-    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: allocated["now"])
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: allocated["peak"])
-    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: peak[-1])
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: peak.append(100))
     timeline = Timeline(torch.device("cuda"))
 
     def call() -> None:
         with timeline.part("a"):
             gpu.work(2)
-            allocated["peak"] = 140
+            peak.append(140)
         gpu.work(1)
 
     timeline.measure(call, 3)
