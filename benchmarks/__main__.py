@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from benchmarks.options import CASES, DTYPES, Options
 from benchmarks.report import compare, read_report, summary
 from dgkd_core.runtime.errors import InputError
-from dgkd_core.runtime.files import write_json
+from dgkd_core.runtime.files import read_json, write_json
 from dgkd_core.runtime.parallel import cores
 
 DESCRIPTION = """\
@@ -101,11 +101,10 @@ def _in_child(name: str, case: str, options: Options, folder: Path) -> list[dict
         print(done.stderr, file=sys.stderr)
         lines = done.stderr.splitlines() or [f"exit status {done.returncode}"]
         raise InputError(f"{name}: {lines[-1]}")
-    answer = json.loads((folder / "records.json").read_text(encoding="utf-8"))
-    if "error" in answer:
-        raise InputError(answer["error"])
-    records: list[dict[str, Any]] = answer["records"]
-    return records
+    answer = read_json(folder / "records.json")
+    if isinstance(answer, str):
+        raise InputError(answer)
+    return answer
 
 
 def _measure(names: Sequence[str], options: Options) -> tuple[list[dict[str, Any]], list[str]]:
@@ -114,7 +113,7 @@ def _measure(names: Sequence[str], options: Options) -> tuple[list[dict[str, Any
     problems = []
     with tempfile.TemporaryDirectory(prefix="benchmarks.") as made:
         folder = Path(made)
-        (folder / "options.json").write_text(json.dumps(options.as_dict()), encoding="utf-8")
+        write_json(folder / "options.json", options.as_dict())
         if not set(names) <= {"pamr", "dist", "export"}:  # these need no pictures
             _in_child("draw", "", options, folder)
         for name, case in [(n, c) for n in names for c in CASES[n]]:
@@ -131,11 +130,6 @@ def _measure(names: Sequence[str], options: Options) -> tuple[list[dict[str, Any
     return records, list(dict.fromkeys(problems))  # several cases may say the same
 
 
-def _load() -> float | None:
-    """How many processes wanted a core in the last minute, on average; None where not known."""
-    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
-
-
 def _run(args: argparse.Namespace) -> list[str]:
     """Measure, print, write; returns what went wrong, a line each."""
     for name in args.names:
@@ -143,7 +137,7 @@ def _run(args: argparse.Namespace) -> list[str]:
             raise InputError(f"{name!r} is no benchmark, expected {', '.join(CASES)}")
     if args.out is not None and args.out.is_dir():
         raise InputError(f"--out is {args.out}, a folder, expected a file")
-    before, options = _load(), Options.of(args)
+    before, options = round(os.getloadavg()[0], 2), Options.of(args)
 
     import torch
 

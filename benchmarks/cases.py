@@ -8,12 +8,11 @@ the project folder there (`benchmarks.project`) that the others work on.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, chdir, suppress
-from functools import wraps
+from contextlib import ExitStack, chdir, nullcontext, suppress
+from functools import partial, wraps
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,8 +49,10 @@ from dgkd_core.models.registry import ModelConfig, build
 from dgkd_core.pseudo_labels.class_maps import class_maps
 from dgkd_core.runtime.device import start
 from dgkd_core.runtime.errors import InputError
+from dgkd_core.runtime.files import read_json, write_json
 from dgkd_core.runtime.parallel import ordered_map
 from dgkd_core.runtime.state import State
+from dgkd_core.training.loop import Precision
 
 CPU = torch.device("cpu")
 PARTS: list[tuple[str, Any, str]] = [  # of a training step: name, class, method
@@ -93,7 +94,9 @@ def _timed(timeline: Timeline, part: str, method: Callable[..., Any]) -> Callabl
     return call
 
 
-def step(options: Options, folder: Path, device: torch.device, split: bool = True) -> Found:
+def step(
+    options: Options, case: str, folder: Path, device: torch.device, split: bool = True
+) -> Found:
     """The first steps of the distill stage, which runs as it is; the mask loss has set in.
 
     The stage is ended after them, before its curve gets a first row. Parts of a step are methods
@@ -117,10 +120,7 @@ def step(options: Options, folder: Path, device: torch.device, split: bool = Tru
             source = training_batches(*args, **kwargs)(begin)
             for _ in range(options.calls):
                 with timeline.call():
-                    if split:
-                        with timeline.part("waiting for data"):
-                            batch = next(source)
-                    else:
+                    with timeline.part("waiting for data") if split else nullcontext():
                         batch = next(source)
                     yield batch
             raise _EnoughError
@@ -136,10 +136,13 @@ def step(options: Options, folder: Path, device: torch.device, split: bool = Tru
             stack.enter_context(patch.object(owner, name, method))
         with suppress(_EnoughError):
             distill(params, State("distill", folder=folder / "state"))
-    half = torch.cuda.is_bf16_supported() if device.type == "cuda" else None
-    dtype = {None: "float32", True: "bfloat16", False: "float16"}[half]
     crop, batch = section.crop, section.batch
-    return Found(timeline, f"{batch}x3x{crop}x{crop}, {model.backbone}", batch, dtype)
+    size = f"{batch}x3x{crop}x{crop}, {model.backbone}"
+    return Found(timeline, size, batch, _name(Precision.of(device).half))
+
+
+def _name(half: torch.dtype | None) -> str:
+    return str(half or torch.float32).removeprefix("torch.")
 
 
 def student_of(options: Options, device: torch.device) -> Network:
@@ -153,7 +156,7 @@ def student_of(options: Options, device: torch.device) -> Network:
     return student.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
 
-def pamr(options: Options, case: str, device: torch.device) -> Found:
+def pamr(options: Options, case: str, folder: Path, device: torch.device) -> Found:
     """A training batch; a picture with two classes in refine, on the CPU; all classes of a picture
     at the published dilations."""
     section, every = options.params.refine, options.classes + 1
@@ -172,7 +175,7 @@ def pamr(options: Options, case: str, device: torch.device) -> Found:
     return Found(timeline, size, batch)
 
 
-def dist(options: Options, pair: str, device: torch.device) -> Found | None:
+def dist(options: Options, pair: str, folder: Path, device: torch.device) -> Found | None:
     """The loss of one pair, forward and backward; None where it is not distilled."""
     section = options.params.distill
     if pair not in section.pairs:
@@ -197,7 +200,9 @@ def dist(options: Options, pair: str, device: torch.device) -> Found | None:
     return Found(timeline, "x".join(map(str, shape)), shape[0])
 
 
-def cam(options: Options, folder: Path, device: torch.device, whole: bool = True) -> Found:
+def cam(
+    options: Options, case: str, folder: Path, device: torch.device, whole: bool = True
+) -> Found:
     """A batch of the cam stage from packs to a pack; or its inference alone."""
     section, exposure = options.params.cam, options.params.model.exposure
     manifest, student = first(folder, section.batch), student_of(options, device)
@@ -242,7 +247,7 @@ def _scales(scales: Any, flip: bool) -> str:
     return f"scales {'+'.join(f'{scale:g}' for scale in scales)}{', flip' if flip else ''}"
 
 
-def depth(options: Options, folder: Path, device: torch.device) -> Found:
+def depth(options: Options, case: str, folder: Path, device: torch.device) -> Found:
     """A batch of the depth stage with the small DPT, which chooses its own type."""
     from dgkd_core.depth.dpt import estimate, half_precision, small_dpt, to_unit
 
@@ -266,11 +271,10 @@ def depth(options: Options, folder: Path, device: torch.device) -> Found:
     with write_pack(folder / "maps.zip") as pack:
         timeline.measure(call, options.calls)
     size = f"{section.batch}x3x{options.size}x{options.size}, DPT at {shape.size}"
-    dtype = str(half_precision(device) or torch.float32).removeprefix("torch.")
-    return Found(timeline, size, section.batch, dtype)
+    return Found(timeline, size, section.batch, _name(half_precision(device)))
 
 
-def darken(options: Options, case: str, folder: Path) -> Found | None:
+def darken(options: Options, case: str, folder: Path, device: torch.device) -> Found | None:
     """A few pictures here, or many in as many processes as threads; None if that is one."""
     if case and options.threads == 1:
         return None
@@ -296,9 +300,8 @@ def data(options: Options, case: str, folder: Path, device: torch.device) -> Fou
     The kept ones come from the training loop's loader and its workers (none on a CPU).
     """
     section, model = options.params.distill, options.params.model
-    root, batch = folder / "artifacts", section.batch
-    settings = options.params.lowlight.model_dump()
-    night = fresh_night(root / NORMAL, options.params.seed, settings)
+    root, batch, seed = folder / "artifacts", section.batch, options.params.seed
+    night = fresh_night(root / NORMAL, seed, options.params.lowlight.model_dump())
     inputs = Inputs(
         normal=root / NORMAL if section.weight > 0 and section.pairs else None,
         dark=root / DARK,
@@ -312,7 +315,7 @@ def data(options: Options, case: str, folder: Path, device: torch.device) -> Fou
         return Crops(
             manifest,
             inputs,
-            seed=options.params.seed,
+            seed=seed,
             crop=section.crop,
             scale=section.scale,
             jitter=section.jitter,
@@ -331,16 +334,10 @@ def data(options: Options, case: str, folder: Path, device: torch.device) -> Fou
     return Found(Timeline(CPU).measure(call, options.calls), size, batch)
 
 
-def export(options: Options, case: str, device: torch.device) -> Found | None:
+def export(options: Options, case: str, folder: Path, device: torch.device) -> Found | None:
     """The segmenter on one whole picture in PyTorch, or as `dgkd export` writes it; None on a GPU,
     where the file does not run."""
-    from dgkd_core.deploy.export import (
-        as_onnx,
-        check_packages,
-        dark_pictures,
-        run_onnx,
-        segmenter_graph,
-    )
+    from dgkd_core.deploy import export as onnx
     from dgkd_core.deploy.folder import Settings
 
     if device.type != "cpu":
@@ -351,19 +348,33 @@ def export(options: Options, case: str, device: torch.device) -> Found | None:
     )
     segmenter = build(config).eval()
     depth = depth_batch([gradient(size, size)]) if model.dgf2 != "off" else None
-    image = picture_batch(dark_pictures(1, size, size), config.exposure)
+    image = picture_batch(onnx.dark_pictures(1, size, size), config.exposure)
     settings = Settings.of(options.params, "off" if depth is None else "given")
     call: Callable[[], object]
     if case == "PyTorch":
-        call = lambda: infer(segmenter, image, depth, settings.scales, settings.flip)  # noqa: E731
+        call = partial(infer, segmenter, image, depth, settings.scales, settings.flip)
     else:
-        check_packages()
-        network = run_onnx(as_onnx(segmenter_graph(segmenter, config, settings)))
+        onnx.check_packages()
+        network = onnx.run_onnx(onnx.as_onnx(onnx.segmenter_graph(segmenter, config, settings)))
         given = {"image": image, "depth": depth}
         inputs = {name: value.numpy() for name, value in given.items() if value is not None}
-        call = lambda: network(inputs)  # noqa: E731
+        call = partial(network, inputs)
     timeline = Timeline(device).measure(call, options.calls)
     return Found(timeline, f"1x3x{size}x{size}, {_scales(settings.scales, settings.flip)}", 1)
+
+
+BENCHMARKS: dict[str, Callable[[Options, str, Path, torch.device], Found | None]] = {
+    "step": step,
+    "train": partial(step, split=False),
+    "pamr": pamr,
+    "dist": dist,
+    "inference": partial(cam, whole=False),
+    "cam": cam,
+    "depth": depth,
+    "darken": darken,
+    "data": data,
+    "export": export,
+}
 
 
 def run(name: str, case: str, options: Options, folder: Path) -> list[dict[str, Any]]:
@@ -373,23 +384,11 @@ def run(name: str, case: str, options: Options, folder: Path) -> list[dict[str, 
         InputError: the memory ran out.
     """
     device = start(options.params, "benchmarks")
-    cases: dict[str, Callable[[], Found | None]] = {
-        "step": lambda: step(options, folder, device),
-        "train": lambda: step(options, folder, device, split=False),
-        "pamr": lambda: pamr(options, case, device),
-        "dist": lambda: dist(options, case, device),
-        "inference": lambda: cam(options, folder, device, whole=False),
-        "cam": lambda: cam(options, folder, device),
-        "depth": lambda: depth(options, folder, device),
-        "darken": lambda: darken(options, case, folder),
-        "data": lambda: data(options, case, folder, device),
-        "export": lambda: export(options, case, device),
-    }
     if name == "draw":
         draw(options, folder)
         return []
     try:
-        found = cases[name]()
+        found = BENCHMARKS[name](options, case, folder, device)
     except torch.OutOfMemoryError as error:
         raise InputError(f"{name}: out of memory on {device}, try a smaller size") from error
     if found is None:
@@ -409,13 +408,13 @@ def run(name: str, case: str, options: Options, folder: Path) -> list[dict[str, 
 
 def main() -> None:
     name, case, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
-    options = Options.from_dict(json.loads((folder / "options.json").read_text(encoding="utf-8")))
-    answer: dict[str, Any]
+    options = Options.from_dict(read_json(folder / "options.json"))
+    answer: list[dict[str, Any]] | str
     try:
-        answer = {"records": run(name, case, options, folder)}
+        answer = run(name, case, options, folder)
     except InputError as error:
-        answer = {"error": str(error)}
-    (folder / "records.json").write_text(json.dumps(answer), encoding="utf-8")
+        answer = str(error)
+    write_json(folder / "records.json", answer)
 
 
 if __name__ == "__main__":

@@ -83,5 +83,5 @@ def test_memory_that_runs_out_is_one_line(
     def fails(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
 
-    monkeypatch.setattr(cases, "pamr", fails)
+    monkeypatch.setitem(cases.BENCHMARKS, "pamr", fails)
     one_line(lambda: cases.run("pamr", "in training", tiny, project), "pamr: out of memory on cpu")
