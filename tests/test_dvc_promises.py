@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import re
 import subprocess
-from collections.abc import Iterator
 from contextlib import closing, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from ruamel.yaml import YAML
 from support import CHAIN, dvc, environment, stages_run
-from test_pipeline import READERS, covers, leaves, listed, row_of
+from test_pipeline import READERS, row_of
 
 from dgkd_core.config.params import validate
+from dgkd_core.data.manifest import read_manifest
+from dgkd_core.data.pictures import encode_depth, encode_rgb
 from dgkd_core.runtime.errors import InputError
+from dgkd_core.runtime.files import sha256
+from dgkd_core.scenes.drawing import render
+from tools.docs import leaves, load_stages, readers
 
 pytestmark = pytest.mark.full
-ROOT = Path(__file__).resolve().parent.parent
 ONE_CORE = {"OMP_NUM_THREADS": "1"}
 
 
@@ -31,13 +33,11 @@ def meaning(path: str, content: bytes) -> bytes:
     return json.dumps(YAML(typ="safe").load(content)).encode() if path == "dvc.lock" else content
 
 
-def contents(folder: Path) -> dict[str, str]:
-    """SHA-256 of dvc.lock and of every file of artifacts/ and metrics/."""
+def contents(folder: Path) -> dict[str, bytes]:
+    """dvc.lock and every file of artifacts/ and metrics/."""
     files = [path for name in ("artifacts", "metrics") for path in (folder / name).rglob("*")]
     return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(
-            meaning(path.name, path.read_bytes())
-        ).hexdigest()
+        path.relative_to(folder).as_posix(): meaning(path.name, path.read_bytes())
         for path in [folder / "dvc.lock", *files]
         if path.is_file()
     }
@@ -87,10 +87,10 @@ def test_experiments_at_once_make_what_they_make_one_after_the_other(built: Path
         preset(built, *values)
         output = dvc(built, "repro", "--no-run-cache", **ONE_CORE)
         assert stages_run(output) == ["segment", "evaluate", "package", "report"]
-        for path in ["dvc.lock", *(path for path in contents(built) if "metrics/" in path)]:
-            found = meaning(path, in_experiment(built, name, path))
-            assert found == meaning(path, (built / path).read_bytes()), (name, path)
-        locks[name] = meaning("dvc.lock", (built / "dvc.lock").read_bytes())
+        now = contents(built)
+        for path in ["dvc.lock", *(path for path in now if "metrics/" in path)]:
+            assert meaning(path, in_experiment(built, name, path)) == now[path], (name, path)
+        locks[name] = now["dvc.lock"]
     assert locks["one"] != locks["other"]
 
 
@@ -122,46 +122,28 @@ def test_a_clone_pulls_every_artifact_and_has_nothing_to_run(built: Path, tmp_pa
     assert subprocess.run(status, cwd=clone, check=True, capture_output=True).stdout == b""
 
 
-@dataclass(frozen=True)
-class Beside:
-    """A forced repro with two data processes, and the repro that was tried while it ran."""
-
-    forced: str
-    refused: str
-    status: int
-    pid: int
-    before: dict[str, str]
-    after: dict[str, str]
-
-
-@pytest.fixture(scope="module")
-def beside(chain: Path) -> Beside:
-    before = contents(chain)
-    forced = start_dvc(chain, "repro", "--force", DGKD_WORKERS="2")
+def test_a_forced_repro_repeats_every_byte_and_a_second_one_meanwhile_names_it(
+    built: Path,
+) -> None:
+    """With two data processes."""
+    before = contents(built)
+    forced = start_dvc(built, "repro", "--force", DGKD_WORKERS="2")
     assert forced.stdout is not None
-    lines: Iterator[str] = iter(forced.stdout)
-    said = next((line for line in lines if stages_run(line)), "")
-    second = start_dvc(chain, "repro")
+    said = next((line for line in forced.stdout if stages_run(line)), "")
+    second = start_dvc(built, "repro")
     refused, _ = second.communicate()
-    said += "".join(lines)
-    assert forced.wait() == 0, said
-    return Beside(said, refused, second.returncode, forced.pid, before, contents(chain))
-
-
-def test_a_forced_repro_repeats_every_byte_with_two_data_processes(beside: Beside) -> None:
-    assert sorted(stages_run(beside.forced)) == sorted(CHAIN)
-    assert beside.after == beside.before
-
-
-def test_a_second_repro_meanwhile_names_the_first_and_runs_nothing(beside: Beside) -> None:
-    assert beside.status == 255
+    said += forced.communicate()[0]
+    assert forced.returncode == 0, said
+    assert sorted(stages_run(said)) == sorted(CHAIN)
+    assert contents(built) == before
+    assert second.returncode == 255
     assert re.search(
         rf"ERROR: failed to reproduce '\w+': '.+' is busy, it is being blocked by:\n"
-        rf"  \(PID {beside.pid}\): .*dvc repro --force\n",
-        beside.refused,
-    ), beside.refused
-    assert stages_run(beside.refused) == []
-    assert "Traceback" not in beside.refused
+        rf"  \(PID {forced.pid}\): .*dvc repro --force\n",
+        refused,
+    ), refused
+    assert stages_run(refused) == []
+    assert "Traceback" not in refused
 
 
 # values to change a parameter to: the first that is allowed
@@ -188,7 +170,7 @@ def replaced(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 def another(values: dict[str, Any], leaf: str) -> Any:
     """A value of ``leaf`` other than its own that is allowed (of a folder: scenes fix more)."""
     for value in OTHERS:
-        if value == leaves(values)[leaf]:
+        if value == dict(leaves(values))[leaf]:
             continue
         with suppress(InputError):
             validate(replaced(values, {"data.kind": "folder", leaf: value}))
@@ -196,25 +178,24 @@ def another(values: dict[str, Any], leaf: str) -> Any:
     raise AssertionError(f"{leaf}: no other value is allowed, add one to OTHERS")
 
 
+def draw_night(folder: Path, *numbers: int) -> None:
+    """Dark scenes NUMBER.png."""
+    folder.mkdir(exist_ok=True)
+    for number in numbers:
+        picture = encode_rgb(render(9, "night", number, 40).image // 16)
+        (folder / f"{number}.png").write_bytes(picture)
+
+
 def test_dvc_reruns_the_stages_of_the_table(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One parameter of every key that dvc.yaml names, by DVC's own judgement."""
+    """One parameter of every row, by DVC's own judgement."""
     from dvc.repo import Repo
 
-    from dgkd_core.data.pictures import encode_rgb
-    from dgkd_core.scenes.drawing import render
-
-    dusk = built.parent / "dusk"
-    dusk.mkdir()
-    (dusk / "0.png").write_bytes(encode_rgb(render(9, "dusk", 0, 40).image // 16))
+    draw_night(built.parent / "dusk", 0)
     preset(built, "evaluate.sets={dusk: ../dusk}")
     assert stages_run(dvc(built, "repro")) == ["testset@dusk", "report"]
     yaml, params = YAML(typ="safe", pure=True), built / "params.yaml"
-    values = yaml.load(params)
-    keys = set().union(*listed(built).values())
-    representative = {
-        (row_of(leaf), *sorted(key for key in keys if covers(key, leaf))): leaf
-        for leaf in leaves(values)
-    }
+    values, stages = yaml.load(params), load_stages(built)
+    representative = {(row_of(leaf), *readers(stages, leaf)): leaf for leaf, _ in leaves(values)}
     monkeypatch.chdir(built)  # DVC names stages from here
     found = {}
     with closing(Repo(str(built))) as repo:
@@ -226,56 +207,35 @@ def test_dvc_reruns_the_stages_of_the_table(built: Path, monkeypatch: pytest.Mon
 
 
 def test_a_further_test_set_runs_alone_and_again_when_its_pictures_change(built: Path) -> None:
-    from dgkd_core.data.pictures import encode_rgb
-    from dgkd_core.scenes.drawing import render
-
     night = built.parent / "night photos"
-    night.mkdir()
-    for index in range(2):
-        (night / f"{index}.png").write_bytes(encode_rgb(render(9, "night", index, 40).image // 16))
+    draw_night(night, 0, 1)
     before = (built / "params.yaml").read_bytes()
-    sets = ["dgkd", "preset", "tiny", "evaluate.sets={night: ../night photos}"]
-    subprocess.run(sets, cwd=built, env=environment(), check=True)
-    try:
-        assert stages_run(dvc(built, "repro")) == ["testset@night", "report"]
-        metrics = json.loads((built / "metrics/testset/night.json").read_text())
-        assert metrics["pictures"] == {"count": 2, "scored": 0}
-        assert "metrics/testset/night.json" in dvc(built, "metrics", "show")
-        assert stages_run(dvc(built, "repro")) == []
-        (night / "2.png").write_bytes(encode_rgb(render(9, "night", 2, 40).image // 16))
-        assert stages_run(dvc(built, "repro", "--dry")) == ["testset@night"]
-    finally:
-        (built / "params.yaml").write_bytes(before)
+    preset(built, "evaluate.sets={night: ../night photos}")
+    assert stages_run(dvc(built, "repro")) == ["testset@night", "report"]
+    metrics = json.loads((built / "metrics/testset/night.json").read_text())
+    assert metrics["pictures"] == {"count": 2, "scored": 0}
+    assert "metrics/testset/night.json" in dvc(built, "metrics", "show")
+    assert stages_run(dvc(built, "repro")) == []
+    draw_night(night, 2)
+    assert stages_run(dvc(built, "repro", "--dry")) == ["testset@night"]
+    (built / "params.yaml").write_bytes(before)
     (built / "metrics/testset/night.json").unlink()
     assert stages_run(dvc(built, "repro", "--dry")) == ["report"]
     assert stages_run(dvc(built, "repro")) == []  # DVC has that page still
 
 
-def test_an_experiment_in_a_temporary_folder_follows_relative_paths(
-    built: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_an_experiment_in_a_temporary_folder_follows_relative_paths(built: Path) -> None:
     """`dvc exp run --temp` with data.depth_root outside the project, given relatively."""
-    import numpy as np
-
-    from dgkd_core.data.manifest import read_manifest
-    from dgkd_core.data.pictures import encode_depth
-
     outside = built.parent / "measured"
     outside.mkdir(exist_ok=True)
     for entry in read_manifest(built / "artifacts/prepare").entries:
         depth = np.linspace(0, 1, 20 * 20).reshape(20, 20)
         (outside / f"{entry.id}.png").write_bytes(encode_depth(depth))
-    subprocess.run(
-        ["dgkd", "preset", "tiny", "depth.model=given", "data.depth_root=../measured"],
-        cwd=built,
-        env=environment(),
-        check=True,
-    )
+    preset(built, "depth.model=given", "data.depth_root=../measured")
     output = dvc(built, "exp", "run", "--temp", "-n", "measured-depth", "-S", "distill.lambda=0")
-    ran = stages_run(output)
-    assert "depth" in ran
-    assert "distill" in ran
-    assert not {"prepare", "darken", "teacher"} & set(ran)
+    ran = set(stages_run(output))
+    assert {"depth", "distill"} <= ran
+    assert not {"prepare", "darken", "teacher"} & ran
     difference = json.loads(dvc(built, "metrics", "diff", "HEAD", "measured-depth", "--json"))
     assert "metrics/depth.json" in json.dumps(difference)
 
@@ -285,13 +245,8 @@ def test_the_segmenter_is_had_by_its_name_and_version(built: Path, tmp_path: Pat
     subprocess.run(tag, cwd=built, check=True)
     try:
         got = tmp_path / "model"
-        dvc(
-            tmp_path, "artifacts", "get", str(built), "segmenter", "--rev", "v1.0.0", "-o", str(got)
-        )
+        words = ["artifacts", "get", str(built), "segmenter", "--rev", "v1.0.0", "-o", str(got)]
+        dvc(tmp_path, *words)
     finally:
         subprocess.run(["git", "tag", "-d", "segmenter@v1.0.0"], cwd=built, check=True)
-    made = built / "artifacts/model"
-    names = {path.relative_to(made) for path in made.rglob("*") if path.is_file()}
-    assert names
-    assert {path.relative_to(got) for path in got.rglob("*") if path.is_file()} == names
-    assert all((got / name).read_bytes() == (made / name).read_bytes() for name in names)
+    assert sha256(got) == sha256(built / "artifacts/model")

@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
@@ -16,22 +15,17 @@ from support import CHAIN, ROOT, dvc, stages_run
 
 from dgkd_core.runtime import state
 from dgkd_core.runtime.state import stage_key
+from tools.docs import covers, leaves, load_stages, paths, readers
 
 Changed = Callable[[], set[str]]
 
 
-def stages_of(folder: Path) -> dict[str, dict[str, Any]]:
-    """The stages of a dvc.yaml by name; of a repeated one what is repeated."""
-    stages = YAML(typ="safe").load(folder / "dvc.yaml")["stages"]
-    return {name: stage.get("do", stage) for name, stage in stages.items()}
-
-
 def test_all_thirteen_stages_leave_what_dvc_yaml_promises(chain: Path) -> None:
-    stages = stages_of(chain)
+    stages = load_stages(chain)
     assert tuple(stages) == (*CHAIN[:-1], "testset", "report")
-    for stage in (stages[name] for name in CHAIN):
-        for out in [*stage.get("outs", []), *stage.get("metrics", []), *stage.get("plots", [])]:
-            assert (chain / (out if isinstance(out, str) else next(iter(out)))).exists(), out
+    for name in CHAIN:
+        outs = paths(stages[name], "outs", "metrics", "plots")
+        assert [out for out in outs if not (chain / out).exists()] == []
     text = (chain / "metrics/evaluate.json").read_text()
     evaluated = json.loads(text)
     assert set(evaluated) == {"train", "teacher", "student", "segmenter"}
@@ -47,7 +41,7 @@ def test_a_second_repro_with_another_number_of_processes_does_nothing(built: Pat
 
 
 def test_only_evaluate_depends_on_training_masks() -> None:
-    stages = stages_of(ROOT)
+    stages = load_stages(ROOT)
     listed = {name for name in stages if any("masks_train" in d for d in stages[name]["deps"])}
     assert listed == {"evaluate"}
     for name in {*CHAIN, "testset"} - {"prepare", "evaluate"}:
@@ -69,7 +63,7 @@ def test_a_changed_module_concerns_the_stages_that_list_its_folder_and_no_other_
 ) -> None:
     """By DVC's judgement, and by the key that a stage's kept state has."""
     monkeypatch.setattr(state, "CODE", built)
-    stages = stages_of(built)
+    stages = load_stages(built)
     keys = {name: stage_key(name) for name in CHAIN}
 
     def seen() -> list[set[str]]:
@@ -98,35 +92,29 @@ def test_a_changed_added_or_removed_file_of_the_data_set_reruns_prepare(
 ) -> None:
     readme, other = built / "data/scenes/README.md", built / "data/scenes/other.md"
     before = readme.read_text()
-    readme.write_text(f"{before}changed\n")
-    found = [changed()]
-    readme.write_text(before)
-    other.write_text(before)
-    found.append(changed())
-    readme.unlink()
-    found.append(changed())
-    other.unlink()
-    readme.write_text(before)
-    assert found == [{"prepare"}] * 3
-    assert changed() == set()
+    found = []
+    for change in (
+        lambda: readme.write_text(f"{before}changed\n"),
+        lambda: (readme.write_text(before), other.write_text(before)),
+        lambda: (other.unlink(), readme.unlink()),
+        lambda: readme.write_text(before),
+    ):
+        change()
+        found.append(changed())
+    assert found == [{"prepare"}, {"prepare"}, {"prepare"}, set()]
 
 
 # The stages that a changed parameter reruns, in the row of the longest key that it lies under. What
 # follows them in the chain is AFTER, and runs again where an output has changed. `report`, which
 # shows every parameter and follows every stage, is in neither.
+COMPUTE = "depth_model depth_adapt depth teacher distill cam segment evaluate package testset"
 READERS = {
     "seed": "prepare darken depth_model depth_adapt teacher distill segment package testset",
     "compile": "teacher distill segment package",
-    "deterministic": (
-        "depth_model depth_adapt depth teacher distill cam segment evaluate package testset"
-    ),
-    "threads": (
-        "depth_model depth_adapt depth teacher distill cam segment evaluate package testset"
-    ),
+    "deterministic": COMPUTE,
+    "threads": COMPUTE,
     "data": "prepare package",
-    "data.root": "prepare",
-    "data.sbd_root": "prepare",
-    "data.lis_root": "prepare",
+    **{f"data.{root}": "prepare" for root in ("root", "sbd_root", "lis_root")},
     "data.long_side": "prepare package testset",
     "data.depth_root": "depth",
     "lowlight": "darken depth_model distill segment package testset",
@@ -140,54 +128,20 @@ READERS = {
     "depth.invert": "depth package testset",
     "depth.batch": "depth package testset",
     "depth.adapt": "depth_adapt package",
-    "teacher": "teacher package",
-    "distill": "distill package",
-    "cam": "cam package",
-    "refine": "refine package",
-    "segment": "segment package",
+    **{stage: f"{stage} package" for stage in ("teacher", "distill", "cam", "refine", "segment")},
     "evaluate": "evaluate package testset",
     "evaluate.sheet": "evaluate testset",
     "evaluate.sets": "testset",
     "package": "package",
 }
-AFTER_TEACHER = ["distill", "cam", "refine", "segment", "evaluate", "package"]
+LAST = ["distill", "cam", "refine", "segment", "evaluate", "package"]
 AFTER = {
-    "prepare": ["darken", "depth_adapt", "depth", "teacher", *AFTER_TEACHER],
-    "darken": ["depth_adapt", "depth", *AFTER_TEACHER],
-    "depth_model": ["depth_adapt", "depth", *AFTER_TEACHER],
-    "depth_adapt": ["depth", *AFTER_TEACHER],
-    "depth": AFTER_TEACHER,
-    "teacher": AFTER_TEACHER,
-    "distill": ["cam", "refine", "segment", "evaluate", "package"],
-    "cam": ["refine", "segment", "evaluate", "package"],
-    "refine": ["segment", "evaluate", "package"],
-    "segment": ["evaluate", "package"],
-    "evaluate": ["package"],
-    "package": [],
+    "prepare": ["darken", "depth_adapt", "depth", "teacher", *LAST],
+    **{stage: ["depth_adapt", "depth", *LAST] for stage in ("darken", "depth_model")},
+    "depth_adapt": ["depth", *LAST],
+    **dict.fromkeys(("depth", "teacher"), LAST),
+    **{stage: LAST[i + 1 :] for i, stage in enumerate(LAST)},
 }
-
-
-def leaves(values: dict[str, Any], above: str = "") -> dict[str, Any]:
-    """All parameters by their dotted keys."""
-    found = {}
-    for key, value in values.items():
-        nested = isinstance(value, dict) and value
-        found |= leaves(value, f"{above}{key}.") if nested else {above + key: value}
-    return found
-
-
-def listed(folder: Path) -> dict[str, set[str]]:
-    """The parameters that each stage of a dvc.yaml names, in `params` or as `${key}`."""
-    stages = YAML(typ="safe").load(folder / "dvc.yaml")["stages"]
-    return {
-        name: {*stage.get("do", stage)["params"], *re.findall(r"\$\{([\w.]+)\}", json.dumps(stage))}
-        for name, stage in stages.items()
-    }
-
-
-def covers(key: str, leaf: str) -> bool:
-    """Whether ``leaf`` is ``key`` or lies under it."""
-    return f"{leaf}.".startswith(f"{key}.")
 
 
 def row_of(leaf: str) -> str:
@@ -196,38 +150,32 @@ def row_of(leaf: str) -> str:
 
 
 def test_every_parameter_is_read_by_the_stages_of_the_table() -> None:
-    named = listed(ROOT)
-    found = {
-        leaf: {name for name, keys in named.items() if any(covers(key, leaf) for key in keys)}
-        for leaf in leaves(YAML(typ="safe", pure=True).load(ROOT / "params.yaml"))
-    }
+    stages = load_stages(ROOT)
+    values = YAML(typ="safe", pure=True).load(ROOT / "params.yaml")
+    found = {leaf: set(readers(stages, leaf)) for leaf, _ in leaves(values)}
     assert found == {leaf: {"report", *READERS.get(row_of(leaf), "").split()} for leaf in found}
     assert {row_of(leaf) for leaf in found} == set(READERS)
 
 
 @pytest.mark.parametrize(
-    ("section", "key", "value"),
-    [
-        (None, "seed", 7),
-        ("data", "root", "data/none"),
-        ("data", "long_side", 9),
-        ("model", "exposure", "gamma"),
-        ("depth", "adapt", {"iterations": 1}),
-        ("segment", "lr", 0.5),
-    ],
+    ("key", "value"),
+    [("seed", 7), ("data.root", "data/none"), ("depth.adapt.iterations", 1), ("segment.lr", 0.5)],
 )
 def test_dvc_reruns_the_stages_of_the_table(
-    section: str | None, key: str, value: object, built: Path, changed: Changed
+    key: str, value: object, built: Path, changed: Changed
 ) -> None:
     params, yaml = built / "params.yaml", YAML(typ="safe", pure=True)
     before = params.read_text()
     values = yaml.load(params)
-    (values[section] if section else values)[key] = value
+    *sections, last = key.split(".")
+    section = values
+    for name in sections:
+        section = section[name]
+    section[last] = value
     yaml.dump(values, params)
     found = changed()
     params.write_text(before)
-    leaf = ".".join(filter(None, [section, key]))
-    assert found == {"report", *READERS[row_of(leaf)].split()} - {"testset"}
+    assert found == {"report", *READERS[row_of(key)].split()} - {"testset"}
 
 
 def test_what_follows_a_stage_in_dvc_s_graph(chain: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,8 @@ from dgkd_core.data.pack import Pack
 from dgkd_core.data.pictures import decode_depth
 from dgkd_core.runtime.errors import InputError
 
+GIVEN = ["depth.model=given", "data.depth_root=measured"]
+
 
 def _ramp(height: int, width: int) -> np.ndarray:
     return np.repeat(np.linspace(0, 1, height)[:, None], width, 1)
@@ -25,17 +27,15 @@ def _ramp(height: int, width: int) -> np.ndarray:
 def measured(project: Path, run_stages: Callable[..., None]) -> list[str]:
     """Ramps that come nearer downwards, in three sizes and bit depths; the pictures' ids."""
     run_stages("prepare", "darken")
-    apply_preset("tiny", ["depth.model=given", "data.depth_root=measured"])
+    apply_preset("tiny", GIVEN)
     run_stages("depth_model")
     folder = project / "measured"
     folder.mkdir()
     ids = [entry.id for entry in read_manifest("artifacts/prepare").entries]
     for i, id_ in enumerate(ids):
         ramp = _ramp(*((30, 20), (96, 96), (200, 31))[i % 3])
-        picture = Image.fromarray(np.rint(ramp * 255).astype(np.uint8))
-        if i % 2:
-            picture = Image.fromarray(np.rint(ramp * 65535).astype(np.uint16))
-        picture.save(folder / f"{id_}.png")
+        most, kind = ((255, np.uint8), (65535, np.uint16))[i % 2]
+        Image.fromarray(np.rint(ramp * most).astype(kind)).save(folder / f"{id_}.png")
     return ids
 
 
@@ -43,10 +43,7 @@ def measured(project: Path, run_stages: Callable[..., None]) -> list[str]:
 def test_given_maps_are_resized_to_their_pictures(
     measured: list[str], run_stages: Callable[..., None], invert: bool
 ) -> None:
-    apply_preset(
-        "tiny",
-        ["depth.model=given", "data.depth_root=measured", f"depth.invert={str(invert).lower()}"],
-    )
+    apply_preset("tiny", [*GIVEN, f"depth.invert={str(invert).lower()}"])
     run_stages("depth")
     pack = Pack("artifacts/depth/depth.zip")
     expected = _ramp(48, 48)
@@ -64,9 +61,7 @@ def test_all_missing_and_damaged_maps_are_named_and_nothing_is_written(
     paths[2].unlink()
     paths[4].write_bytes(b"")
     Image.fromarray(np.full((9, 9), -0.5, np.float32)).save(paths[5], "TIFF")
-    colours = np.zeros((9, 9, 3), np.uint8)
-    colours[..., 0] = 200
-    Image.fromarray(colours).save(paths[7])
+    Image.new("RGB", (9, 9), "red").save(paths[7])
     with pytest.raises(InputError) as caught:
         run_stages("depth")
     assert str(caught.value).splitlines() == [

@@ -19,9 +19,8 @@ from dvclive.plots import Metric
 from forked import Workplace, at_call, forked, kill_me, same_bytes
 from support import copy_built
 
-import dgkd_core.training.fit as _train
 from dgkd_core.runtime.state import ResultCache, State, outputs
-from dgkd_core.training import loop
+from dgkd_core.training import fit, loop
 
 EVERY_STEP = {"DGKD_SAVE_EVERY": "0"}
 Kill = Callable[[], object]
@@ -32,8 +31,7 @@ def test_training_goes_on_after_a_kill_to_the_byte(
 ) -> None:
     folder = copy_built(chain, tmp_path / "copy")
     monkeypatch.chdir(folder)
-    for path in map(Path, outputs("teacher")):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    remove_outputs("teacher")
     kill = partial(at_call, loop._Watch, "see_gradient", 4, kill_me)
     assert forked(folder, "teacher", kill, EVERY_STEP).killed
     ended = forked(folder, "teacher", environment=EVERY_STEP)
@@ -41,6 +39,12 @@ def test_training_goes_on_after_a_kill_to_the_byte(
     assert "teacher: goes on after 3/6" in ended.output
     assert same_bytes(folder, chain, "teacher") >= 4
     assert not list((folder / ".dgkd/state").iterdir())
+
+
+def remove_outputs(stage: str) -> None:
+    """What DVC does before it runs a stage."""
+    for path in map(Path, outputs(stage)):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def half_a_state() -> None:
@@ -66,38 +70,31 @@ def half_a_row() -> None:
 
 def killers(rng: random.Random) -> list[tuple[str, Kill]]:
     """Ways to be killed while training goes on, then ways to be killed after it."""
+
+    def at(owner: Any, name: str, number: int = 1, then: Kill = kill_me, **when: bool) -> Kill:
+        return partial(at_call, owner, name, number, then, **when)
+
     a, b, c, d, e, f = (rng.randint(1, 3) for _ in range(6))
     g = rng.randint(1, 8)
-    rename = partial(at_call, os, "replace", 1, kill_me)
-    schedule = torch.optim.lr_scheduler.LambdaLR
-    during: list[tuple[str, Kill]] = [
-        (
-            f"step {a}, before its gradient",
-            partial(at_call, torch.autograd, "backward", a, kill_me),
-        ),
-        (
-            f"step {b}, after its gradient",
-            partial(at_call, loop._Watch, "see_gradient", b, kill_me),
-        ),
-        (f"step {c}, after the optimizer", partial(at_call, schedule, "step", c + 1, kill_me)),
-        (f"state {d}, half written", partial(at_call, State, "save", d, half_a_state)),
-        (f"state {e}, before its rename", partial(at_call, torch, "save", e, rename)),
-        (f"state {f}, after it", partial(at_call, State, "save", f, kill_me, after=True)),
+    during = [
+        (f"step {a}, before its gradient", at(torch.autograd, "backward", a)),
+        (f"step {b}, after its gradient", at(loop._Watch, "see_gradient", b)),
+        (f"step {c}, after the optimizer", at(torch.optim.lr_scheduler.LambdaLR, "step", c + 1)),
+        (f"state {d}, half written", at(State, "save", d, half_a_state)),
+        (f"state {e}, before its rename", at(torch, "save", e, at(os, "replace"))),
+        (f"state {f}, after it", at(State, "save", f, after=True)),
     ]
     rng.shuffle(during)
     return [
-        (f"value {g} of the curve", partial(at_call, Metric, "dump", g, half_a_row, after=True)),
-        (
-            "while it is scored on the way",
-            partial(at_call, ResultCache, "put", 1, kill_me, after=True),
-        ),
+        (f"value {g} of the curve", at(Metric, "dump", g, half_a_row, after=True)),
+        ("while it is scored on the way", at(ResultCache, "put", after=True)),
         *during,
-        ("before the model is written", partial(at_call, _train, "save_model", 1, kill_me)),
-        ("between model and score", partial(at_call, _train, "score", 1, kill_me)),
-        ("while it is scored", partial(at_call, ResultCache, "put", 1, kill_me, after=True)),
-        ("before the curve's end", partial(at_call, Live, "end", 1, kill_me)),
-        ("before the metrics", partial(at_call, _train, "write_metrics", 1, kill_me)),
-        ("before the state is removed", partial(at_call, shutil, "rmtree", 1, kill_me)),
+        ("before the model is written", at(fit, "save_model")),
+        ("between model and score", at(fit, "score")),
+        ("while it is scored", at(ResultCache, "put", after=True)),
+        ("before the curve's end", at(Live, "end")),
+        ("before the metrics", at(fit, "write_metrics")),
+        ("before the state is removed", at(shutil, "rmtree")),
     ]
 
 
@@ -117,31 +114,13 @@ def test_training_survives_kills_drawn_from_a_seed(
 
 
 @pytest.mark.full
-def test_training_survives_kills_at_any_time(unbroken: Path, before: Workplace) -> None:
-    """An alarm that nobody handles ends the process wherever it is, later from run to run."""
-    folder, rng = before("teacher"), random.Random("teacher")
-    wait, kills = 0.05, 0
-    while True:
-        alarm = partial(signal.setitimer, signal.ITIMER_REAL, wait)
-        ended = forked(folder, "teacher", alarm, EVERY_STEP)
-        if ended.status != -signal.SIGALRM:
-            break
-        kills += 1
-        wait *= rng.uniform(1.4, 2)
-    assert ended.status == 0, ended.output
-    assert kills >= 2
-    same_bytes(folder, unbroken, "teacher")
-
-
-@pytest.mark.full
 @pytest.mark.parametrize("stage", ["depth_model", "depth_adapt", "segment"])
 def test_every_training_stage_goes_on_after_a_kill(
     stage: str, unbroken: Path, before: Workplace
 ) -> None:
     folder = before(stage)
-    for step in (3, 2):
-        kill = partial(at_call, loop._Watch, "see_gradient", step, kill_me)
-        assert forked(folder, stage, kill, EVERY_STEP).killed
+    kill = partial(at_call, loop._Watch, "see_gradient", 4, kill_me)
+    assert forked(folder, stage, kill, EVERY_STEP).killed
     ended = forked(folder, stage, environment=EVERY_STEP)
     assert ended.status == 0, ended.output
     assert f"{stage}: goes on after 3/" in ended.output
@@ -163,8 +142,7 @@ def test_stages_of_many_files_go_on_with_what_is_missing(
     assert kills >= 2
     assert "goes on after" in ended.output
     same_bytes(folder, unbroken, stage)
-    for path in map(Path, outputs(stage)):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    remove_outputs(stage)
     at_the_end = partial(at_call, sys.modules[stage], "write_metrics", 1, kill_me)
     assert forked(folder, stage, at_the_end).killed
     put = ResultCache.put

@@ -11,7 +11,7 @@ from pathlib import Path
 import package
 import pytest
 import yaml
-from support import ROOT
+from support import copy_built
 
 from dgkd_core.config.params import load_params
 from dgkd_core.config.presets import apply_preset
@@ -24,38 +24,26 @@ MODEL = Path("artifacts/model")
 
 
 @pytest.fixture
-def copy(chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of a project whose chain has run."""
-    folder = tmp_path / "copy"
-    names = ("artifacts", "metrics", "presets", "params.yaml")
-    for name in names:
-        place = chain / name
-        copied = shutil.copytree if place.is_dir() else shutil.copy
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        copied(place, folder / name)
-    monkeypatch.chdir(folder)
-    return folder
+def copy(chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The current folder is a copy of a project whose chain has run."""
+    monkeypatch.chdir(copy_built(chain, tmp_path / "copy"))
 
 
 @pytest.mark.full
-def test_again_elsewhere_the_same_bytes(
-    copy: Path, chain: Path, run_stages: Callable[..., None]
+def test_what_the_folder_holds_the_same_bytes_again(
+    copy: None, run_stages: Callable[..., None]
 ) -> None:
-    before = sha256(chain / MODEL)
+    made = sha256(MODEL)
     shutil.rmtree(MODEL)
     run_stages("package")
-    assert sha256(MODEL) == before
-
-
-@pytest.mark.full
-def test_what_the_folder_holds(copy: Path) -> None:
+    assert sha256(MODEL) == made
     names = {path.relative_to(MODEL).as_posix() for path in MODEL.rglob("*") if path.is_file()}
     assert names == {
         *("README.md", "inference.json", "model.json", "model.safetensors", "run.json"),
         *("depth/config.json", "depth/model.safetensors", "depth/preprocessor_config.json"),
         *("student/model.json", "student/model.safetensors"),
     }
-    run = read_run(MODEL)
+    run, classes = read_run(MODEL), read_model_config(MODEL).classes
     assert run.sha256 == {
         "model.safetensors": sha256("artifacts/segmenter/model.safetensors"),
         "student/model.safetensors": sha256("artifacts/student/model.safetensors"),
@@ -63,56 +51,40 @@ def test_what_the_folder_holds(copy: Path) -> None:
     }
     scores = json.loads(Path("metrics/evaluate.json").read_text())["segmenter"]
     assert {kind: score.miou for kind, score in run.scores.items()} == scores
-    assert set(run.scores["dark"].iou) == {"background", *read_model_config(MODEL).classes}
+    assert set(run.scores["dark"].iou) == {"background", *classes}
     assert read_settings(MODEL).batch == load_params().evaluate.batch
-
-
-@pytest.mark.full
-def test_without_the_student(copy: Path, run_stages: Callable[..., None]) -> None:
-    apply_preset("tiny", ["package.student=false"])
-    run_stages("package")
-    assert not (MODEL / "student").exists()
-    assert "student/model.safetensors" not in read_run(MODEL).sha256
-
-
-@pytest.mark.full
-def test_in_half_precision(copy: Path, run_stages: Callable[..., None]) -> None:
-    apply_preset("tiny", ["package.half=true", "package.notes=[Of Flickr.]"])
-    run_stages("package")
-    known = facts(MODEL)
-    assert (known["half"], known["as_packaged"]) == (True, True)
-    assert "\n- Of Flickr.\n" in (MODEL / "README.md").read_text()
-
-
-@pytest.mark.full
-def test_the_adapted_dpt_is_taken_where_there_is_one(
-    copy: Path, run_stages: Callable[..., None]
-) -> None:
-    adapted = Path("artifacts/depth_adapted")
-    shutil.copytree("artifacts/depth_model", adapted, dirs_exist_ok=True)
-    write_json(adapted / "source.json", {"adapted": True})
-    write_json(adapted / "config.json", {"adapted": "one"})
-    run_stages("package")
-    assert json.loads((MODEL / "depth/config.json").read_text()) == {"adapted": "one"}
-
-
-@pytest.mark.full
-def test_the_card_s_head_is_the_hub_s_yaml(copy: Path) -> None:
-    text = (MODEL / "README.md").read_text()
-    _, head, body = text.split("---\n", 2)
+    # the card's head is the Hub's YAML
+    _, head, body = (MODEL / "README.md").read_text().split("---\n", 2)
     values = yaml.safe_load(head)
     assert values["library_name"] == "dgkd"
     assert values["pipeline_tag"] == "image-segmentation"
     results = values["model-index"][0]["results"]
-    scored = {kind: score.miou for kind, score in read_run(MODEL).scores.items()}
-    assert [result["metrics"][0]["value"] for result in results] == list(scored.values())
-    for name in read_model_config(MODEL).classes:
-        assert f"| {name} |" in body
+    told = [result["metrics"][0]["value"] for result in results]
+    assert told == [score.miou for score in run.scores.values()]
+    assert all(f"| {name} |" in body for name in classes)
+
+
+@pytest.mark.full
+def test_what_params_choose_is_packaged(copy: None, run_stages: Callable[..., None]) -> None:
+    """No student, half precision, notes, and the adapted DPT where there is one."""
+    adapted = Path("artifacts/depth_adapted")
+    shutil.copytree("artifacts/depth_model", adapted, dirs_exist_ok=True)
+    write_json(adapted / "source.json", {"adapted": True})
+    (adapted / "config.json").write_text((adapted / "config.json").read_text() + "\n")
+    chosen = ["package.student=false", "package.half=true", "package.notes=[Of Flickr.]"]
+    apply_preset("tiny", chosen)
+    run_stages("package")
+    assert not (MODEL / "student").exists()
+    assert "student/model.safetensors" not in read_run(MODEL).sha256
+    known = facts(MODEL)
+    assert (known["half"], known["as_packaged"]) == (True, True)
+    assert "\n- Of Flickr.\n" in (MODEL / "README.md").read_text()
+    assert sha256(MODEL / "depth/config.json") == sha256(adapted / "config.json")
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("source", ["scenes", "given", "gradient", "nobody/dpt"])
-def test_where_depth_comes_from(copy: Path, source: str) -> None:
+def test_where_depth_comes_from(copy: None, source: str) -> None:
     write_json("artifacts/depth_model/source.json", {"model": source})
     config = read_model_config("artifacts/segmenter")
     expected = source if source in ("given", "gradient") else "dpt"
@@ -140,13 +112,8 @@ def test_paths_stay_at_home(project: Path) -> None:
     params = load_params()
     told = portable(params)
     assert "secret" not in json.dumps(told)
+    assert {"root", "sbd_root", "lis_root", "depth_root"}.isdisjoint(told["data"])
     assert told["model"]["weights_sha256"] == sha256(weights)
+    assert told["model"]["backbone"] == "timm:test_resnet"
     assert told["depth"]["model"] == told["teacher"]["model"] == "a local one"
     assert told["distill"]["lambda"] == params.distill.weight
-
-
-def test_the_defaults_are_all_told() -> None:
-    told = portable(load_params(ROOT / "params.yaml"))
-    assert told["model"]["backbone"] == "timm:test_resnet"
-    assert told["depth"]["model"] == "scenes"
-    assert {"root", "sbd_root", "lis_root", "depth_root"}.isdisjoint(told["data"])

@@ -18,7 +18,6 @@ from forked import (
     fork,
     forked,
     kill_me,
-    made,
     same_bytes,
     written,
 )
@@ -31,10 +30,8 @@ from support import read_live
 from dgkd_core.data.manifest import read_manifest
 from dgkd_core.data.pack import Pack
 from dgkd_core.pipeline.stage import alone, run
-from dgkd_core.runtime import result_cache
 from dgkd_core.runtime.files import write_json
 from dgkd_core.runtime.state import ResultCache, outputs
-from dgkd_core.training import loop
 
 pytestmark = pytest.mark.full
 
@@ -44,7 +41,6 @@ def _weights(folder: Path, stage: str) -> dict[str, torch.Tensor]:
     return load_file(file)
 
 
-@pytest.mark.full
 @pytest.mark.parametrize("stage", ["teacher", "distill", "segment", "depth_adapt"])
 def test_two_processes_train_what_one_trains(
     stage: str, unbroken: Path, of_two: Path, before: Workplace
@@ -60,32 +56,25 @@ def test_two_processes_train_what_one_trains(
     assert curve.keys() == expected.keys()
     later = 5e-2 if stage == "distill" else 5e-3
     for name, values in expected.items():
-        found = curve[name]
-        assert found.keys() == values.keys()
-        if name == "val/miou":
-            assert found == pytest.approx(values, abs=1)
-            continue
+        assert curve[name].keys() == values.keys()
         for step, wanted in values.items():
             near = pytest.approx(wanted, 1e-4) if step < 4 else pytest.approx(wanted, later, 1e-3)
-            assert found[step] == near, (name, step)
+            near = pytest.approx(wanted, abs=1) if name == "val/miou" else near
+            assert curve[name][step] == near, (name, step)
     assert written(folder, stage).keys() == written(unbroken, stage).keys()
     weights, wanted_weights = _weights(folder, stage), _weights(unbroken, stage)
     assert weights.keys() == wanted_weights.keys()
     off = sum((value - wanted_weights[name]).square().sum() for name, value in weights.items())
     size = sum(value.square().sum() for value in wanted_weights.values())
     assert off.sqrt() < later * size.sqrt()
-    assert not list((folder / ".dgkd/state").iterdir())
 
 
-@pytest.mark.full
-@pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.parametrize("stage", ["darken", "depth", "cam", "refine", "evaluate"])
 def test_several_processes_make_the_bytes_of_one(
-    stage: str, count: int, unbroken: Path, before: Workplace
+    stage: str, unbroken: Path, before: Workplace
 ) -> None:
     folder = before(stage)
-    ends = forked_ranks(count, folder, stage)
-    well(ends)
+    well(forked_ranks(3, folder, stage))
     assert same_bytes(folder, unbroken, stage) >= 2
     assert not list((folder / ".dgkd/state").iterdir())
 
@@ -144,34 +133,26 @@ def test_damaged_depth_maps_in_different_shares_are_all_named(before: Workplace)
     assert not Path("artifacts/depth/depth.zip").exists()
 
 
-def _at_once(rank: int) -> None:
-    result_cache.COMMIT_SECONDS = -1.0  # what is put is there
-
-
-def _dies_at(number: int, who: int, rank: int) -> None:
-    """The process ``who`` is killed after it has put so many pieces."""
-    _at_once(rank)
-    if rank == who:
-        at_call(ResultCache, "put", number, kill_me, after=True)
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("who", [0, 1])
-@pytest.mark.parametrize("then", [1, 2])
+@pytest.mark.parametrize(("who", "then"), [(0, 1), (1, 2)])
 def test_pieces_of_the_killed_are_taken_over(
     who: int, then: int, unbroken: Path, before: Workplace
 ) -> None:
     """Each of two runs loses a process after its second piece; nothing is made twice."""
+
+    def dies(rank: int) -> None:
+        if rank == who:
+            at_call(ResultCache, "put", 2, kill_me, after=True)
+
     folder = before("cam")
     for _ in range(2):
-        ends = forked_ranks(2, folder, "cam", partial(_dies_at, 2, who))
+        ends = forked_ranks(2, folder, "cam", dies)
         assert ends[who].killed
         other = ends[1 - who]
         assert other.status == 1
         assert "Traceback" not in other.output
         assert other.output.splitlines()[-1].startswith("cam: the processes have lost touch (")
     if then == 2:
-        ends = forked_ranks(2, folder, "cam", _at_once)
+        ends = forked_ranks(2, folder, "cam")
         well(ends)
     else:
         ends = [forked(folder, "cam")]
@@ -179,28 +160,6 @@ def test_pieces_of_the_killed_are_taken_over(
     assert "goes on after" in ends[0].output
     same_bytes(folder, unbroken, "cam")
     assert not list((folder / ".dgkd/state").iterdir())
-    assert not list(folder.rglob("*.sqlite*"))
-
-
-@pytest.mark.full
-def test_training_of_two_goes_on_after_the_first_was_killed(
-    of_two: Path, before: Workplace
-) -> None:
-    """It ends with the bytes of two processes that nothing has stopped."""
-    folder = before("teacher")
-
-    def dies(rank: int) -> None:
-        if rank == 0:
-            at_call(loop._Watch, "see_gradient", 10, kill_me)
-
-    first, second = forked_ranks(2, folder, "teacher", dies, {"DGKD_SAVE_EVERY": "0"})
-    assert first.killed
-    assert second.status == 1
-    assert "Traceback" not in second.output
-    ends = forked_ranks(2, folder, "teacher")
-    well(ends)
-    assert "teacher: goes on after 9/18" in ends[0].output
-    assert made(folder, "teacher") == made(of_two, "teacher")
 
 
 def test_a_stage_that_runs_here_already_is_told_by_the_first_alone(before: Workplace) -> None:

@@ -11,12 +11,12 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from forked import Ended, Workplace, at_call, forked, kill_me, same_bytes, written
-from ruamel.yaml import YAML
+from forked import Workplace, at_call, bytes_below, forked, kill_me, same_bytes, written
 from support import CHAIN, ROOT
 
 from dgkd_core.runtime.state import outputs
 from dgkd_core.training import loop
+from tools.docs import load_stages
 
 pytestmark = pytest.mark.full
 EVERY_STEP = {"DGKD_SAVE_EVERY": "0"}
@@ -37,7 +37,11 @@ def no_room(most: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
 
 
-@pytest.mark.full
+def kept(project: Path, stage: str, but: str = "none") -> dict[str, str]:
+    """Hashes of all that lies where a stage writes, but what a folder holds."""
+    return {k: v for k, v in written(project, stage).items() if not k.startswith(but)}
+
+
 @pytest.mark.parametrize("stage", CHAIN)
 def test_a_stage_that_cannot_write_ends_with_a_line_and_leaves_what_was_there(
     stage: str, again: Path
@@ -47,16 +51,9 @@ def test_a_stage_that_cannot_write_ends_with_a_line_and_leaves_what_was_there(
     A run that gets through would write the same bytes: any other are half-written ones. The curve
     of a training run grows in place, and may end early.
     """
-
-    def kept() -> dict[str, str]:
-        found = written(again, stage).items()
-        return {name: digest for name, digest in found if not name.startswith("metrics/live/")}
-
-    before = kept()
-    own = [
-        f for out in map(Path, outputs(stage)) for f in (out.rglob("*") if out.is_dir() else [out])
-    ]
-    largest = max(file.stat().st_size for file in own)
+    before = kept(again, stage, "metrics/live/")
+    own = bytes_below(*map(Path, outputs(stage)))
+    largest = max(Path(file).stat().st_size for file in own)
     for share in (0.01, 0.3, 0.9):
         small = partial(no_room, max(16, int(largest * share)))
         ended = forked(again, stage, small, {"DGKD_WORKERS": "0"})  # no shared memory either
@@ -64,43 +61,36 @@ def test_a_stage_that_cannot_write_ends_with_a_line_and_leaves_what_was_there(
         assert "Traceback" not in ended.output
         last = ended.output.splitlines()[-1]
         assert re.fullmatch(rf"{stage}: \S+: cannot be written \(.+\)", last)
-        assert kept() == before
+        assert kept(again, stage, "metrics/live/") == before
         shutil.rmtree(again / ".dgkd", ignore_errors=True)
 
 
 def _inputs(stage: str) -> list[str]:
-    stages = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
-    return [dep for dep in stages[stage]["deps"] if dep.startswith("artifacts/")]
+    deps = load_stages(ROOT)[stage]["deps"]
+    return [dep for dep in deps if dep.startswith("artifacts/")]
 
 
 # inputs that a stage reads under other parameters than those of the test's project
 NOT_READ = {("segment", "artifacts/prepare/images.zip")}
 
 
-@pytest.mark.full
 @pytest.mark.parametrize("stage", [stage for stage in CHAIN if _inputs(stage)])
 def test_an_input_that_has_vanished_is_named(stage: str, again: Path) -> None:
-
-    def kept() -> dict[str, str]:
-        # with fresh nights a student reads dark.zip when it is scored first: its curve has begun
-        curve = "metrics/live" if stage == "distill" else "none"
-        return {k: v for k, v in written(again, stage).items() if not k.startswith(curve)}
-
-    before = kept()
+    # with fresh nights a student reads dark.zip when it is scored first: its curve has begun
+    curve = "metrics/live" if stage == "distill" else "none"
+    before = kept(again, stage, curve)
     for dep in _inputs(stage):
         aside = Path("aside")
         os.rename(dep, aside)
         ended = forked(again, stage)
         os.rename(aside, dep)
-        if (stage, dep) in NOT_READ:
-            assert ended.status == 0, ended.output
-        else:
-            assert ended.status == 1, (dep, ended.output)
-            assert "Traceback" not in ended.output
+        assert ended.status == (0 if (stage, dep) in NOT_READ else 1), (dep, ended.output)
+        assert "Traceback" not in ended.output
+        if ended.status:
             last = ended.output.splitlines()[-1]
             assert last.startswith(f"{stage}: ")
             assert dep in last
-        assert kept() == before
+        assert kept(again, stage, curve) == before
 
 
 def test_a_stage_that_runs_already_in_this_folder_is_not_run_twice(
@@ -108,11 +98,10 @@ def test_a_stage_that_runs_already_in_this_folder_is_not_run_twice(
 ) -> None:
     """A killed `dvc repro` leaves its stage behind, say; the first one is not disturbed."""
     folder = before("teacher")
-    seen: list[Ended] = []
 
     def second() -> None:
-        seen.append(forked(folder, "teacher"))
-        print(seen[0].status, seen[0].output, flush=True)
+        ended = forked(folder, "teacher")
+        print(ended.status, ended.output, flush=True)
 
     ended = forked(folder, "teacher", partial(at_call, loop._Watch, "see_gradient", 3, second))
     assert ended.status == 0, ended.output
