@@ -5,8 +5,8 @@ It learns from itself, on training pictures: no measured depth and no label is r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,13 +34,13 @@ if TYPE_CHECKING:  # torch is imported where something is to be adapted
 PREPARED, DARK = Path(ARTIFACTS, "prepare"), Path(ARTIFACTS, "darken", "dark.zip")
 
 
-def with_twin(entries: Sequence[Entry]) -> tuple[Entry, ...]:
-    """Without the dark pictures that have no normal twin."""
-    return tuple(entry for entry in entries if entry.image)
+def with_twin(split: str) -> list[Entry]:
+    """The pictures of a split, without the dark ones that have no normal twin."""
+    return [entry for entry in read_manifest(PREPARED).split(split) if entry.image]
 
 
 def agreement(
-    model: Any, original: Any, processor: Any, params: Params, device: torch.device
+    params: Params, model: Any, original: Any, processor: Any, device: torch.device
 ) -> dict[str, float]:
     """Mean rank correlation, in percent, of maps from dark val pictures with the original's by day.
 
@@ -49,10 +49,9 @@ def agreement(
     from dgkd_core.depth.dpt import predict, rank_correlation
     from dgkd_core.depth.mapping import dark_pictures, in_groups
 
-    entries = with_twin(read_manifest(PREPARED).split("val"))
     images, dark = Pack(PREPARED / "images.zip"), Pack(DARK)
     found: dict[str, list[float]] = {"before": [], "after": []}
-    groups = in_groups(entries, params.depth.adapt.batch)
+    groups = in_groups(with_twin("val"), params.depth.adapt.batch)
     for group in Progress(groups, "depth_adapt, val", lines=4):
         normal = [np.array(decode_rgb(images.read(e.image), e.image)) for e in group]
         night = dark_pictures(group, dark, params.depth.exposure)
@@ -60,21 +59,18 @@ def agreement(
         for name, network in (("before", original), ("after", model)):
             for a, b in zip(by_day, predict(network, processor, night, device), strict=True):
                 found[name].append(rank_correlation(a.cpu().numpy(), b.cpu().numpy()))
-    return {
-        name: 100 * float(np.mean(values)) if values else float("nan")
-        for name, values in found.items()
-    }
+    return {k: 100 * float(np.mean(v)) if v else float("nan") for k, v in found.items()}
 
 
-def adapt(params: Params, state: State, device: torch.device, log: Log) -> tuple[Any, Any, Any]:
-    """The adapted DPT, the original and their processor."""
+def adapt(params: Params, state: State, log: Log) -> tuple[Any, Any, Any, torch.device]:
+    """The adapted DPT, the original, their processor and where they are."""
     from dgkd_core.data.samples import Twins, training_batches, twins_by_shape
     from dgkd_core.depth.dpt import load_dpt, network_inputs
+    from dgkd_core.runtime.device import start
     from dgkd_core.training.adapt import AdaptationTask, freeze_what_nothing_reads
     from dgkd_core.training.loop import Recipe, train
 
-    section = params.depth.adapt
-    entries = with_twin(read_manifest(PREPARED).split("train"))
+    device, section, entries = start(params, "depth_adapt"), params.depth.adapt, with_twin("train")
     if not entries:
         raise InputError(
             f"{PREPARED / 'manifest.csv'}: no training picture has a normal twin, expected one at "
@@ -83,43 +79,37 @@ def adapt(params: Params, state: State, device: torch.device, log: Log) -> tuple
     model, processor = load_dpt(Path(ARTIFACTS, "depth_model"), local=True)
     original = deepcopy(model).to(device).requires_grad_(False)
 
-    def to_input(pictures: list[np.ndarray]) -> list[torch.Tensor]:
-        return network_inputs(processor, pictures)
-
-    twins = Twins(
-        entries, PREPARED / "images.zip", DARK, params.depth.exposure, to_input, params.seed
-    )
+    images, exposure = PREPARED / "images.zip", params.depth.exposure
+    to_input = partial(network_inputs, processor)
+    twins = Twins(entries, images, DARK, exposure, to_input, params.seed)
     freeze_what_nothing_reads(model, twins[0, 0][1][None])
     count = section.iterations
     recipe = Recipe(count, "adamw", section.lr, 0.0, 0.9, min(20, count // 10), 1.0, 0.0)
     batches = training_batches(twins, section.batch, count, device, twins_by_shape)
     task = AdaptationTask(model, original)
     train("depth_adapt", task, batches, recipe, device, state, log=log)
-    return model, original, processor
+    return model, original, processor, device
 
 
 def depth_adapt(params: Params, state: State) -> None:
     wanted = params.depth.adapt.iterations > 0
     metrics: dict[str, Any] = {}
     with live_curve("depth_adapt") as log:
-        if wanted:
-            from dgkd_core.runtime.device import start
-
-            device = start(params, "depth_adapt")
-            model, original, processor = adapt(params, state, device, log)
+        adapted = adapt(params, state, log) if wanted else None
     if not distributed.is_main_process():
         return
     with atomic_folder(Path(ARTIFACTS, "depth_adapted")) as folder:
-        if wanted:
+        if adapted:
             from dgkd_core.depth.dpt import save_dpt
 
+            model, _, processor, _ = adapted
             save_dpt(model, processor, folder)
         write_json(folder / "source.json", {"adapted": wanted})
-    if wanted:
-        correlation = agreement(model, original, processor, params, device)
+    if adapted:
+        correlation = agreement(params, *adapted)
         told = " and ".join(f"{value:.2f} {name}" for name, value in correlation.items())
         print(f"depth_adapt: rank correlation of dark val maps with those by day: {told}")
-        pictures = len(with_twin(read_manifest(PREPARED).split("train")))
+        pictures = len(with_twin("train"))
         metrics = {"val": {"rank_correlation": correlation}, "train_pictures": pictures}
     write_metrics("metrics/depth_adapt.json", metrics)
 

@@ -14,14 +14,7 @@ import torch
 
 from dgkd_core.config.schema import Params
 from dgkd_core.data.exposure import expose_8bit
-from dgkd_core.depth.dpt import (
-    depth_errors,
-    estimate,
-    gradient_loss,
-    load_dpt,
-    save_dpt,
-    small_dpt,
-)
+from dgkd_core.depth import dpt
 from dgkd_core.lowlight.synthesis import darken, picture_rng
 from dgkd_core.pipeline.stage import run
 from dgkd_core.runtime.device import start
@@ -52,7 +45,7 @@ class DepthTask:
         predicted = self.model(pixel_values=batch["x"]).predicted_depth
         size = batch["y"].shape[-2:]
         predicted = torch.nn.functional.interpolate(predicted[:, None], size, mode="bilinear")
-        return {"depth": gradient_loss(predicted[:, 0], batch["y"])}
+        return {"depth": dpt.gradient_loss(predicted[:, 0], batch["y"])}
 
 
 def draw(params: Params, split: str, count: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -69,7 +62,7 @@ def draw(params: Params, split: str, count: int) -> tuple[list[np.ndarray], list
 
 def train_on_scenes(params: Params, folder: Path, state: State, log: Log) -> dict[str, float]:
     section, where = params.depth_model, start(params, "depth_model")
-    model, processor = small_dpt(section.size, section.width)
+    model, processor = dpt.small_dpt(section.size, section.width)
     pictures, depths = draw(params, "train", section.pictures)
     inputs = processor(images=pictures, return_tensors="pt")["pixel_values"]
     truth = torch.from_numpy(np.stack(depths))
@@ -86,10 +79,10 @@ def train_on_scenes(params: Params, folder: Path, state: State, log: Log) -> dic
 
     recipe = Recipe(section.iterations, "adamw", section.lr, 0.0, 0.9, 20, 1.0, 0.01)
     train("depth_model", DepthTask(model), batches, recipe, where, state, log=log)
-    save_dpt(model, processor, folder)
+    dpt.save_dpt(model, processor, folder)
     pictures, depths = draw(params, "held-out", section.held_out)
-    guesses = [estimate(model, processor, [picture], where)[0] for picture in pictures]
-    return depth_errors(np.stack(guesses), np.stack(depths), truth.numpy().mean(0))
+    guesses = [dpt.estimate(model, processor, [picture], where)[0] for picture in pictures]
+    return dpt.depth_errors(np.stack(guesses), np.stack(depths), truth.numpy().mean(0))
 
 
 def depth_model(params: Params, state: State) -> None:
@@ -102,8 +95,8 @@ def depth_model(params: Params, state: State) -> None:
         elif source not in ("given", "gradient"):
             is_local = local.is_dir()
             pin = params.depth.revision
-            model, processor = load_dpt(local if is_local else source, is_local, pin)
-            save_dpt(model, processor, folder)
+            model, processor = dpt.load_dpt(local if is_local else source, is_local, pin)
+            dpt.save_dpt(model, processor, folder)
         write_json(folder / "source.json", {"model": source})
     write_metrics("metrics/depth_model.json", metrics)
 

@@ -11,18 +11,8 @@ from dgkd_core.data.manifest import Manifest, read_manifest
 from dgkd_core.data.pack import Pack
 from dgkd_core.data.pictures import decode_array, decode_mask
 from dgkd_core.data.samples import Store
-from dgkd_core.evaluation.networks import (
-    ROOT,
-    Places,
-    confusion_table,
-    picture_mious,
-    say_scores,
-    score_networks,
-    tabulate,
-    write_examples,
-    write_predictions,
-    write_sheet,
-)
+from dgkd_core.evaluation import networks
+from dgkd_core.evaluation.networks import ROOT, Places
 from dgkd_core.evaluation.scores import Confusion
 from dgkd_core.pipeline.stage import run
 from dgkd_core.pseudo_labels.class_maps import label_map
@@ -69,20 +59,21 @@ def score_training_labels(manifest: Manifest) -> dict[str, float | int]:
 def evaluate(params: Params, state: State) -> None:
     manifest, store = read_manifest(ROOT / "prepare"), Store()
     cache = state.cache("predictions")
-    results = score_networks("evaluate", manifest, VAL, params, store, cache)
+    results = networks.score_networks("evaluate", manifest, VAL, params, store, cache)
     if not distributed.is_main_process():
         return
     final = results["segmenter.dark"]
-    metrics, table = tabulate(manifest, results)
+    metrics, table = networks.tabulate(manifest, results)
     metrics["train"] = dict(score_training_labels(manifest))
-    write_predictions(ROOT / "evaluate/predictions.zip", final)
-    out, mious = ROOT / "evaluate", picture_mious(manifest, store, VAL.truth, final.predictions)
-    write_sheet(out / "sheet.png", manifest, VAL, store, final, mious, params.evaluate.sheet)
-    write_examples(out / "examples", manifest, VAL, store, final, mious)
+    networks.write_predictions(ROOT / "evaluate/predictions.zip", final)
+    out, count = ROOT / "evaluate", params.evaluate.sheet
+    mious = networks.picture_mious(manifest, store, VAL.truth, final.predictions)
+    networks.write_sheet(out / "sheet.png", manifest, VAL, store, final, mious, count)
+    networks.write_examples(out / "examples", manifest, VAL, store, final, mious)
     write_text("metrics/per_class.csv", table)
-    write_text("metrics/confusion.csv", confusion_table(manifest, final.confusion))
+    write_text("metrics/confusion.csv", networks.confusion_table(manifest, final.confusion))
     write_metrics("metrics/evaluate.json", metrics)
-    say_scores("evaluate", results, " val")
+    networks.say_scores("evaluate", results, " val")
 
 
 if __name__ == "__main__":

@@ -55,20 +55,19 @@ def what_cannot_run(found: DataSet, params: Params) -> list[str]:
         for s in found.sources
     )
     manifest = Manifest(found.classes, tuple(entries))
-    distill, both = params.distill, ["train", "val"]
-    asked: list[tuple[list[str], str]] = []
-    if params.teacher.model is None:
-        asked.append((["train"], "teacher.model is null"))
-    if distill.weight > 0 and distill.pairs:
-        asked.append((["train"], f"distill.lambda is {distill.weight}"))
-    if params.cam.source != "student":
-        asked.append((both, f"cam.source is {params.cam.source}"))
-    if params.refine.guide == "normal":
-        asked.append((both, "refine.guide is normal"))
+    distill, source, both = params.distill, params.cam.source, ["train", "val"]
+    distils = distill.weight > 0 and bool(distill.pairs)
+    needs = (
+        (params.teacher.model is None, ["train"], "teacher.model is null"),
+        (distils, ["train"], f"distill.lambda is {distill.weight}"),
+        (source != "student", both, f"cam.source is {source}"),
+        (params.refine.guide == "normal", both, "refine.guide is normal"),
+    )
     lines = []
-    for splits, key in asked:
+    for asked, splits, key in needs:
         try:
-            manifest.need_normal(splits, key)
+            if asked:
+                manifest.need_normal(splits, key)
         except InputError as error:
             lines.append(str(error))
     val = [source for source in found.sources if source.split == "val"]
@@ -86,10 +85,8 @@ def what_is_scored(manifest: Manifest, scored: int) -> list[str]:
         if not any(name in entry.labels for entry in train)
     ]
     if not all(entry.image for entry in train):
-        lines.append(
-            "no normal-light pictures to train on: the teacher is taken over, and there "
-            "is no distillation, which needs pairs"
-        )
+        why = "the teacher is taken over, and there is no distillation, which needs pairs"
+        lines.append(f"no normal-light pictures to train on: {why}")
     normal = sum(bool(entry.image) for entry in val)
     if not normal:
         lines.append("no normal-light val pictures: networks are scored in the dark only")
@@ -106,8 +103,7 @@ def prepare(params: Params, state: State) -> None:
     data, out = params.data, Path(ARTIFACTS, "prepare")
     items: Iterator[Item | InputError]
     if data.kind == "scenes":
-        classes = drawing.CLASSES
-        size = data.scenes
+        classes, size = drawing.CLASSES, data.scenes
         drawn = scene_items(params.seed, size.train, size.val, size.size)
         items = iter(Progress(drawn, "prepare", size.train + size.val, lines=4))
     else:

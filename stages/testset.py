@@ -17,16 +17,8 @@ from dgkd_core.data.samples import Store
 from dgkd_core.datasets.ingest import file_items, write_data_set
 from dgkd_core.datasets.testset import read_testset
 from dgkd_core.depth.mapping import write_depth
-from dgkd_core.evaluation.networks import (
-    ROOT,
-    Places,
-    picture_mious,
-    say_scores,
-    score_networks,
-    tabulate,
-    write_predictions,
-    write_sheet,
-)
+from dgkd_core.evaluation import networks
+from dgkd_core.evaluation.networks import ROOT, Places
 from dgkd_core.lowlight.darkening import make_dark, write_dark
 from dgkd_core.pipeline.stage import run
 from dgkd_core.runtime import distributed
@@ -69,20 +61,22 @@ def testset(name: str, params: Params, state: State) -> None:
     write_depth(manifest, places.dark, places.depth, measured, params, label, depths)
     distributed.barrier()
     store = Store()
-    results = score_networks(label, manifest, places, params, store, state.cache("predictions"))
+    cache = state.cache("predictions")
+    results = networks.score_networks(label, manifest, places, params, store, cache)
     if not distributed.is_main_process():
         return
     final = results["segmenter.dark"]
-    metrics, table = tabulate(manifest, results)
+    metrics, table = networks.tabulate(manifest, results)
     scored = sum(store.has(places.truth, f"{entry.id}.png") for entry in manifest.entries)
-    write_predictions(out / "predictions.zip", final)
-    mious = picture_mious(manifest, store, places.truth, final.predictions)
-    write_sheet(out / "sheet.png", manifest, places, store, final, mious, params.evaluate.sheet)
+    networks.write_predictions(out / "predictions.zip", final)
+    mious = networks.picture_mious(manifest, store, places.truth, final.predictions)
+    count = params.evaluate.sheet
+    networks.write_sheet(out / "sheet.png", manifest, places, store, final, mious, count)
     write_text(out / "per_class.csv", table)
     pictures = {"count": len(manifest.entries), "scored": scored}
     write_metrics(f"metrics/testset/{name}.json", {**metrics, "pictures": pictures})
     print(f"{label}: {pictures['count']} pictures, {scored} of them with a mask")
-    say_scores(label, results)
+    networks.say_scores(label, results)
 
 
 if __name__ == "__main__":

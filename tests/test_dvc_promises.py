@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 import subprocess
-from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from ruamel.yaml import YAML
 from support import CHAIN, dvc, environment, stages_run
-from test_pipeline import READERS, row_of
 
-from dgkd_core.config.params import validate
 from dgkd_core.data.manifest import read_manifest
 from dgkd_core.data.pictures import encode_depth, encode_rgb
-from dgkd_core.runtime.errors import InputError
 from dgkd_core.runtime.files import sha256
 from dgkd_core.scenes.drawing import render
-from tools.docs import leaves, load_stages, readers
 
 pytestmark = pytest.mark.full
 ONE_CORE = {"OMP_NUM_THREADS": "1"}
@@ -146,64 +139,12 @@ def test_a_forced_repro_repeats_every_byte_and_a_second_one_meanwhile_names_it(
     assert "Traceback" not in refused
 
 
-# values to change a parameter to: the first that is allowed
-OTHERS = (
-    *("data/none", "data/scenes", "other", "0" * 64, "resnet18", "folder", "simple", "paper"),
-    *("gamma", "identity", "weights", "trained", "frozen", "best", "sgd", "teacher"),
-    *("kaiming", "none", "normal", 0.5, 8, 32, 2, 0, True, False),
-    *([4, 16], [1, 2, 3], ["map"], [0.5, 0.5], [0.1, 0.1, 0.1, 0.1]),
-)
-
-
-def replaced(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """A copy of nested values with other ones at dotted keys."""
-    values = copy.deepcopy(values)
-    for key, value in changes.items():
-        *path, last = key.split(".")
-        section = values
-        for part in path:
-            section = section[part]
-        section[last] = value
-    return values
-
-
-def another(values: dict[str, Any], leaf: str) -> Any:
-    """A value of ``leaf`` other than its own that is allowed (of a folder: scenes fix more)."""
-    for value in OTHERS:
-        if value == dict(leaves(values))[leaf]:
-            continue
-        with suppress(InputError):
-            validate(replaced(values, {"data.kind": "folder", leaf: value}))
-            return value
-    raise AssertionError(f"{leaf}: no other value is allowed, add one to OTHERS")
-
-
 def draw_night(folder: Path, *numbers: int) -> None:
     """Dark scenes NUMBER.png."""
     folder.mkdir(exist_ok=True)
     for number in numbers:
         picture = encode_rgb(render(9, "night", number, 40).image // 16)
         (folder / f"{number}.png").write_bytes(picture)
-
-
-def test_dvc_reruns_the_stages_of_the_table(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One parameter of every row, by DVC's own judgement."""
-    from dvc.repo import Repo
-
-    draw_night(built.parent / "dusk", 0)
-    preset(built, "evaluate.sets={dusk: ../dusk}")
-    assert stages_run(dvc(built, "repro")) == ["testset@dusk", "report"]
-    yaml, params = YAML(typ="safe", pure=True), built / "params.yaml"
-    values, stages = yaml.load(params), load_stages(built)
-    representative = {(row_of(leaf), *readers(stages, leaf)): leaf for leaf, _ in leaves(values)}
-    monkeypatch.chdir(built)  # DVC names stages from here
-    found = {}
-    with closing(Repo(str(built))) as repo:
-        assert repo.status() == {}
-        for leaf in representative.values():
-            yaml.dump(replaced(values, {leaf: another(values, leaf)}), params)
-            found[leaf] = {stage.split("@")[0] for stage in repo.status()}
-    assert found == {leaf: {"report", *READERS[row_of(leaf)].split()} for leaf in found}
 
 
 def test_a_further_test_set_runs_alone_and_again_when_its_pictures_change(built: Path) -> None:

@@ -1,7 +1,7 @@
-"""Full and read-only disks, refused permission, short writes: one line, and nothing is lost.
+"""A full disk, refused permission: one line, and nothing is lost.
 
-The faults are the system's own: a small disk, a limit on file sizes (a short write, then an error),
-a folder that may not be written to, each in a forked child. Those that only root may make skip.
+The faults are the system's own: a small disk, a folder that may not be written to, each in a forked
+child. What only root may make skips. Short writes: tests/stages/test_stage_faults.py.
 """
 
 from __future__ import annotations
@@ -11,9 +11,7 @@ import io
 import json
 import os
 import re
-import resource
 import shutil
-import signal
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
@@ -92,25 +90,20 @@ WRITERS: dict[str, tuple[Writer, str]] = {  # and what they write
 # --- the faults ----------------------------------------------------------------------------------
 
 
-def _mount(place: Path, flags: int = 0, options: str = "") -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    private, new_mounts = 1 << 18 | 1 << 14, 0x20000
-    if not flags and (libc.unshare(new_mounts) or libc.mount(b"none", b"/", None, private, None)):
-        raise OSError(ctypes.get_errno(), "no mounts of our own")
-    if libc.mount(b"none", str(place).encode(), b"tmpfs", flags, options.encode()):
-        raise OSError(ctypes.get_errno(), "no disk of our own")
-
-
 def any_disk(place: Path) -> None:
     """The disk as it is."""
 
 
 def small_disk(place: Path) -> None:
     """A disk of 16 MB at ``place``, in this process's own view of the file system."""
-    try:
-        _mount(place, options="size=16m")
-    except OSError:
-        raise SystemExit(CANNOT) from None
+    libc = ctypes.CDLL(None, use_errno=True)
+    private, new_mounts = 1 << 18 | 1 << 14, 0x20000
+    if (
+        libc.unshare(new_mounts)
+        or libc.mount(b"none", b"/", None, private, None)
+        or libc.mount(b"none", str(place).encode(), b"tmpfs", 0, b"size=16m")
+    ):
+        raise SystemExit(CANNOT)
 
 
 def filled(place: Path) -> None:
@@ -118,11 +111,6 @@ def filled(place: Path) -> None:
     with open(place / "filler", "wb", buffering=0) as file, suppress(OSError):
         while file.write(bytes(4096)):
             pass
-
-
-def read_only(place: Path) -> None:
-    """The disk takes nothing any more (EROFS)."""
-    _mount(place, flags=1 | 32)
 
 
 def denied(place: Path) -> None:
@@ -135,19 +123,11 @@ def denied(place: Path) -> None:
         os.setuid(65534)
 
 
-def cut_short(place: Path) -> None:
-    """A write takes 1,500 bytes, the next one none (EFBIG)."""
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))
-
-
 CANNOT = 77
 Fault = tuple[Callable[[Path], object], Callable[[Path], object], str]
 FAULTS: dict[str, Fault] = {
     "full disk": (small_disk, filled, "No space left on device"),
-    "read-only disk": (small_disk, read_only, "Read-only file system"),
     "refused permission": (any_disk, denied, "Permission denied"),
-    "short write": (any_disk, cut_short, "File too large"),
 }
 
 

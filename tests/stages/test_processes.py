@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from forked import (
     fork,
     forked,
     kill_me,
+    made,
     same_bytes,
     written,
 )
@@ -25,13 +28,14 @@ from PIL import Image
 from ranks import as_ranks, forked_ranks, remember_weights, well
 from ruamel.yaml import YAML
 from safetensors.torch import load_file
-from support import read_live
+from support import environment, read_live
 
 from dgkd_core.data.manifest import read_manifest
 from dgkd_core.data.pack import Pack
-from dgkd_core.pipeline.stage import alone, run
+from dgkd_core.pipeline.stage import run
 from dgkd_core.runtime.files import write_json
 from dgkd_core.runtime.state import ResultCache, outputs
+from dgkd_core.training import loop
 
 pytestmark = pytest.mark.full
 
@@ -41,26 +45,30 @@ def _weights(folder: Path, stage: str) -> dict[str, torch.Tensor]:
     return load_file(file)
 
 
-@pytest.mark.parametrize("stage", ["teacher", "distill", "segment", "depth_adapt"])
-def test_two_processes_train_what_one_trains(
-    stage: str, unbroken: Path, of_two: Path, before: Workplace
-) -> None:
+def same_curve(folder: Path, unbroken: Path, stage: str, later: float) -> None:
     """Rounding grows from step to step; now and then it moves a pixel over a threshold."""
-    folder = before(stage)
-    if stage in ("distill", "teacher"):
-        folder = of_two
-    else:
-        well(forked_ranks(2, folder, stage, remember_weights))
-    assert (folder / f"{stage} 0").read_text() == (folder / f"{stage} 1").read_text()
     curve, expected = read_live(folder, stage), read_live(unbroken, stage)
     assert curve.keys() == expected.keys()
-    later = 5e-2 if stage == "distill" else 5e-3
     for name, values in expected.items():
         assert curve[name].keys() == values.keys()
         for step, wanted in values.items():
             near = pytest.approx(wanted, 1e-4) if step < 4 else pytest.approx(wanted, later, 1e-3)
             near = pytest.approx(wanted, abs=1) if name == "val/miou" else near
             assert curve[name][step] == near, (name, step)
+
+
+@pytest.mark.parametrize("stage", ["teacher", "distill", "segment", "depth_adapt"])
+def test_two_processes_train_what_one_trains(
+    stage: str, unbroken: Path, of_two: Path, before: Workplace
+) -> None:
+    folder = before(stage)
+    if stage in ("distill", "teacher"):
+        folder = of_two
+    else:
+        well(forked_ranks(2, folder, stage, remember_weights))
+    assert (folder / f"{stage} 0").read_text() == (folder / f"{stage} 1").read_text()
+    later = 5e-2 if stage == "distill" else 5e-3
+    same_curve(folder, unbroken, stage, later)
     assert written(folder, stage).keys() == written(unbroken, stage).keys()
     weights, wanted_weights = _weights(folder, stage), _weights(unbroken, stage)
     assert weights.keys() == wanted_weights.keys()
@@ -162,13 +170,36 @@ def test_pieces_of_the_killed_are_taken_over(
     assert not list((folder / ".dgkd/state").iterdir())
 
 
-def test_a_stage_that_runs_here_already_is_told_by_the_first_alone(before: Workplace) -> None:
-    folder = before("cam")
-    with alone("cam", None):
-        first, second = forked_ranks(2, folder, "cam")
-    assert first.status == second.status == 1
-    assert first.output == (
-        f"cam: artifacts/.cam.lock: process {os.getpid()} runs this stage here; wait for it or "
-        f"end it\n"
-    )
-    assert second.output.startswith("cam: the processes have lost touch (")
+def test_training_of_two_goes_on_after_the_first_was_killed(
+    unbroken: Path, of_two: Path, before: Workplace, tmp_path: Path
+) -> None:
+    """With two it ends with the bytes of two; with one, where it would have come alone."""
+    folder, other = before("teacher"), tmp_path / "other"
+
+    def dies(rank: int) -> None:
+        if rank == 0:
+            at_call(loop._Watch, "see_gradient", 10, kill_me)
+
+    first, second = forked_ranks(2, folder, "teacher", dies, {"DGKD_SAVE_EVERY": "0"})
+    assert first.killed
+    assert second.status == 1
+    assert "Traceback" not in second.output
+    shutil.copytree(folder, other)
+    ends = forked_ranks(2, folder, "teacher")
+    well(ends)
+    assert "teacher: goes on after 9/18" in ends[0].output
+    assert made(folder, "teacher") == made(of_two, "teacher")
+    ended = forked(other, "teacher")
+    assert ended.status == 0, ended.output
+    assert "teacher: goes on after 9/18" in ended.output
+    same_curve(other, unbroken, "teacher", 5e-3)
+
+
+def test_torchrun_starts_a_stage_too(unbroken: Path, before: Workplace) -> None:
+    folder = before("darken")
+    torchrun = "torchrun --standalone --nproc-per-node 2"
+    words = [sys.executable, "stages/darken.py"]
+    variables = environment(DGKD_LAUNCH=torchrun, DGKD_PROCESSES="5", OMP_NUM_THREADS="1")
+    said = subprocess.check_output(words, env=variables, text=True)
+    assert said.count("darken: done in ") == 1
+    same_bytes(folder, unbroken, "darken")

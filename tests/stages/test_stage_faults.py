@@ -19,7 +19,6 @@ from dgkd_core.training import loop
 from tools.docs import load_stages
 
 pytestmark = pytest.mark.full
-EVERY_STEP = {"DGKD_SAVE_EVERY": "0"}
 
 
 @pytest.fixture
@@ -108,39 +107,6 @@ def test_a_stage_that_runs_already_in_this_folder_is_not_run_twice(
     line = r"1 teacher: artifacts/\.teacher\.lock: process \d+ runs this stage here; wait for it"
     assert re.search(line, ended.output)
     same_bytes(folder, unbroken, "teacher")
-
-
-def test_the_same_run_in_two_folders_takes_a_state_each(unbroken: Path, before: Workplace) -> None:
-    """Two experiments that train the same teacher at once: both from the beginning, both right."""
-    folder = before("teacher")
-    other = folder / ".dvc/tmp/exps/tmpx"
-    shutil.copytree(folder, other)
-
-    def second() -> None:
-        os.chdir(folder)
-        print(forked(other, "teacher", environment=EVERY_STEP).output, flush=True)
-        same_bytes(other, unbroken, "teacher")
-
-    kill = partial(at_call, loop._Watch, "see_gradient", 5, second)
-    ended = forked(folder, "teacher", kill, EVERY_STEP)
-    assert ended.status == 0, ended.output
-    assert "goes on" not in ended.output
-    same_bytes(folder, unbroken, "teacher")
-    assert not list((folder / ".dgkd/state").iterdir())
-
-
-def test_an_experiment_goes_on_in_another_temporary_folder(
-    unbroken: Path, before: Workplace
-) -> None:
-    folder = before("teacher")
-    first, second = (folder / ".dvc/tmp/exps" / name for name in ("tmpa", "tmpb"))
-    for place in (first, second):
-        shutil.copytree(unbroken, place)
-    kill = partial(at_call, loop._Watch, "see_gradient", 5, kill_me)
-    assert forked(first, "teacher", kill, EVERY_STEP).killed
-    ended = forked(second, "teacher", environment=EVERY_STEP)
-    assert "teacher: goes on after 4/18" in ended.output
-    same_bytes(second, unbroken, "teacher")
 
 
 def test_what_a_killed_run_left_beside_its_outputs_is_cleared(
