@@ -38,9 +38,13 @@ def _prepare(names: Sequence[str]) -> None:
     write_manifest("artifacts/prepare", Manifest(("cat",), tuple(entries)))
 
 
-@pytest.mark.parametrize("kind", ["physical", "simple"])
+@pytest.mark.parametrize(("kind", "columns"), [("physical", 5), ("simple", 3)])
 def test_a_dark_picture_does_not_depend_on_others_their_order_or_the_workers(
-    project: Path, run_stages: Callable[..., None], monkeypatch: pytest.MonkeyPatch, kind: str
+    project: Path,
+    run_stages: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    columns: int,
 ) -> None:
     apply_preset("tiny", [f"lowlight.kind={kind}"])
     found: dict[str, bytes] = {}
@@ -59,7 +63,7 @@ def test_a_dark_picture_does_not_depend_on_others_their_order_or_the_workers(
     for number, name in enumerate(NAMES):
         assert decode_rgb(found[name], name).shape == (*SIZES[number % len(SIZES)], 3)
     (sheet,) = sheets
-    assert Image.open(io.BytesIO(sheet)).width == 20 + 5 * (256 + 8) - 8
+    assert Image.open(io.BytesIO(sheet)).width == 20 + columns * (256 + 8) - 8
     apply_preset("tiny", [f"lowlight.kind={kind}", "seed=1"])
     _prepare(NAMES)
     run_stages("darken")

@@ -134,21 +134,6 @@ def test_a_command_that_fails_is_one_line(repository: Repository) -> None:
     one_line(lambda: repository.run("git", "show", "nothing"), repository.root, "git show nothing")
 
 
-def test_of_experiments_with_one_name_the_latest_counts(
-    repository: Repository, finish: Finish, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """DVC lets a name come again where the baseline is another commit."""
-    finish("plan.alone.gain.s0", 1)
-    (old,) = repository.finished().values()
-    for base, year in (("0" * 40, 2001), ("f" * 40, 2001), ("0" * 40, 2099)):
-        monkeypatch.setenv("GIT_COMMITTER_DATE", f"{year}-01-01T00:00:00Z")
-        commit = repository.run("git", "commit-tree", "HEAD^{tree}", "-m", "again").strip()
-        new = f"refs/exps/{base[:2]}/{base[2:]}/plan.alone.gain.s0"
-        repository.run("git", "update-ref", new, commit)
-        assert repository.finished() == {"plan.alone.gain.s0": new if year == 2099 else old}
-        repository.run("git", "update-ref", "-d", new)
-
-
 @pytest.mark.parametrize(
     ("words", "said"),
     [
