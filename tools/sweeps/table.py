@@ -53,7 +53,7 @@ def _finished(repository: Repository, reference: str) -> dict[str, Any]:
     return found | {column: _number(metrics[file], key) for column, _, file, key in FIGURES}
 
 
-def _same(old: dict[str, Any], new: dict[str, Any]) -> bool:
+def _same(old: dict[Any, Any], new: dict[Any, Any]) -> bool:
     """Whether a recorded run is this one."""
     return old["commit"] == new["commit"] and all(
         f"{old[column]:.2f}" == f"{new[column]:.2f}" for column in HEADINGS
@@ -66,14 +66,14 @@ def gather(plan: Plan, csv: Path, repository: Repository, machine: str) -> pd.Da
     Args:
         machine: where the runs that are not recorded yet ran.
     """
-    references, known = repository.finished(), recorded(csv).to_dict("records")
+    references = repository.finished()
+    known: list[dict[Any, Any]] = recorded(csv).to_dict("records")
     rows = {tuple(row[key] for key in KEYS): row for row in known}
     order = [run.key for run in plan.experiments()]
     for run in plan.experiments():
         if run.name in references:
-            new = dict(zip(KEYS, run.key, strict=True)) | _finished(
-                repository, references[run.name]
-            )
+            new: dict[Any, Any] = dict(zip(KEYS, run.key, strict=True))
+            new |= _finished(repository, references[run.name])
             old = rows.get(run.key)
             there = old["machine"] if old and _same(old, new) else machine
             rows[run.key] = {**new, "machine": there}
