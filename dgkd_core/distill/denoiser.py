@@ -59,12 +59,8 @@ class NoiseAdapter(nn.Module):
         self.features = _Residual(channels)
         self.share = nn.Linear(channels, 1)
 
-    def gamma(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to γ (N, 1, 1, 1) in (0, 1)."""
-        return self.share(self.features(x).mean((-2, -1))).sigmoid()[:, :, None, None]
-
     def forward(self, x: Tensor) -> Tensor:
-        gamma = self.gamma(x)
+        gamma = self.share(self.features(x).mean((-2, -1))).sigmoid()[:, :, None, None]
         return gamma * x + (1 - gamma) * distributed.draw(x, Tensor.normal_)
 
 
@@ -81,14 +77,13 @@ class FeatureDenoiser(nn.Module):
     """
 
     train_steps = 1000
-    most_steps = 10
 
     def __init__(self, channels: int, steps: int = 5, noise_adapter: bool = False) -> None:
         from diffusers import DDIMScheduler
 
         super().__init__()
-        if not 1 <= steps <= self.most_steps:
-            raise ValueError(f"steps must be 1 to {self.most_steps}, got {steps}")
+        if not 1 <= steps <= 10:
+            raise ValueError(f"steps must be 1 to 10, got {steps}")
         self.adapt = NoiseAdapter(channels) if noise_adapter else None
         self.predict = NoisePredictor(channels)
         self.project = nn.Sequential(nn.Conv2d(channels, channels, 1), nn.BatchNorm2d(channels))

@@ -37,8 +37,7 @@ def cosine_loss(student: Tensor, teacher: Tensor) -> Tensor:
     return 1 - F.cosine_similarity(student, teacher, dim=1, eps=1e-6).mean()
 
 
-Comparison = Callable[[Tensor, Tensor], Tensor]
-COMPARISONS: Mapping[str, Comparison] = {
+COMPARISONS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "dist": dist_loss,
     "mse": F.mse_loss,
     "cosine": cosine_loss,
@@ -110,9 +109,6 @@ class DGKD(nn.Module):
         self.weight, self.warmup = weight, warmup
         self.weights = dict.fromkeys(PAIRS, 1.0) | dict(weights or {})
         self.map_stride, self.logits, self.raw = map_stride, logits, raw is not None
-        unknown = set(pairs) - set(PAIRS)
-        if unknown:
-            raise ValueError(f"pairs must be among {PAIRS}, got {sorted(unknown)}")
         self.pairs = tuple(pair for pair in PAIRS if pair in pairs)
         by = COMPARISONS[compare]
         self.compare = {"map": kl_loss if logits else dist_loss, "deep": by, "shallow": by}
@@ -123,8 +119,8 @@ class DGKD(nn.Module):
         for pair in self.pairs:
             reduced = autoencoder if pair != "map" else None
             if denoise:
-                width = reduced or channels[pair]
-                self.denoisers[pair] = FeatureDenoiser(width, steps, noise_adapter)
+                each = reduced or channels[pair]
+                self.denoisers[pair] = FeatureDenoiser(each, steps, noise_adapter)
             if reduced is not None:
                 self.latents[pair] = Latent(channels[pair], reduced)
 
@@ -138,6 +134,7 @@ class DGKD(nn.Module):
         """
         if section.weight == 0 or not section.pairs:
             return None
+        raw = encoder.deep_channels, encoder.shallow_channels
         return cls(
             classes,
             width,
@@ -151,9 +148,7 @@ class DGKD(nn.Module):
             weights=section.weights.model_dump(),
             warmup=section.warmup,
             logits=section.map == "logits",
-            raw=(encoder.deep_channels, encoder.shallow_channels)
-            if section.features == "raw"
-            else None,
+            raw=raw if section.features == "raw" else None,
             compare=section.compare,
         )
 

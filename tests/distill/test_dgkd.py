@@ -1,4 +1,6 @@
-"""DGKD: which tensors are compared, and where gradients go."""
+"""DGKD: which tensors are compared and by which loss, and where gradients go."""
+
+from typing import Any
 
 import pytest
 import torch
@@ -6,7 +8,7 @@ from support import cancelled_biases
 from torch import Tensor
 
 from dgkd_core.config.choices import PAIRS
-from dgkd_core.distill.dgkd import DGKD, class_maps
+from dgkd_core.distill.dgkd import COMPARISONS, DGKD, class_maps, cosine_loss, kl_loss
 from dgkd_core.distill.dist import dist_loss
 from dgkd_core.models.network import Output
 
@@ -14,178 +16,206 @@ SIZE = (16, 20)
 LABELS = torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
 
 
-def _output(seed: int, grad: bool = False) -> Output:
+def _output(seed: int, deep: int = 6, shallow: int = 6) -> Output:
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator).requires_grad_(grad)
+        return torch.randn(*shape, generator=generator)
 
-    logits = draw(2, 4, 4, 5)
-    return Output(logits, logits.softmax(1), draw(2, 3), draw(2, 6, 2, 3), draw(2, 6, 4, 5))
+    logits = torch.cat([torch.ones(2, 1, 4, 5), draw(2, 3, 4, 5)], 1).requires_grad_()
+    features = draw(2, deep, 2, 3).requires_grad_(), draw(2, shallow, 4, 5).requires_grad_()
+    return Output(logits, logits.softmax(1), None, *features)
 
 
-def _dgkd(pairs: tuple[str, ...] = PAIRS, map_stride: int = 1, steps: int = 5) -> DGKD:
+def _dgkd(**options: Any) -> DGKD:
     torch.manual_seed(0)
-    return DGKD(3, 6, pairs, steps, map_stride)
+    return DGKD(3, 6, **options)
+
+
+# --- what is compared, by formulas written out in float64 ----------------------------------------
+
+
+def _pixels(x: Tensor) -> Tensor:
+    return x.movedim(1, -1).flatten(0, -2)
+
+
+def _kl(student: Tensor, teacher: Tensor) -> Tensor:
+    """Σ_c p_c·(log p_c − log q_c), p the teacher's, pixel by pixel."""
+    q, p = (_pixels(x).exp() / _pixels(x).exp().sum(1, keepdim=True) for x in (student, teacher))
+    return (p * (p.log() - q.log())).sum(1).mean()
+
+
+def _cosine(student: Tensor, teacher: Tensor) -> Tensor:
+    a, b = _pixels(student), _pixels(teacher)
+    return 1 - ((a * b).sum(1) / (a.square().sum(1) * b.square().sum(1)).sqrt()).mean()
+
+
+def _mse(student: Tensor, teacher: Tensor) -> Tensor:
+    return (student - teacher).square().sum() / student.numel()
+
+
+SLOW = {"mse": _mse, "cosine": _cosine, "kl": _kl, "dist": dist_loss}
+
+
+@pytest.mark.parametrize(
+    ("name", "loss"),
+    [("mse", COMPARISONS["mse"]), ("cosine", cosine_loss), ("kl", kl_loss)],
+)
+def test_a_comparison_follows_its_formula(name: str, loss: Any) -> None:
+    torch.manual_seed(0)
+    a, b = torch.randn(2, 2, 3, 2, 4, dtype=torch.float64)
+    torch.testing.assert_close(loss(a, b), SLOW[name](a, b))
+    assert loss(a, a).item() == pytest.approx(0, abs=1e-12)
+    a, b = (x[:1, :, :1, :2].clone().requires_grad_() for x in (a, b))
+    assert torch.autograd.gradcheck(loss, (a, b))
 
 
 def test_class_maps_are_resized_masks_of_the_labelled_classes() -> None:
     output = _output(1)
     out = class_maps(output, LABELS, SIZE)
     assert out.shape == (2, 4, *SIZE)
-    for i, kept in enumerate([{0, 1, 3}, {0, 2}]):
-        for c in range(4):
-            assert bool((out[i, c] == 0).all()) == (c not in kept)
-            if c in kept:
-                for y, row in ((0, 0), (15, 3), (5, 1)):  # 15 / 3 = 5: input rows on output rows
-                    for x, column in ((0, 0), (19, 4)):
-                        assert out[i, c, y, x].item() == pytest.approx(
-                            output.masks[i, c, row, column].item(), abs=1e-5
-                        )
-
-
-@pytest.mark.parametrize("pairs", [PAIRS, ("deep",), ("shallow", "map"), ()])
-def test_losses_are_named_by_pair(pairs: tuple[str, ...]) -> None:
-    dgkd = _dgkd(pairs)
-    losses = dgkd(_output(1), _output(2), LABELS, SIZE)
-    assert set(losses) == {f"{kind}_{pair}" for kind in ("kd", "diff") for pair in pairs}
-    assert all(value.ndim == 0 and value.isfinite() for value in losses.values())
-
-
-def test_unknown_pairs_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"got \['logits'\]"):
-        DGKD(3, 6, ("map", "logits"))
-
-
-@pytest.mark.parametrize("map_stride", [1, 3])
-def test_each_kd_loss_is_dist_of_the_denoised_student_and_the_teacher(map_stride: int) -> None:
-    dgkd = _dgkd(map_stride=map_stride).eval()
-    student, teacher = _output(1), _output(2)
-    with torch.no_grad():
-        losses = dgkd(student, teacher, LABELS, SIZE)
-        size = (16, 20) if map_stride == 1 else (5, 6)
-        tensors = {
-            "map": (class_maps(student, LABELS, size), class_maps(teacher, LABELS, size)),
-            "deep": (student.deep, teacher.deep),
-            "shallow": (student.shallow, teacher.shallow),
-        }
-        for pair, (mine, theirs) in tensors.items():
-            assert mine is not None
-            assert theirs is not None
-            expected = dist_loss(dgkd.denoisers[pair].denoise(mine), theirs)  # type: ignore[operator]
-            torch.testing.assert_close(losses[f"kd_{pair}"], expected)
-
-
-def test_a_denoiser_of_its_own_for_each_pair() -> None:
-    dgkd = _dgkd()
-    assert list(dgkd.denoisers) == list(PAIRS)
-    assert [d.project[0].in_channels for d in dgkd.denoisers.values()] == [4, 6, 6]
-    assert len({id(p) for p in dgkd.parameters()}) == len(list(dgkd.parameters()))
-    pointers = [p.data_ptr() for p in dgkd.parameters()]
-    assert len(set(pointers)) == len(pointers)
-
-
-def test_no_gradient_reaches_the_teacher_and_the_diffusion_loss_none_the_student() -> None:
-    dgkd = _dgkd().train()
-    student, teacher = _output(1, grad=True), _output(2, grad=True)
-    losses = dgkd(student, teacher, LABELS, SIZE)
-    sum(v for k, v in losses.items() if k.startswith("diff_")).backward(retain_graph=True)
-    mine = {"map": student.logits, "deep": student.deep, "shallow": student.shallow}
-    assert all(x is not None and x.grad is None for x in mine.values())
-    for pair, x in mine.items():
-        losses[f"kd_{pair}"].backward(retain_graph=True)
-        assert x is not None
-        assert x.grad is not None, pair
-        assert bool(x.grad.isfinite().all())
-        assert x.grad.abs().max() > 0, pair
-    assert teacher.logits.grad is None
-    assert teacher.deep is not None
-    assert teacher.deep.grad is None
-
-
-def test_every_parameter_of_the_denoisers_learns() -> None:
-    torch.manual_seed(5)
-    dgkd = _dgkd().train()
-    losses = dgkd(_output(1), _output(2), LABELS, SIZE)
-    torch.stack(list(losses.values())).sum().backward()
-    cancelled = cancelled_biases(dgkd)
-    seen = 0
-    for name, parameter in dgkd.named_parameters():
-        assert parameter.grad is not None, name
-        assert bool(parameter.grad.isfinite().all()), name
-        if name not in cancelled:
-            seen += 1
-            assert parameter.grad.abs().max() > 0, name
-    assert seen > 3 * 20
-
-
-def test_half_precision_outputs_are_compared_in_float32() -> None:
-    dgkd = _dgkd()
-    student, teacher = _output(1), _output(2)
-    half = Output(
-        student.logits,
-        student.masks,
-        student.scores,
-        student.deep.bfloat16() if student.deep is not None else None,
-        student.shallow.bfloat16() if student.shallow is not None else None,
-    )
-    with torch.autocast("cpu", torch.bfloat16):
-        losses = dgkd(half, teacher, LABELS, SIZE)
-    assert all(value.dtype == torch.float32 for value in losses.values())
-
-
-def test_without_denoisers_it_is_plain_dist() -> None:
-    dgkd = DGKD(3, 6, denoise=False)
-    assert not list(dgkd.parameters())
-    student, teacher = _output(1), _output(2)
-    losses = dgkd(student, teacher, LABELS, SIZE)
-    assert set(losses) == {f"kd_{pair}" for pair in PAIRS}
-    assert student.deep is not None
-    assert teacher.deep is not None
-    torch.testing.assert_close(losses["kd_deep"], dist_loss(student.deep, teacher.deep))
-    mine, theirs = (class_maps(output, LABELS, SIZE) for output in (student, teacher))
-    torch.testing.assert_close(losses["kd_map"], dist_loss(mine, theirs))
+    rows, columns = torch.tensor([0, 5, 15]), torch.tensor([0, 19])  # input pixels on output pixels
+    small = output.masks[:, :, [0, 1, 3]][..., [0, 4]]
+    for i, kept in enumerate([[0, 1, 3], [0, 2]]):
+        assert sorted(out[i].amax((1, 2)).nonzero().flatten().tolist()) == kept
+        found = out[i, kept][:, rows][..., columns]
+        torch.testing.assert_close(found, small[i, kept], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("denoise", [True, False])
+@pytest.mark.parametrize("pairs", [PAIRS, ("shallow", "deep"), ()])
+@pytest.mark.parametrize("map_stride", [1, 3])
+@torch.no_grad()
+def test_each_kd_loss_is_dist_of_the_denoised_student_and_the_teacher(
+    denoise: bool, pairs: tuple[str, ...], map_stride: int
+) -> None:
+    dgkd = _dgkd(pairs=pairs, map_stride=map_stride, denoise=denoise).eval()
+    student, teacher = _output(1), _output(2)
+    losses = dgkd(student, teacher, LABELS, SIZE)
+    kinds = ("kd", "diff") if denoise else ("kd",)
+    assert set(losses) == {f"{kind}_{pair}" for kind in kinds for pair in pairs}
+    assert set(dgkd.denoisers) == (set(pairs) if denoise else set())
+    for pair in pairs:
+        mine, theirs = (
+            class_maps(x, LABELS, SIZE if map_stride == 1 else (5, 6))
+            if pair == "map"
+            else getattr(x, pair)
+            for x in (student, teacher)
+        )
+        if denoise:
+            mine = dgkd.denoisers[pair].denoise(mine)  # type: ignore[operator]
+        torch.testing.assert_close(losses[f"kd_{pair}"], dist_loss(mine, theirs))
+
+
+@pytest.mark.parametrize("compare", list(COMPARISONS))
+def test_without_denoisers_raw_features_and_logits_are_compared_as_they_are(compare: str) -> None:
+    dgkd = _dgkd(denoise=False, logits=True, raw=(7, 5), compare=compare)
+    assert not list(dgkd.parameters())
+    assert dgkd.raw
+    student, teacher = _output(1, 7, 5), _output(2, 7, 5)
+    losses = dgkd(student, teacher, LABELS, SIZE)
+    torch.testing.assert_close(losses["kd_map"], _kl(student.logits, teacher.logits))
+    for pair in ("deep", "shallow"):
+        expected = SLOW[compare](getattr(student, pair), getattr(teacher, pair))
+        torch.testing.assert_close(losses[f"kd_{pair}"], expected)
+
+
+def _normed(x: Tensor) -> Tensor:
+    """Mean 0 and variance 1 for each channel of the batch, as far as it varies."""
+    mean = x.mean((0, 2, 3), keepdim=True)
+    return (x - mean) / ((x - mean).square().mean((0, 2, 3), keepdim=True) + 1e-5).sqrt()
+
+
+@torch.no_grad()
+def test_logits_are_normalised_for_the_denoiser_and_compared_with_the_teachers_own() -> None:
+    dgkd = _dgkd(pairs=("map",), logits=True)
+    student, teacher = _output(1), _output(2)
+    denoiser: Any = dgkd.denoisers["map"]
+    seen, learn = list[Tensor](), denoiser.diffusion_loss
+    denoiser.diffusion_loss = lambda x: (seen.append(x), learn(x))[1]
+    loss = dgkd(student, teacher, LABELS, SIZE)["kd_map"]
+    torch.testing.assert_close(seen[0], _normed(teacher.logits), atol=1e-5, rtol=1e-5)
+    assert seen[0][:, 0].abs().max() < 1e-3  # the constant background
+    refined = denoiser.denoise(_normed(student.logits))
+    torch.testing.assert_close(loss, _kl(refined, teacher.logits), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("denoise", [True, False])
+@torch.no_grad()
 def test_the_autoencoder_compares_wide_features_in_its_latent(denoise: bool) -> None:
-    torch.manual_seed(0)
-    dgkd = DGKD(3, 6, denoise=denoise, autoencoder=2).eval()
+    dgkd = _dgkd(denoise=denoise, autoencoder=2).eval()
     student, teacher = _output(1), _output(2)
     losses = dgkd(student, teacher, LABELS, SIZE)
     assert {name for name in losses if name.startswith("ae_")} == {"ae_deep", "ae_shallow"}
     for pair in ("deep", "shallow"):
-        mine, theirs = getattr(student, pair), getattr(teacher, pair)
-        latent = dgkd.latents[pair]
+        mine, theirs, latent = getattr(student, pair), getattr(teacher, pair), dgkd.latents[pair]
         code = latent.encode(theirs)
         assert code.shape == (2, 2, *theirs.shape[2:])
-        rebuilt = latent.decode(code)
-        torch.testing.assert_close(losses[f"ae_{pair}"], (rebuilt - theirs).square().mean())
+        torch.testing.assert_close(losses[f"ae_{pair}"], _mse(latent.decode(code), theirs))
         reduced = latent.student(mine)
         if denoise:
-            assert dgkd.denoisers[pair].project[0].in_channels == 2
-            reduced = dgkd.denoisers[pair].denoise(reduced)
+            reduced = dgkd.denoisers[pair].denoise(reduced)  # type: ignore[operator]
         torch.testing.assert_close(losses[f"kd_{pair}"], dist_loss(reduced, code))
 
 
-@pytest.mark.full
-def test_the_encoder_learns_from_reconstruction_alone() -> None:
-    torch.manual_seed(0)
-    dgkd = DGKD(3, 6, autoencoder=2, noise_adapter=True).train()
-    student = _output(1, grad=True)
-    losses = dgkd(student, _output(2), LABELS, SIZE)
-    sum(v for k, v in losses.items() if not k.startswith("ae_")).backward(retain_graph=True)
+@pytest.mark.parametrize(
+    ("warmup", "step", "share"), [(0, 0, 1), (4, 0, 0), (4, 1, 0.25), (4, 5, 1)]
+)
+def test_lambda_rises_over_the_warm_up_and_each_pair_has_a_weight(
+    warmup: int, step: int, share: float
+) -> None:
+    weights = {"map": 0.5, "deep": 2.0, "shallow": 3.0}
+    student, teacher = _output(1), _output(2)
+    plain = _dgkd()(student, teacher, LABELS, SIZE)
+    dgkd = _dgkd(weight=7.0, weights=weights, warmup=warmup)
+    found = dgkd(student, teacher, LABELS, SIZE, step)
+    for pair, weight in weights.items():
+        expected = 7 * share * weight * plain[f"kd_{pair}"]
+        torch.testing.assert_close(found[f"kd_{pair}"], expected)
+        torch.testing.assert_close(found[f"diff_{pair}"], plain[f"diff_{pair}"])
+
+
+def test_half_precision_outputs_are_compared_in_float32() -> None:
+    half, teacher = (
+        Output(x.logits, x.masks, None, x.deep.bfloat16(), x.shallow.bfloat16())  # type: ignore[union-attr]
+        for x in (_output(1), _output(2))
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = _dgkd()(half, teacher, LABELS, SIZE)
+    assert all(value.dtype == torch.float32 for value in losses.values())
+
+
+# --- who learns ----------------------------------------------------------------------------------
+
+DIFFKD = {"logits": True, "raw": (7, 5), "autoencoder": 3, "compare": "mse", "noise_adapter": True}
+
+
+@pytest.mark.parametrize("options", [{}, DIFFKD], ids=["paper", "DiffKD"])
+def test_each_loss_trains_what_it_is_for(options: dict[str, Any]) -> None:
+    """kd the student and the denoisers, diff these alone, ae the encoders; none the teacher."""
+    dgkd, widths = _dgkd(**options).train(), options.get("raw", (6, 6))
+    student, teacher = _output(1, *widths), _output(2, *widths)
+    losses = dgkd(student, teacher, LABELS, SIZE)
+    kinds = {f"{kind}_{pair}" for kind in ("kd", "diff") for pair in PAIRS}
+    assert set(losses) == kinds | ({"ae_deep", "ae_shallow"} if options else set())
+
+    def train_by(kind: str) -> None:
+        sum(v for k, v in losses.items() if k.startswith(kind)).backward(retain_graph=True)  # type: ignore[union-attr]
+
+    mine = [student.logits, student.deep, student.shallow]
+    train_by("diff")
+    assert all(x is not None and x.grad is None for x in mine)
+    train_by("kd")
+    assert all(x is not None and x.grad.abs().max() > 0 for x in mine)
     for latent in dgkd.latents.values():
         assert all(
-            p.grad is None for p in [*latent.encode.parameters(), *latent.decode.parameters()]
+            p.grad is None for p in (*latent.encode.parameters(), *latent.decode.parameters())
         )
-        assert latent.student.weight.grad.abs().max() > 0
-    assert student.deep is not None
-    assert student.deep.grad is not None
-    assert student.deep.grad.abs().max() > 0
-    for denoiser in dgkd.denoisers.values():
-        assert denoiser.adapt.share.weight.grad.abs().max() > 0
-    (losses["ae_deep"] + losses["ae_shallow"]).backward()
-    for latent in dgkd.latents.values():
-        assert latent.encode[0].weight.grad.abs().max() > 0
-        assert latent.decode.weight.grad.abs().max() > 0
+    if options:
+        train_by("ae")
+    cancelled = cancelled_biases(dgkd)
+    for name, parameter in dgkd.named_parameters():
+        assert parameter.grad is not None, name
+        assert bool(parameter.grad.isfinite().all()), name
+        assert name in cancelled or parameter.grad.abs().max() > 0, name
+    assert all(x is not None and x.grad is None for x in (teacher.logits, teacher.deep))
