@@ -32,10 +32,9 @@ def dark_picture(job: Job) -> tuple[bytes, tuple[float, ...]]:
     if real is not None:
         dark = decode_rgb(real, entry.dark)
         return encode_rgb(dark), (day, luma(dark), _NAN, _NAN)
-    if image is None:
-        raise ValueError(f"{entry.id}: neither a normal nor a dark picture")
+    assert image is not None
     night = darken(image, picture_rng(seed, entry.id), **settings)
-    noise = float(np.std(night.image.astype(np.float32) - night.clean))
+    noise = float(np.std(night.image.astype(np.float32) - night.clean()))
     return encode_rgb(night.image), (day, luma(night.image), noise, night.ratio)
 
 
@@ -57,18 +56,14 @@ def make_dark(
     images, real = Pack(source / "images.zip"), Pack(source / "dark.zip")
     left = distributed.broadcast([i for i, e in enumerate(manifest.entries) if e.id not in cache])
     todo = [manifest.entries[i] for i in distributed.shard(left)]
-    jobs = (
-        (
-            entry,
-            images.read(entry.image) if entry.image else None,
-            real.read(entry.dark) if entry.dark else None,
-            seed,
-            settings,
-        )
-        for entry in todo
-    )
+
+    def job(entry: Entry) -> Job:
+        normal = images.read(entry.image) if entry.image else None
+        return entry, normal, real.read(entry.dark) if entry.dark else None, seed, settings
+
     total, each = len(manifest.entries), distributed.world_size()
-    made = Progress(ordered_map(dark_picture, jobs), label, total, 4, total - len(left), each)
+    dark = ordered_map(dark_picture, map(job, todo))
+    made = Progress(dark, label, total, 4, total - len(left), each)
     for entry, (content, row) in zip(todo, made, strict=True):
         cache.put([(entry.id, content, row)])
     distributed.barrier()
@@ -89,9 +84,8 @@ def write_dark(manifest: Manifest, out: Path, cache: ResultCache) -> dict[str, A
             pack.add(f"{entry.id}.png", content)
             rows.append(row)
     table = np.array(rows, np.float64)
-    known = [bool(np.isfinite(column).any()) for column in table.T]
     normal, dark, noise, ratio = (
-        float(np.nanmean(table[:, i])) if known[i] else _NAN for i in range(4)
+        _NAN if np.isnan(column).all() else float(np.nanmean(column)) for column in table.T
     )
     return {
         "mean_luma": {"normal": normal, "dark": dark},

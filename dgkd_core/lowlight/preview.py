@@ -32,12 +32,12 @@ class Cell:
     text: str
 
 
-def shrunk(image: np.ndarray, side: int = SIDE) -> np.ndarray:
-    """(H, W, 3) uint8 with its longest side at most ``side`` pixels."""
+def shrunk(image: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 with its longest side at most ``SIDE`` pixels."""
     height, width = image.shape[:2]
-    if max(height, width) <= side:
+    scale = SIDE / max(height, width)
+    if scale >= 1:
         return image
-    scale = side / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
 
@@ -48,16 +48,12 @@ def strengths(kind: str, physical: Mapping[str, Any], simple: Mapping[str, Any])
     The physical model is shown at each r of ``RATIOS``, the simple one at the mildest and the
     strongest end of its configured ranges; all else is as configured.
     """
+    columns: dict[str, Any] = {}
     if kind == "physical":
-        return {
-            f"r = {r:g}": {
-                "kind": kind,
-                "physical": {**physical, "ratio": (r, r)},
-                "simple": simple,
-            }
-            for r in RATIOS
-        }
-    columns = {}
+        for r in RATIOS:
+            fixed = {**physical, "ratio": (r, r)}
+            columns[f"r = {r:g}"] = {"kind": kind, "physical": fixed, "simple": simple}
+        return columns
     for title, end in (("mildest", 1), ("strongest", 0)):
         a, b, g = simple["alpha"][end], simple["beta"][end], simple["gamma"][1 - end]
         fixed = {**simple, "alpha": (a, a), "beta": (b, b), "gamma": (g, g)}
@@ -75,7 +71,9 @@ def _about(entry: Entry, tile: np.ndarray, night: Night) -> str:
     return "\n".join([entry.id, ", ".join(entry.labels) or "no class", size, *noise])
 
 
-def _rows(entry: Entry, image: np.ndarray, settings: Mapping[str, Any], seed: int) -> list[Any]:
+def _made_rows(
+    entry: Entry, image: np.ndarray, settings: Mapping[str, Any], seed: int
+) -> list[list[Cell]]:
     """The two rows of one picture: normal and dark, then a description and brightened."""
     tile = shrunk(image)
     above, below = [Cell(tile, f"luma {luma(tile):.1f}")], []
@@ -87,19 +85,28 @@ def _rows(entry: Entry, image: np.ndarray, settings: Mapping[str, Any], seed: in
     return [above, [Cell(None, _about(entry, tile, night)), *below]]
 
 
+def _real_row(entry: Entry, pictures: Sequence[np.ndarray]) -> list[Cell]:
+    """A picture that was taken in the dark: by day, if there is one, as it is and brightened."""
+    tiles = [shrunk(picture) for picture in pictures]
+    tiles.append(expose_8bit(tiles[-1], "gain"))
+    about = [entry.id, ", ".join(entry.labels), f"{entry.width} x {entry.height} pixels"]
+    cells = [Cell(tile, f"luma {luma(tile):.1f}") for tile in tiles]
+    return [*cells, Cell(None, "\n".join(part for part in about if part))]
+
+
 def _notes(settings: Mapping[str, Any]) -> list[str]:
     if settings["kind"] == "physical":
         low, high = settings["physical"]["ratio"]
-        strength = f"exposure is divided by r, which this data set draws from {low:g} to {high:g}"
+        strength = f"Exposure is divided by r, which this data set draws from {low:g} to {high:g}"
     else:
         low, high = settings["simple"]["beta"]
         strength = (
-            f"in the simple model r is 1 / beta; this data set draws beta from {low:g} to {high:g}"
+            f"In the simple model r is 1 / beta; this data set draws beta from {low:g} to {high:g}"
         )
     return [
         "Upper rows: the dark picture as it is. Lower rows: scaled so that its 99.5th percentile "
         "becomes white (exposure: gain).",
-        f"{strength[0].upper()}{strength[1:]}. Luma: mean, of 255.",
+        f"{strength}. Luma: mean, of 255.",
         f"Pictures longer than {SIDE} pixels were shrunk first: the noise is that of the pixels "
         "shown. A picture has the same draws in every column.",
     ]
@@ -115,56 +122,51 @@ def draw(
 ) -> bytes:
     """Groups of rows of cells under column titles, with notes at the bottom, as PNG.
 
-    Tiles of at most half of ``SIDE`` are enlarged by whole numbers, so that a pixel stays one.
+    Tiles of at most half of ``SIDE`` are enlarged by whole numbers, so that a pixel stays one. A
+    row is as high as its highest cell: a tile and its caption, or text alone.
     """
     title_font, font = ImageFont.load_default(14), ImageFont.load_default(11)
     margin, gap, line, head = 10, 8, 15, 24
-    tiles = [_grown(c.image) for g in groups for row in g for c in row if c.image is not None]
-    column = max(132, *(tile.shape[1] for tile in tiles))
+    grown = [
+        [[c.image if c.image is None else _grown(c.image) for c in r] for r in g] for g in groups
+    ]
+    column = max(132, *(t.shape[1] for g in grown for row in g for t in row if t is not None))
     width = 2 * margin + len(titles) * (column + gap) - gap
-
-    def lines(text: str, room: int = column) -> list[str]:
-        return [part for paragraph in text.split("\n") for part in wrap(paragraph, font, room)]
-
-    def place(pen: ImageDraw.ImageDraw, x: int, y: int, text: Sequence[str]) -> None:
-        for number, part in enumerate(text):
-            pen.text((x, y + number * line), part, "dimgray", font)
-
-    # a row is as high as its highest cell: a tile and its caption, or text alone
-    rows = []
-    top = margin + head
-    for group in groups:
-        for row in group:
-            pictures = [None if cell.image is None else _grown(cell.image) for cell in row]
-            below = max((tile.shape[0] for tile in pictures if tile is not None), default=0)
-            texts = [lines(cell.text) for cell in row]
-            starts = [0 if tile is None else below for tile in pictures]
-            rows.append((top, pictures, texts, starts))
-            top += max(s + line * len(t) for s, t in zip(starts, texts, strict=True)) + gap
-        top += 2 * gap
-    footer = [part for note in notes for part in lines(note, width - 2 * margin)]
-    canvas = Image.new("RGB", (width, top + line * len(footer) + margin), "white")
-    pen = ImageDraw.Draw(canvas)
     lefts = [margin + k * (column + gap) for k in range(len(titles))]
-    for left, title in zip(lefts, titles, strict=True):
+    pasted: list[tuple[np.ndarray, tuple[int, int]]] = []
+    written: list[tuple[str, tuple[int, int]]] = []
+
+    def write(text: str, left: int, top: int, room: int) -> int:
+        """Place text that is wrapped to a width; where it ends."""
+        for paragraph in text.split("\n"):
+            for part in wrap(paragraph, font, room):
+                written.append((part, (left, top)))
+                top += line
+        return top
+
+    top = margin + head
+    for group, its_tiles in zip(groups, grown, strict=True):
+        for row, tiles in zip(group, its_tiles, strict=True):
+            captions = top + max((tile.shape[0] for tile in tiles if tile is not None), default=0)
+            ends = []
+            for left, cell, tile in zip(lefts, row, tiles, strict=True):
+                if tile is not None:
+                    pasted.append((tile, (left, top)))
+                start = top if tile is None else captions
+                ends.append(write(cell.text, left, start + 1, column) - 1)
+            top = max(ends) + gap
+        top += 2 * gap
+    for note in notes:
+        top = write(note, margin, top, width - 2 * margin)
+    canvas = Image.new("RGB", (width, top + margin), "white")
+    pen = ImageDraw.Draw(canvas)
+    for title, left in zip(titles, lefts, strict=True):
         pen.text((left, margin), title, "black", title_font)
-    for y, pictures, texts, starts in rows:
-        for left, tile, text, start in zip(lefts, pictures, texts, starts, strict=True):
-            if tile is not None:
-                canvas.paste(Image.fromarray(tile), (left, y))
-            place(pen, left, y + start + 1, text)
-    place(pen, margin, top, footer)
+    for tile, place in pasted:
+        canvas.paste(Image.fromarray(tile), place)
+    for part, place in written:
+        pen.text(place, part, "dimgray", font)
     return png(canvas)
-
-
-def _real_row(entry: Entry, normal: np.ndarray | None, dark: np.ndarray) -> list[Cell]:
-    """A picture that was taken in the dark: by day, if there is one, as it is and brightened."""
-    tiles = [] if normal is None else [shrunk(normal)]
-    tiles.append(shrunk(dark))
-    tiles.append(expose_8bit(tiles[-1], "gain"))
-    about = [entry.id, ", ".join(entry.labels), f"{entry.width} x {entry.height} pixels"]
-    cells = [Cell(tile, f"luma {luma(tile):.1f}") for tile in tiles]
-    return [*cells, Cell(None, "\n".join(part for part in about if part))]
 
 
 def write_preview(
@@ -187,27 +189,25 @@ def write_preview(
         real: the pack of real dark pictures.
     """
 
-    def picture(pack: Pack | None, name: str) -> np.ndarray | None:
-        return decode_rgb(pack.read(name), name) if pack is not None and name else None
+    def by_day(entry: Entry) -> np.ndarray:
+        return decode_rgb(images.read(entry.image), entry.image)
 
     made = [entry for entry in entries if not entry.dark]
-    groups: list[list[list[Cell]]] = []
     if made:
         titles, notes = ["normal", *strengths(**settings)], _notes(settings)
-        for entry in spread(made, PICTURES):
-            image = decode_rgb(images.read(entry.image), entry.image)
-            groups.append(_rows(entry, image, settings, seed))
+        chosen = spread(made, PICTURES)
+        groups = [_made_rows(entry, by_day(entry), settings, seed) for entry in chosen]
     else:
-        chosen, notes = spread(entries, PICTURES), ["These pictures are really dark."]
-        by_day = all(entry.image for entry in chosen)
-        titles = [*(["normal"] if by_day else []), "dark", "brightened", ""]
+        assert real is not None
+        titles, notes = ["normal", "dark", "brightened", ""], ["These pictures are really dark."]
+        chosen = spread(entries, PICTURES)
+        if not all(entry.image for entry in chosen):
+            titles.remove("normal")
+        groups = []
         for entry in chosen:
-            normal, dark = (
-                picture(images if by_day else None, entry.image),
-                picture(real, entry.dark),
-            )
-            if dark is not None:
-                groups.append([_real_row(entry, normal, dark)])
+            pictures = [by_day(entry)] if "normal" in titles else []
+            pictures.append(decode_rgb(real.read(entry.dark), entry.dark))
+            groups.append([_real_row(entry, pictures)])
     content = draw(titles, groups, notes)
     with atomic_file(path) as part:
         part.write_bytes(content)

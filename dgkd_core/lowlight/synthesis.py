@@ -27,19 +27,15 @@ class Night:
     """A dark picture and what it was made with.
 
     ``image`` is (H, W, 3) uint8; ``ratio`` is the factor by which exposure fell, ``shot`` and
-    ``read`` the drawn noise parameters (0 in the simple model).
+    ``read`` the drawn noise parameters (``shot`` is 0 in the simple model); ``clean()`` computes
+    ``image`` without noise.
     """
 
     image: np.ndarray
     ratio: float
     shot: float
     read: float
-    make_clean: Callable[[], np.ndarray]
-
-    @property
-    def clean(self) -> np.ndarray:
-        """``image`` without noise, computed when it is asked for."""
-        return self.make_clean()
+    clean: Callable[[], np.ndarray]
 
 
 def picture_rng(seed: int, name: str) -> np.random.Generator:
@@ -103,8 +99,6 @@ def darken_physical(
         bits: resolution of the sensor's converter.
         tone_curve: whether the camera applies an S-shaped tone curve.
     """
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise ValueError(f"image must be (H, W, 3) uint8, got {image.shape} {image.dtype}")
     red_gain, blue_gain = rng.uniform(1.9, 2.4), rng.uniform(1.5, 1.9)
     r, shot_gain = _log_uniform(rng, ratio), _log_uniform(rng, shot)
     read_std = float(np.exp(0.5 * (2.18 * np.log(shot_gain) + 1.2 + rng.normal(0, 0.26))))
@@ -137,8 +131,6 @@ def darken_simple(
     noise: float,
 ) -> Night:
     """beta * (alpha * x) ** gamma plus Gaussian noise of standard deviation ``noise`` (of 1)."""
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise ValueError(f"image must be (H, W, 3) uint8, got {image.shape} {image.dtype}")
     a, b, g = rng.uniform(*alpha), rng.uniform(*beta), rng.uniform(*gamma)
     clean = b * (a * (image / 255.0)) ** g
     noisy = clean + rng.normal(size=clean.shape) * noise
@@ -152,9 +144,14 @@ def darken(
     physical: Mapping[str, Any],
     simple: Mapping[str, Any],
 ) -> Night:
-    """`darken_physical` or `darken_simple`, by ``kind``, each with its own settings."""
+    """An (H, W, 3) uint8 sRGB picture, darkened.
+
+    Args:
+        kind: ``physical`` or ``simple``.
+        physical, simple: settings for `darken_physical` and `darken_simple`.
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ValueError(f"image must be (H, W, 3) uint8, got {image.shape} {image.dtype}")
     if kind == "physical":
         return darken_physical(image, rng, **physical)
-    if kind == "simple":
-        return darken_simple(image, rng, **simple)
-    raise ValueError(f"kind must be physical or simple, got {kind!r}")
+    return darken_simple(image, rng, **simple)

@@ -7,7 +7,6 @@ import pytest
 
 from dgkd_core.lowlight import synthesis
 from dgkd_core.lowlight.synthesis import (
-    CCM,
     darken,
     darken_physical,
     darken_simple,
@@ -24,6 +23,8 @@ SIMPLE: dict[str, Any] = {
     "gamma": (1.5, 5.0),
     "noise": 0.01,
 }
+NO_NOISE: dict[str, Any] = {"shot": (1e-15, 1e-15), "read": False}
+KINDS = pytest.mark.parametrize("kind", ["physical", "simple"])
 
 
 def _picture(seed: int = 0, height: int = 24, width: int = 32) -> np.ndarray:
@@ -43,17 +44,92 @@ def sensor(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
     return seen
 
 
+# --- the picture ---------------------------------------------------------------------------------
+
+
+@KINDS
+def test_a_picture_depends_on_the_seed_and_its_name_alone(kind: str) -> None:
+    pictures = {name: _picture(i) for i, name in enumerate("abcd")}
+
+    def make(names: str, seed: int = 0) -> dict[str, bytes]:
+        return {
+            n: darken(pictures[n], picture_rng(seed, n), kind, PHYSICAL, SIMPLE).image.tobytes()
+            for n in names
+        }
+
+    forward = make("abcd")
+    assert make("dcba") == forward
+    assert make("c", seed=1)["c"] != forward["c"]
+    draws = {picture_rng(s, n).random() for s, n in ((1, "1a"), (11, "a"), (1, "a"), (11, "1a"))}
+    assert len(draws) == 4, "names and seeds do not run together"
+
+
+@KINDS
+@pytest.mark.parametrize("shape", [(1, 1), (1, 300), (2, 5)])
+def test_a_part_darkens_as_in_the_whole_and_the_input_is_left_alone(
+    kind: str, shape: tuple[int, int]
+) -> None:
+    """The signal of a pixel does not depend on the picture around it."""
+    image = _picture(2, 300, 300)
+    image.setflags(write=False)
+    part = image[: shape[0], : shape[1]]
+    large, small = (
+        darken(each, picture_rng(0, "a"), kind, PHYSICAL, SIMPLE) for each in (image, part)
+    )
+    assert small.image.shape == part.shape
+    assert small.image.dtype == small.clean().dtype == np.uint8
+    assert small.ratio == large.ratio
+    assert np.array_equal(small.clean(), large.clean()[: shape[0], : shape[1]])
+    assert luma(large.image) < luma(image)
+
+
+@KINDS
 @pytest.mark.parametrize("tone_curve", [True, False])
-@pytest.mark.parametrize("gains", [(1.9, 1.5), (2.4, 1.9)])
-def test_process_undoes_unprocess(tone_curve: bool, gains: tuple[float, float]) -> None:
-    """The inverse matrix has no negative entry, so every 8-bit colour is inside the gamut."""
-    assert np.linalg.inv(CCM).min() > 0
-    levels = np.arange(0, 256, 15, dtype=np.uint8)
-    cube = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(-1, 18, 3)
-    linear = unprocess(cube, *gains, tone_curve)
-    assert linear.min() >= 0
-    assert linear.max() <= 1
-    assert np.abs(process(linear, *gains, tone_curve) * 255 - cube).max() < 1
+def test_grey_stays_grey_and_black_stays_black_but_for_the_noise(
+    kind: str, tone_curve: bool
+) -> None:
+    grey = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, 2)
+    settings = PHYSICAL | {"tone_curve": tone_curve, "ratio": (4.0, 4.0)}
+    night = darken(grey, picture_rng(0, "grey"), kind, settings, SIMPLE)
+    clean = night.clean().astype(int)
+    assert np.ptp(clean, axis=2).max() == 0
+    levels = clean[0, :, 0]
+    assert levels[0] == 0
+    assert (np.diff(levels) >= 0).all()
+    assert levels[-1] > 40
+    assert np.ptp(night.image.astype(int), axis=2).max() > 0
+
+
+@pytest.mark.parametrize(
+    "image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3))]
+)
+def test_another_shape_or_type_is_refused(image: np.ndarray) -> None:
+    with pytest.raises(ValueError, match=r"image must be \(H, W, 3\) uint8, got \(4, 4"):
+        darken(image, np.random.default_rng(0), "simple", PHYSICAL, SIMPLE)
+
+
+def test_luma_is_rec_601() -> None:
+    colours = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]]], np.uint8)
+    for i, weight in enumerate((0.299, 0.587, 0.114)):
+        assert luma(colours[:, i : i + 1]) == pytest.approx(255 * weight)
+
+
+# --- the simple model ----------------------------------------------------------------------------
+
+
+def test_the_simple_model_is_its_formula_and_its_noise() -> None:
+    image = np.tile(_picture(), (8, 8, 1)) // 2 + 64
+    spans = {"alpha": (0.95, 0.95), "beta": (0.6, 0.6), "gamma": (2.0, 2.0)}
+    night = darken_simple(image, np.random.default_rng(0), **spans, noise=0.02)
+    expected = 0.6 * (0.95 * image / 255.0) ** 2
+    assert np.abs(night.clean() - 255 * expected).max() <= 0.5 + 1e-9
+    assert night.ratio == pytest.approx(1 / 0.6)
+    noise = (night.image.astype(float) - 255 * expected)[expected > 0.1]
+    assert noise.std() == pytest.approx(0.02 * 255, rel=0.03)
+    assert noise.mean() == pytest.approx(0, abs=0.1)
+
+
+# --- the physical model --------------------------------------------------------------------------
 
 
 def test_unprocess_is_the_published_inverse() -> None:
@@ -63,6 +139,19 @@ def test_unprocess_is_the_published_inverse() -> None:
     expected = (0.5 - np.sin(np.arcsin(1 - 2 * x) / 3)) ** 2.2
     linear = unprocess(grey, 2.0, 1.6)[0]
     assert np.allclose(linear, expected[:, None] / [2.0, 1.0, 1.6])
+
+
+@pytest.mark.parametrize("tone_curve", [True, False])
+def test_every_colour_comes_back_from_a_day_without_noise(tone_curve: bool) -> None:
+    """A grid through the cube of 8-bit colours, and random ones; a converter too fine to matter."""
+    levels = np.arange(0, 256, 15, dtype=np.uint8)
+    grid = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(-1, 18, 3)
+    for image in (grid, _picture(3, 90, 110), _picture(4, 90, 110) // 16):
+        settings = NO_NOISE | {"ratio": (1.0, 1.0), "bits": 30, "tone_curve": tone_curve}
+        for name in "abc":
+            night = darken_physical(image, picture_rng(0, name), **settings)
+            for made in (night.image, night.clean()):
+                assert np.abs(made.astype(int) - image).max() <= 1
 
 
 def test_darkness_is_drawn_log_uniformly_in_its_range() -> None:
@@ -81,86 +170,17 @@ def test_darkness_is_drawn_log_uniformly_in_its_range() -> None:
     assert np.std(logs) == pytest.approx(0.26, abs=0.03)
 
 
-@pytest.mark.parametrize("kind", ["physical", "simple"])
-def test_a_picture_depends_on_the_seed_and_its_name_alone(kind: str) -> None:
-    pictures = {name: _picture(i) for i, name in enumerate("abcd")}
-
-    def make(names: str, seed: int = 0) -> dict[str, bytes]:
-        return {
-            n: darken(pictures[n], picture_rng(seed, n), kind, PHYSICAL, SIMPLE).image.tobytes()
-            for n in names
-        }
-
-    forward = make("abcd")
-    np.random.default_rng().random(5)
-    assert make("dcba") == forward
-    assert make("c")["c"] == forward["c"]
-    assert make("c", seed=1)["c"] != forward["c"]
-
-
-@pytest.mark.parametrize("kind", ["physical", "simple"])
-def test_the_input_is_left_as_it_was(kind: str) -> None:
-    image = _picture()
-    image.setflags(write=False)
-    night = darken(image, np.random.default_rng(0), kind, PHYSICAL, SIMPLE)
-    assert np.array_equal(image, _picture())
-    assert night.image.shape == image.shape
-    assert night.image.dtype == night.clean.dtype == np.uint8
-    assert luma(night.image) < luma(image)
-
-
-def test_the_simple_model_is_its_formula() -> None:
-    image = _picture()
-    spans = {"alpha": (0.95, 0.95), "beta": (0.6, 0.6), "gamma": (2.0, 2.0)}
-    night = darken_simple(image, np.random.default_rng(0), **spans, noise=0.0)
-    expected = 0.6 * (0.95 * image / 255.0) ** 2
-    assert np.abs(night.clean - 255 * expected).max() <= 0.5 + 1e-9
-    assert np.array_equal(night.image, night.clean)
-    assert night.ratio == pytest.approx(1 / 0.6)
-
-
-def test_the_simple_noise_has_its_standard_deviation() -> None:
-    image = np.full((200, 200, 3), 200, np.uint8)
-    spans = {"alpha": (1.0, 1.0), "beta": (0.6, 0.6), "gamma": (1.0, 1.0)}
-    night = darken_simple(image, np.random.default_rng(0), **spans, noise=0.03)
-    noise = night.image.astype(float) - night.clean
-    assert noise.std() == pytest.approx(0.03 * 255, rel=0.03)
-    assert noise.mean() == pytest.approx(0, abs=0.1)
-
-
-@pytest.mark.parametrize("tone_curve", [True, False])
-def test_every_colour_comes_back_from_a_day_without_noise(tone_curve: bool) -> None:
-    """A grid through the cube of 8-bit colours, and random ones; a converter too fine to matter."""
-    levels = np.arange(0, 256, 15, dtype=np.uint8)
-    grid = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(-1, 18, 3)
-    for image in (grid, _picture(3, 90, 110), _picture(4, 90, 110) // 16):
-        for name in "abc":
-            night = darken_physical(
-                image,
-                picture_rng(0, name),
-                ratio=(1.0, 1.0),
-                shot=(1e-15, 1e-15),
-                read=False,
-                bits=30,
-                tone_curve=tone_curve,
-            )
-            for made in (night.image, night.clean):
-                assert np.abs(made.astype(int) - image).max() <= 1
-
-
-@pytest.mark.parametrize("r", [1.5, 4.0, 10.0, 30.0, 100.0])
+@pytest.mark.parametrize("r", [1.5, 10.0, 100.0])
 def test_the_sensor_gets_a_part_in_r_of_the_light(r: float, sensor: list[np.ndarray]) -> None:
     image = np.clip(_picture(6, 120, 120), 130, 250)
     for ratio in (1.0, r):
-        _ = darken_physical(
-            image, picture_rng(0, "a"), ratio=(ratio, ratio), shot=(1e-4, 1e-4), bits=16
-        ).clean
+        settings: dict[str, Any] = {"ratio": (ratio, ratio), "shot": (1e-4, 1e-4), "bits": 16}
+        darken_physical(image, picture_rng(0, "a"), **settings).clean()
     _, day, noisy, night = sensor
     assert np.allclose(night * r, day, rtol=1e-9)
     noise = noisy - night  # these signals lie at least five deviations above zero
     error = noise.std((0, 1)) / np.sqrt(noise[..., 0].size)
     assert (np.abs(noise.mean((0, 1))) < 4.5 * error).all()
-    assert np.allclose(noisy.mean((0, 1)) * r, day.mean((0, 1)), rtol=0.01)
 
 
 @pytest.mark.full
@@ -171,12 +191,11 @@ def test_variance_over_signal_is_a_line_with_the_drawn_gain_and_read_noise(
     greys = np.arange(120, 250, 16).astype(np.uint8)
     image = np.repeat(np.repeat(greys, 200)[None, :, None], 120, 0).repeat(3, 2)
     count, errors, intercepts = 120 * 200, [], []
+    settings: dict[str, Any] = {"ratio": (1.0, 1.2), "shot": (2e-3, 6e-3), "bits": 16}
     for i in range(16):
         sensor.clear()
-        night = darken_physical(
-            image, picture_rng(i, "flat"), ratio=(1.0, 1.2), shot=(2e-3, 6e-3), bits=16
-        )
-        _ = night.clean
+        night = darken_physical(image, picture_rng(i, "flat"), **settings)
+        night.clean()
         noisy, signal = (v.reshape(120, len(greys), 200, 3)[..., 1] for v in sensor)
         level, variance = signal.mean((0, 2)), (noisy - signal).var((0, 2), ddof=1)
         weight = 1 / (variance * np.sqrt(2 / (count - 1)))
@@ -194,91 +213,25 @@ def test_variance_over_signal_is_a_line_with_the_drawn_gain_and_read_noise(
     assert (z.std(0) > 0.4).all()
 
 
-@pytest.mark.parametrize("row", [0.25, 1.0])
 def test_row_noise_is_one_offset_a_row_with_its_standard_deviation(
-    row: float, sensor: list[np.ndarray]
+    sensor: list[np.ndarray],
 ) -> None:
     image = np.full((3000, 4, 3), 220, np.uint8)
-    for part in (0.0, row):
-        night = darken_physical(
-            image,
-            np.random.default_rng(4),
-            ratio=(2.0, 2.0),
-            shot=(1e-3, 1e-3),
-            row=part,
-            bits=24,
-        )
+    settings: dict[str, Any] = {"ratio": (2.0, 2.0), "shot": (1e-3, 1e-3), "bits": 24}
+    for row in (0.0, 0.25):
+        night = darken_physical(image, np.random.default_rng(4), row=row, **settings)
     offsets = sensor[1] - sensor[0]
     assert np.ptp(offsets, axis=(1, 2)).max() < 2**-22
-    rows = offsets[:, 0, 0]
-    deviation = row * night.read
+    rows, deviation = offsets[:, 0, 0], 0.25 * night.read
     assert rows.std() == pytest.approx(deviation, rel=4 / np.sqrt(2 * len(rows)))
     assert abs(rows.mean()) < 4 * deviation / np.sqrt(len(rows))
     assert abs(np.corrcoef(rows[1:], rows[:-1])[0, 1]) < 4 / np.sqrt(len(rows))
 
 
-@pytest.mark.parametrize("bits", [6, 10, 16])
+@pytest.mark.parametrize("bits", [6, 16])
 def test_the_converter_rounds_to_the_nearest_level(bits: int, sensor: list[np.ndarray]) -> None:
-    _ = darken_physical(
-        _picture(),
-        np.random.default_rng(0),
-        ratio=(10.0, 10.0),
-        shot=(1e-15, 1e-15),
-        read=False,
-        bits=bits,
-    ).clean
+    settings = NO_NOISE | {"ratio": (10.0, 10.0), "bits": bits}
+    darken_physical(_picture(), np.random.default_rng(0), **settings).clean()
     digital, analogue = sensor
     error = np.abs(digital - analogue).max() * (2**bits - 1)
     assert 0.4 < error < 0.5 + 1e-3
-
-
-@pytest.mark.parametrize("kind", ["physical", "simple"])
-@pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1), (2, 5)])
-def test_pictures_of_any_shape_darken_as_part_of_a_larger_one_would(
-    kind: str, shape: tuple[int, int]
-) -> None:
-    """The signal of a pixel does not depend on the picture around it."""
-    image = _picture(2, 300, 300)
-    part = image[: shape[0], : shape[1]]
-    large = darken(image, picture_rng(0, "a"), kind, PHYSICAL, SIMPLE)
-    small = darken(part, picture_rng(0, "a"), kind, PHYSICAL, SIMPLE)
-    assert small.image.shape == part.shape
-    assert small.ratio == large.ratio
-    assert np.array_equal(small.clean, large.clean[: shape[0], : shape[1]])
-
-
-@pytest.mark.parametrize("kind", ["physical", "simple"])
-@pytest.mark.parametrize("tone_curve", [True, False])
-def test_grey_stays_grey_and_black_stays_black_but_for_the_noise(
-    kind: str, tone_curve: bool
-) -> None:
-    grey = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, 2)
-    settings = PHYSICAL | {"tone_curve": tone_curve, "ratio": (4.0, 4.0)}
-    night = darken(grey, picture_rng(0, "grey"), kind, settings, SIMPLE)
-    assert np.ptp(night.clean.astype(int), axis=2).max() == 0
-    levels = night.clean[0, :, 0].astype(int)
-    assert levels[0] == 0
-    assert (np.diff(levels) >= 0).all()
-    assert levels[-1] > 40
-    assert np.ptp(night.image.astype(int), axis=2).max() > 0
-
-
-@pytest.mark.parametrize("kind", ["physical", "simple"])
-@pytest.mark.parametrize(
-    "image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3))]
-)
-def test_another_shape_or_type_is_refused(kind: str, image: np.ndarray) -> None:
-    with pytest.raises(ValueError, match=r"image must be \(H, W, 3\) uint8, got \(4, 4"):
-        darken(image, np.random.default_rng(0), kind, PHYSICAL, SIMPLE)
-
-
-def test_names_and_seeds_do_not_run_together() -> None:
-    draws = {picture_rng(s, n).random() for s, n in ((1, "1a"), (11, "a"), (1, "a"), (11, "1a"))}
-    assert len(draws) == 4
-
-
-def test_luma_is_rec_601() -> None:
-    colours = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]]], np.uint8)
-    for i, weight in enumerate((0.299, 0.587, 0.114)):
-        assert luma(colours[:, i : i + 1]) == pytest.approx(255 * weight)
-    assert luma(np.full((2, 2, 3), 80, np.uint8)) == pytest.approx(80)
