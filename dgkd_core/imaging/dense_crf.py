@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -105,6 +106,7 @@ def _symmetric(kernel: Kernel, ones: Tensor) -> Kernel:
     return lambda x: torch.stack([scale * kernel(scale * channel) for channel in x])
 
 
+@dataclass(frozen=True)
 class DenseCRF:
     """Mean-field inference with the Potts model and two Gaussian kernels.
 
@@ -121,8 +123,8 @@ class DenseCRF:
     are within 1 % of the exact ones in the root mean square, of which ten iterations can make more
     where classes are nearly tied. Runs on the CPU; the same input gives the same bytes.
 
-    Args:
-        iterations: how many times all pixels are updated.
+    Attributes:
+        iterations: how many times all pixels are updated, at least 1.
         position: standard deviation of K_1, pixels.
         position_weight: weight of K_1.
         bilateral_position: standard deviation of K_2 in position, pixels.
@@ -130,42 +132,25 @@ class DenseCRF:
         bilateral_weight: weight of K_2.
     """
 
-    def __init__(
-        self,
-        iterations: int = 10,
-        position: float = 3.0,
-        position_weight: float = 3.0,
-        bilateral_position: float = 80.0,
-        bilateral_colour: float = 13.0,
-        bilateral_weight: float = 10.0,
-    ) -> None:
-        deviations = (position, bilateral_position, bilateral_colour)
-        weights = (position_weight, bilateral_weight)
-        if iterations < 1:
-            raise ValueError(f"DenseCRF takes at least one iteration, got {iterations}")
-        if not all(0 < s < math.inf for s in deviations):
-            raise ValueError(f"DenseCRF takes standard deviations above zero, got {deviations}")
-        if not all(0 <= w < math.inf for w in weights):
-            raise ValueError(f"DenseCRF takes weights from zero, got {weights}")
-        self.iterations = iterations
-        self.position, self.position_weight = position, position_weight
-        self.bilateral_position = bilateral_position
-        self.bilateral_colour, self.bilateral_weight = bilateral_colour, bilateral_weight
+    iterations: int = 10
+    position: float = 3.0
+    position_weight: float = 3.0
+    bilateral_position: float = 80.0
+    bilateral_colour: float = 13.0
+    bilateral_weight: float = 10.0
 
     def kernels(self, image: Tensor) -> list[tuple[float, Kernel]]:
-        """Weight and K̃ of each kernel with a weight above zero, for (C, H, W)."""
-        kernels: list[tuple[float, Kernel]] = []
+        """Weight and K̃ of both kernels, for (C, H, W)."""
         height, width = image.shape[1:]
         ones = torch.ones(height, width)
-        if self.position_weight > 0:
-            rows, columns = (_gaussian(n, 1 / self.position) for n in (height, width))
-            kernels.append((self.position_weight, _symmetric(lambda x: rows @ x @ columns, ones)))
-        if self.bilateral_weight > 0:
-            place = torch.stack(torch.meshgrid(_range(height), _range(width), indexing="ij"))
-            colours = _colour_axes(image.double() * (255 / self.bilateral_colour))
-            grid = _Grid(torch.cat([place / self.bilateral_position, colours]))
-            kernels.append((self.bilateral_weight, _symmetric(grid, ones)))
-        return kernels
+        rows, columns = (_gaussian(n, 1 / self.position) for n in (height, width))
+        place = torch.stack(torch.meshgrid(_range(height), _range(width), indexing="ij"))
+        colours = _colour_axes(image.double() * (255 / self.bilateral_colour))
+        grid = _Grid(torch.cat([place / self.bilateral_position, colours]))
+        return [
+            (self.position_weight, _symmetric(lambda x: rows @ x @ columns, ones)),
+            (self.bilateral_weight, _symmetric(grid, ones)),
+        ]
 
     @torch.no_grad()
     def __call__(self, image: Tensor, probabilities: Tensor) -> Tensor:
@@ -194,24 +179,13 @@ class DenseCRF:
 
 
 def _check(image: Tensor, probabilities: Tensor) -> None:
-    if image.ndim != 3 or len(image) != 3 or image.numel() == 0:
-        raise ValueError(f"image must be (3, H, W), got {tuple(image.shape)}")
-    same = probabilities.ndim == 3 and probabilities.shape[1:] == image.shape[1:]
-    if not same or probabilities.numel() == 0:
+    shapes = tuple(image.shape), tuple(probabilities.shape)
+    if image.ndim != 3 or len(image) != 3 or shapes[0][1:] != shapes[1][1:]:
+        raise ValueError(f"expected (3, H, W) and (K + 1, H, W), got {shapes[0]} and {shapes[1]}")
+    ends = [float(end) for x in (image, probabilities, probabilities.sum(0)) for end in x.aminmax()]
+    if not (ends[0] >= -1e-3 and ends[1] <= 1 + 1e-3 and ends[2] >= 0):
         raise ValueError(
-            f"probabilities must be (K + 1, H, W) with the picture's H and W "
-            f"{tuple(image.shape[1:])}, got {tuple(probabilities.shape)}"
+            f"expected values in [0, 1], got {ends[0]} to {ends[1]} and from {ends[2]}"
         )
-    if not (image.is_floating_point() and probabilities.is_floating_point()):
-        raise ValueError(
-            f"image and probabilities must be float, got {image.dtype} and {probabilities.dtype}"
-        )
-    if not (image.min() >= -1e-3 and image.max() <= 1 + 1e-3):
-        low, high = float(image.min()), float(image.max())
-        raise ValueError(f"image must be in [0, 1], got values from {low} to {high}")
-    sums = probabilities.float().sum(0)
-    if not (probabilities.min() >= 0 and (sums - 1).abs().max() <= 1e-3):
-        raise ValueError(
-            f"probabilities must be from zero and sum to one over the classes, got values from "
-            f"{float(probabilities.min())} and sums from {float(sums.min())} to {float(sums.max())}"
-        )
+    if not (ends[4] >= 1 - 1e-3 and ends[5] <= 1 + 1e-3):
+        raise ValueError(f"expected sums of one over the classes, got {ends[4]} to {ends[5]}")

@@ -51,36 +51,31 @@ def _picture(kind: str, size: tuple[int, int] = SIZE) -> Tensor:
         return torch.full((3, *size), 0.4)
     if kind == "random":
         return torch.rand(3, *size, generator=generator)
-    if kind == "two tones":
+    if kind == "two noisy tones":
         image = torch.full((3, *size), 0.3)
         image[:, :, size[1] // 2 :] = torch.tensor([0.6, 0.5, 0.35])[:, None, None]
-        return image
-    if kind == "two noisy tones":
-        noise = 0.03 * torch.randn(3, *size, generator=generator)
-        return (_picture("two tones", size) + noise).clamp(0, 1)
+        return (image + 0.03 * torch.randn(3, *size, generator=generator)).clamp(0, 1)
     colours = torch.rand(1, 3, 4, 5, generator=generator)
     smooth = F.interpolate(colours, size, mode="bicubic")[0].clamp(0, 1)
     if kind == "dark, brightened":  # sixteen levels left, and noise of one of them
-        return (15 * smooth + torch.randn(smooth.shape, generator=generator)).round().clamp(
-            0, 15
-        ) / 15
+        noisy = 15 * smooth + torch.randn(smooth.shape, generator=generator)
+        return noisy.round().clamp(0, 15) / 15
     if kind == "grey":
         return smooth.mean(0, keepdim=True).expand(3, -1, -1)
     return smooth
 
 
-KINDS = ("smooth", "grey", "flat", "two tones", "two noisy tones", "random", "dark, brightened")
+KINDS = ("smooth", "grey", "flat", "two noisy tones", "random", "dark, brightened")
 SIGMAS = ((80.0, 13.0), (20.0, 13.0), (8.0, 30.0), (80.0, 60.0))
 
 
-@pytest.mark.parametrize("size", [SIZE, (1, 40), (37, 1), (1, 1)])
-@pytest.mark.parametrize("sigma", [0.7, 3.0, 20.0])
+@pytest.mark.parametrize(
+    ("size", "sigma"), [(SIZE, 0.7), (SIZE, 20.0), ((1, 40), 3.0), ((1, 1), 3.0)]
+)
 def test_gaussian_term_is_exact(size: tuple[int, int], sigma: float) -> None:
     crf = DenseCRF(10, position=sigma, bilateral_weight=0)
     image, p = _picture("random", size), _classes(3, size, 1)
     out = crf(image, p)
-    assert out.dtype == torch.float32
-    assert out.shape == p.shape
     assert (out - _slow(image, p, crf)).abs().max() < 1e-5
 
 
@@ -116,78 +111,34 @@ def test_mean_field_is_near_the_exact_one(kind: str, sigmas: tuple[float, float]
     assert agree[sure].float().mean() > 0.99
     assert difference.mean() < 0.01
     assert (difference > 0.05).float().mean() < 0.08
-    if kind in ("flat", "two tones", "two noisy tones"):
+    if kind in ("flat", "two noisy tones"):
         assert difference.max() < 0.06
 
 
-def test_a_mask_snaps_to_the_edge() -> None:
-    image = _picture("two noisy tones")
-    edge = SIZE[1] // 2
-    columns = torch.arange(SIZE[1]).float()
-    right = torch.sigmoid((columns - edge - 3.5) / 3).expand(SIZE)  # blurred, and four pixels off
-    p = torch.stack([1 - right, right])
-    assert (p.argmax(0)[:, edge : edge + 3] == 0).all()
-    out = DenseCRF()(image, p)
-    assert (out[0, :, :edge] > 0.95).all()
-    assert (out[1, :, edge:] > 0.95).all()
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_probabilities_stay_probabilities(kind: str) -> None:
+def test_probabilities_stay_probabilities() -> None:
     certain = torch.zeros(3, *SIZE)
     certain[0, :, 10:] = certain[1, :, :10] = 1
-    for probabilities in (certain, torch.full((3, *SIZE), 1 / 3), torch.ones(1, *SIZE)):
-        out = DenseCRF(3)(_picture(kind), probabilities)
+    for probabilities in (certain, torch.ones(1, *SIZE)):
+        out = DenseCRF(3)(_picture("dark, brightened"), probabilities)
         assert out.min() >= 0
         torch.testing.assert_close(out.sum(0), torch.ones(SIZE))
 
 
-@pytest.mark.parametrize("size", [(1, 40), (37, 1), (1, 1), (2, 2)])
+@pytest.mark.parametrize("size", [(1, 40), (37, 1), (2, 2)])
 def test_thin_pictures(size: tuple[int, int]) -> None:
     crf = DenseCRF(bilateral_position=10)
     image, p = _picture("smooth", size), _classes(3, size, 5)
     assert (crf(image, p) - _slow(image, p, crf)).abs().max() < 0.05
 
 
-def test_the_order_of_classes_and_of_colours_does_not_matter() -> None:
-    image, p, crf = _picture("smooth"), _classes(4, SIZE, 7), DenseCRF(3)
-    out, order = crf(image, p), [2, 0, 3, 1]
-    torch.testing.assert_close(crf(image, p[order]), out[order], rtol=0, atol=1e-5)
-    torch.testing.assert_close(crf(image[[2, 0, 1]], p), out, rtol=0, atol=0.02)
-
-
 def test_the_same_bytes_each_run_and_inputs_left_alone() -> None:
     image, p = _picture("dark, brightened"), _classes(3, SIZE, 8).requires_grad_()
     before = image.clone(), p.detach().clone()
-    crf = DenseCRF()
-    out = crf(image, p)
-    assert torch.equal(out, DenseCRF()(image.clone(), p.detach().clone()))
+    out = DenseCRF()(image, p)
+    assert torch.equal(out, DenseCRF()(*before))
     assert torch.equal(image, before[0])
     assert torch.equal(p.detach(), before[1])
     assert not out.requires_grad
-
-
-def test_defaults_are_the_published_ones() -> None:
-    crf = DenseCRF()
-    assert crf.iterations == 10
-    assert (crf.position, crf.position_weight) == (3, 3)
-    assert (crf.bilateral_position, crf.bilateral_colour, crf.bilateral_weight) == (80, 13, 10)
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {"iterations": 0},
-        {"position": 0},
-        {"bilateral_position": -1},
-        {"bilateral_colour": math.nan},
-        {"position_weight": -0.1},
-        {"bilateral_weight": math.inf},
-    ],
-)
-def test_crf_refuses_parameters_out_of_range(arguments: dict) -> None:
-    with pytest.raises(ValueError, match="DenseCRF takes"):
-        DenseCRF(**arguments)
 
 
 HALF = torch.full((2, 4, 5), 0.5)
@@ -197,24 +148,20 @@ GREY = torch.full((3, 4, 5), 0.5)
 @pytest.mark.parametrize(
     ("image", "probabilities", "message"),
     [
-        (GREY[:2], HALF, r"image must be \(3, H, W\)"),
-        (GREY[:, :0], HALF[:, :0], r"image must be \(3, H, W\)"),
-        (GREY, HALF[0], "probabilities must be"),
-        (GREY, HALF[:, 1:], "probabilities must be"),
-        (GREY.int(), HALF, "must be float"),
-        (GREY * 255, HALF, r"image must be in \[0, 1\]"),
-        (GREY * math.nan, HALF, r"image must be in \[0, 1\]"),
-        (GREY, HALF * 0.9, "sum to one"),
-        (GREY, HALF * math.nan, "sum to one"),
-        (GREY, torch.stack([GREY[0] + 1, GREY[0] - 1]), "sum to one"),
+        (GREY[:2], HALF, r"expected \(3, H, W\)"),
+        (GREY, HALF[0], r"expected \(3, H, W\)"),
+        (GREY, HALF[:, 1:], r"expected \(3, H, W\)"),
+        (GREY * 255, HALF, r"expected values in \[0, 1\]"),
+        (GREY * math.nan, HALF, r"expected values in \[0, 1\]"),
+        (GREY, torch.stack([GREY[0] + 1, GREY[0] - 1]), r"expected values in \[0, 1\]"),
+        (GREY, HALF * 0.9, "expected sums of one"),
     ],
 )
 def test_crf_refuses_inputs_that_disagree(
     image: Tensor, probabilities: Tensor, message: str
 ) -> None:
-    with pytest.raises(ValueError, match=message) as error:
+    with pytest.raises(ValueError, match=f"{message}.* got"):
         DenseCRF()(image, probabilities)
-    assert "got" in str(error.value)
 
 
 def test_crf_refuses_a_grid_that_would_not_fit() -> None:
