@@ -9,6 +9,7 @@ by least squares, its other form, would let a map turned inside out agree.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,11 +41,6 @@ def ssi_losses(predicted: Tensor, target: Tensor) -> Losses:
         horizontal plus vertical steps of that difference, summed over every pixel, every second,
         fourth and eighth, times 0.5; (N,) each, one number a map.
     """
-    if predicted.shape != target.shape or predicted.ndim != 3:
-        raise ValueError(
-            f"expected two (N, H, W) tensors of one shape, got {tuple(predicted.shape)} and "
-            f"{tuple(target.shape)}"
-        )
     error = align(predicted) - align(target)
     gradient = error.new_zeros(len(error))
     for scale in range(SCALES):
@@ -83,14 +79,11 @@ class AdaptationTask:
 
     model: Any
     original: Any
+    pretrained: Sequence[nn.Parameter] = ()
 
     @property
     def modules(self) -> list[nn.Module]:
         return [self.model]
-
-    @property
-    def pretrained(self) -> list[nn.Parameter]:
-        return []
 
     def __call__(self, batch: Batch, step: int) -> Losses:
         self.model.eval()

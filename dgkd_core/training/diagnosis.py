@@ -52,11 +52,6 @@ def pulls(losses: Mapping[str, Tensor], parameters: Sequence[nn.Parameter]) -> F
     return found
 
 
-def mean(value: Tensor) -> float:
-    """A process's number, averaged over all of them."""
-    return float(distributed.all_reduce(value.detach())) / distributed.world_size()
-
-
 def share_found(scores: Tensor, labels: Tensor) -> float:
     """Share of the labelled classes, (N, C) both, with sigmoid(score) above one half."""
     right = torch.stack([((scores > 0) * labels).sum(), labels.sum()])
@@ -92,10 +87,8 @@ def fighting(curve: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, flo
     for name in rows[-1] if rows else ():
         start, _, pair = name.partition("cos_kd_")
         if start == CHECK and pair:
-            cosine = fmean(row[name] for row in rows)
-            mine, cls = (
-                fmean(row[f"{CHECK}grad_{term}"] for row in rows) for term in (f"kd_{pair}", "cls")
-            )
+            names = name, f"{CHECK}grad_kd_{pair}", f"{CHECK}grad_cls"
+            cosine, mine, cls = (fmean(row[each] for row in rows) for each in names)
             ratio = mine / cls if cls else 0.0
             if cosine < AGAINST or ratio > LOUD:
                 found[pair] = cosine, ratio

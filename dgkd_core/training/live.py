@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,8 +45,9 @@ def _live(folder: Path) -> Live:
 
 def _metric(name: str) -> str:
     """DVCLive's name, also the file's: ``lr``, ``val/miou``, ``loss/TERM``, ``check/NAME``."""
-    known = {"lr": "lr", "miou": "val/miou"}
-    return name if "/" in name else known.get(name, f"loss/{name}")
+    if "/" in name or name == "lr":
+        return name
+    return "val/miou" if name == "miou" else f"loss/{name}"
 
 
 @contextmanager
@@ -62,14 +64,12 @@ def live_curve(stage: str) -> Iterator[Log]:
         yield lambda row: None
         return
     folder = FOLDER / stage
-    files: list[Live] = []
 
+    @cache
     def begun() -> Live:
-        if not files:
-            if folder.is_dir():
-                shutil.rmtree(folder)
-            files.append(_live(folder))
-        return files[0]
+        if folder.is_dir():
+            shutil.rmtree(folder)
+        return _live(folder)
 
     def log(row: Row) -> None:
         with writing(folder):

@@ -30,14 +30,13 @@ def _whole_batch_norm(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
     centred = wide - mean.view(shape)
     variance = distributed.all_reduce(centred.square().sum(axes)) / count
     if norm.running_mean is not None and norm.running_var is not None:
+        assert norm.momentum is not None
+        assert norm.num_batches_tracked is not None
         with torch.no_grad():
-            assert norm.num_batches_tracked is not None
             norm.num_batches_tracked += 1
-            seen = float(norm.num_batches_tracked)
-            momentum = 1 / seen if norm.momentum is None else norm.momentum
             unbiased = variance * (count / max(count - 1, 1))
-            norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum)
-            norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), momentum)
+            norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), norm.momentum)
+            norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), norm.momentum)
     y = centred * (variance + norm.eps).rsqrt().view(shape)
     if norm.affine:
         y = y * norm.weight.view(shape) + norm.bias.view(shape)
@@ -110,10 +109,7 @@ class _Step(nn.Module):
 
 
 def sharing(
-    step: Callable[..., Any],
-    modules: Sequence[nn.Module],
-    device: torch.device,
-    sync_norms: bool = True,
+    step: Callable[..., Any], modules: Sequence[nn.Module], device: torch.device, sync_norms: bool
 ) -> Callable[..., Any]:
     """The step on this process's part of a batch; after ``backward`` all have the same gradients.
 

@@ -11,8 +11,9 @@ from torch import nn
 from dgkd_core.distill.dgkd import DGKD
 from dgkd_core.imaging.pamr import PAMR
 from dgkd_core.models.network import Network, Output
+from dgkd_core.runtime import distributed
 from dgkd_core.runtime.device import random_states, set_random_states
-from dgkd_core.training.diagnosis import CHECK, Found, mean, pulls, rolled, share_found
+from dgkd_core.training.diagnosis import CHECK, Found, pulls, rolled, share_found
 from dgkd_core.training.loop import Batch, Losses
 from dgkd_core.training.weak import freeze, weak_losses
 
@@ -56,9 +57,7 @@ class StudentTask:
 
     @property
     def modules(self) -> list[nn.Module]:
-        if self.distillation is None:
-            return [self.student]
-        return [self.student, self.distillation]
+        return [self.student] if self.distillation is None else [self.student, self.distillation]
 
     def __call__(self, batch: Batch, step: int) -> Losses:
         output, target = self._outputs(batch)
@@ -79,8 +78,8 @@ class StudentTask:
                 set_random_states(drawn, device)
                 wrong = self._distilled(output, rolled(target), batch)
             for pair in self.distillation.pairs:
-                gap = wrong[f"kd_{pair}"] - right[f"kd_{pair}"]
-                found[f"{CHECK}gap_{pair}"] = mean(gap)
+                gap = distributed.all_reduce(wrong[f"kd_{pair}"] - right[f"kd_{pair}"])
+                found[f"{CHECK}gap_{pair}"] = float(gap) / distributed.world_size()
         return found
 
     def _outputs(self, batch: Batch) -> tuple[Output, Output | None]:

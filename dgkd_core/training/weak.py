@@ -21,8 +21,7 @@ def weak_losses(output: Output, image: Tensor, batch: Batch, pamr: PAMR | None) 
         image: (N, 3, H, W) the picture that guides PAMR, in [0, 1].
     """
     labels = batch["labels"]
-    if output.scores is None:
-        raise ValueError("expected an output with class scores")
+    assert output.scores is not None
     losses = {"cls": F.multilabel_soft_margin_loss(output.scores, labels)}
     if pamr is not None:
         pseudo = refine_to_pseudo(output.masks.detach(), image, labels, pamr, batch["valid"])
@@ -47,11 +46,11 @@ class AuxiliaryClassifier(nn.Module):
 
     def forward(self, output: Output, labels: Tensor) -> Tensor:
         """Multilabel soft margin loss of both, scalar; ``labels`` (N, C)."""
-        if output.deep is None or output.shallow is None:
-            raise ValueError("expected an output with deep and shallow features")
-        deep, shallow = output.deep.mean((-2, -1)), output.shallow.mean((-2, -1))
-        loss = F.multilabel_soft_margin_loss(self.deep(deep), labels)
-        return loss + F.multilabel_soft_margin_loss(self.shallow(shallow), labels)
+        assert output.deep is not None
+        assert output.shallow is not None
+        scores = self.deep(output.deep.mean((-2, -1))), self.shallow(output.shallow.mean((-2, -1)))
+        deep, shallow = (F.multilabel_soft_margin_loss(each, labels) for each in scores)
+        return deep + shallow
 
 
 @dataclass(frozen=True)
