@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import partial
 from itertools import islice
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -26,13 +26,15 @@ SMALLEST_SCALE = 2.0**-16  # of the loss in float16; it begins at 2**16 and halv
 
 Batch = dict[str, Tensor]
 Losses = dict[str, Tensor]
-Compute = Callable[[Batch, int], Losses]
 Row = Mapping[str, float]  # of a curve: step, and values by name
 Log = Callable[[Row], None]
 
 
 class Task(Protocol):
     """What is trained, and to what end.
+
+    Where it also has a method ``diagnose(batch, step)``, the loop calls that now and then: named
+    numbers, such as ``check/grad_cls``; all processes call it and get the same.
 
     Attributes:
         modules: what is trained; the first is kept, the others serve it.
@@ -47,15 +49,6 @@ class Task(Protocol):
 
     def __call__(self, batch: Batch, step: int) -> Losses:
         """Named losses, scalars, of a batch on the device at a step, from 0."""
-        ...
-
-
-@runtime_checkable
-class Diagnosed(Protocol):
-    """A task that tells more of itself than its losses, now and then."""
-
-    def diagnose(self, batch: Batch, step: int) -> Mapping[str, float]:
-        """Named numbers, such as ``check/grad_cls``; all processes call it and get the same."""
         ...
 
 
@@ -102,15 +95,14 @@ def parameter_groups(
     """Groups by rate and decay: new layers and biases have factors of their own on the rate."""
     old = {id(parameter) for parameter in pretrained}
     groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
-    for module in modules:
-        for name, parameter in module.named_parameters():
-            if not parameter.requires_grad:
-                continue
-            rate = recipe.lr * (1.0 if id(parameter) in old else recipe.new_layers)
-            bias = name.endswith("bias")
-            kind = "biases" if bias else "norms" if parameter.ndim < 2 else "weights"
-            decay = 0.0 if kind in recipe.no_decay else recipe.weight_decay
-            groups[rate * (recipe.bias_lr if bias else 1), decay].append(parameter)
+    for name, parameter in (named for module in modules for named in module.named_parameters()):
+        if not parameter.requires_grad:
+            continue
+        rate = recipe.lr * (1.0 if id(parameter) in old else recipe.new_layers)
+        bias = name.endswith("bias")
+        kind = "biases" if bias else "norms" if parameter.ndim < 2 else "weights"
+        decay = 0.0 if kind in recipe.no_decay else recipe.weight_decay
+        groups[rate * (recipe.bias_lr if bias else 1), decay].append(parameter)
     return [
         {"params": list(ps), "lr": rate, "weight_decay": decay}
         for (rate, decay), ps in sorted(groups.items())
@@ -118,7 +110,7 @@ def parameter_groups(
 
 
 def make_optimizer(
-    groups: list[dict[str, object]], recipe: Recipe, fused: bool = True
+    groups: list[dict[str, object]], recipe: Recipe, fused: bool
 ) -> torch.optim.Optimizer:
     """SGD with momentum 0.9, or AdamW.
 
@@ -171,10 +163,9 @@ class _Watch:
     def see_gradient(self, parameters: Sequence[nn.Parameter], step: int) -> None:
         """Note the largest gradient, which is not finite where any is not."""
         gradients = [p.grad for p in parameters if p.grad is not None]
-        if gradients:
-            self.see({self.gradient: get_total_norm(gradients, torch.inf)}, step)
+        self.see({self.gradient: get_total_norm(gradients, torch.inf)}, step)
 
-    def check(self, blame: Callable[[], list[str]] | None = None) -> None:
+    def check(self, blame: Callable[[], list[str]] = list) -> None:
         """Raise at what has gone wrong first; losses before the gradient.
 
         Args:
@@ -190,18 +181,13 @@ class _Watch:
             return
         what = f"loss {name}"
         if name == self.gradient:
-            terms = blame() if blame is not None else []
-            what = "the gradient of " + (f"loss {', '.join(terms)}" if terms else "the losses' sum")
+            terms = ", ".join(blame())
+            what = "the gradient of " + (f"loss {terms}" if terms else "the losses' sum")
         rate = self._recipe.lr * self._recipe.factor(step)
         raise InputError(
             f"step {step + 1}: {what} is not finite at learning rate {rate:.3g}; "
             f"a smaller lr or a longer lr_warmup usually helps"
         )
-
-
-def _send(x: Tensor, device: torch.device) -> Tensor:
-    layout = torch.channels_last if x.ndim == 4 else torch.contiguous_format
-    return x.to(device, non_blocking=True, memory_format=layout)
 
 
 @dataclass(frozen=True)
@@ -218,42 +204,6 @@ class Precision:
             return cls(None, False)
         brain = torch.cuda.is_bf16_supported()
         return cls(torch.bfloat16 if brain else torch.float16, scale=not brain)
-
-
-class _Run:
-    """A training run between two steps: what changes, to and from its saved state."""
-
-    name = "training"
-
-    def __init__(self, parts: dict[str, Any]) -> None:
-        self.parts = parts
-        self.step = 0
-        self.scored = 0  # the last step after which it was scored
-        self.curve: list[dict[str, float]] = []
-        self.sums: dict[str, Tensor] = {}
-
-    def content(self, device: torch.device) -> dict[str, Any]:
-        """What the first process is to save; all of them call this."""
-        return {
-            "step": self.step,
-            "scored": self.scored,
-            "curve": self.curve,
-            "sums": distributed.gather({name: value.cpu() for name, value in self.sums.items()}),
-            "random": random_states(device),
-            **{name: part.state_dict() for name, part in self.parts.items()},
-        }
-
-    def take(self, content: Mapping[str, Any], device: torch.device) -> None:
-        for name, part in self.parts.items():
-            part.load_state_dict(content[name])
-        self.step, self.scored = content["step"], content["scored"]
-        self.curve = content["curve"]
-        sums = content["sums"]  # each process's; as many as now get them back, others a mean
-        mine = [sums[distributed.rank()]] if len(sums) == distributed.world_size() else sums
-        self.sums = {
-            name: torch.stack([each[name] for each in mine]).mean(0).to(device) for name in sums[0]
-        }
-        set_random_states(content["random"], device)
 
 
 @dataclass(frozen=True)
@@ -279,49 +229,18 @@ class Validation:
         return evenly if self.keep is None else evenly | {iterations}
 
 
-class Best:
-    """The weights of the step with the highest score."""
-
-    def __init__(self) -> None:
-        self.step, self.score = 0, float("-inf")
-        self.weights: dict[str, Tensor] = {}
-
-    def offer(self, network: nn.Module, step: int, score: float) -> None:
-        """Take the network's weights if the score is higher than any before."""
-        if score > self.score:
-            self.step, self.score = step, score
-            self.weights = {k: v.cpu().clone() for k, v in network.state_dict().items()}
-
-    def state_dict(self) -> dict[str, Any]:
-        return vars(self)
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        vars(self).update(state)
-
-
-@contextmanager
-def _evaluating(modules: Sequence[nn.Module], device: torch.device) -> Iterator[None]:
-    """Modules in evaluation mode; after the block modes and random states are what they were."""
-    modes = [(layer, layer.training) for module in modules for layer in module.modules()]
-    drawn = random_states(device)
-    for module in modules:
-        module.eval()
-    try:
-        yield
-    finally:
-        for layer, training in modes:
-            layer.training = training
-        set_random_states(drawn, device)
-
-
 @contextmanager
 def _untouched(modules: Sequence[nn.Module], device: torch.device) -> Iterator[None]:
-    """After the block the modules' buffers and the random states are what they were."""
+    """After the block the modules' modes and buffers and the random states are what they were."""
+    layers = [layer for module in modules for layer in module.modules()]
+    modes = [layer.training for layer in layers]
     buffers = [(buffer, buffer.clone()) for module in modules for buffer in module.buffers()]
     drawn = random_states(device)
     try:
         yield
     finally:
+        for layer, training in zip(layers, modes, strict=True):
+            layer.training = training
         for buffer, before in buffers:
             buffer.copy_(before)
         set_random_states(drawn, device)
@@ -335,21 +254,14 @@ class TrainingStep:
     Args:
         task: what is trained.
         compiled: put the task through torch.compile.
-        part: a context manager by name, around each part of a step, to time it: sending,
-            forward, backward and optimizer.
     """
 
     def __init__(
-        self,
-        task: Task,
-        recipe: Recipe,
-        device: torch.device,
-        compiled: bool = False,
-        part: Callable[[str], AbstractContextManager[object]] = nullcontext,
+        self, task: Task, recipe: Recipe, device: torch.device, compiled: bool = False
     ) -> None:
         for module in task.modules:
             module.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-        self.task, self.recipe, self.device, self.part = task, recipe, device, part
+        self.task, self.recipe, self.device = task, recipe, device
         self.precision = Precision.of(device)
         groups = parameter_groups(task.modules, task.pretrained, recipe)
         self.optimizer = make_optimizer(groups, recipe, fused=not self.precision.scale)
@@ -358,7 +270,9 @@ class TrainingStep:
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.average = moving_average(task.modules[0], recipe.ema) if recipe.ema else None
         self.watch = _Watch(recipe)
-        self.compute: Compute = torch.compile(task.__call__) if compiled else task
+        self.compute: Callable[[Batch, int], Losses] = task
+        if compiled:
+            self.compute = torch.compile(task.__call__)
         if distributed.world_size() > 1:
             from dgkd_core.training.shared import sharing
 
@@ -386,27 +300,34 @@ class TrainingStep:
             InputError: on a CPU, a loss or a gradient is not finite; nothing was updated.
         """
         on_cpu = self.device.type == "cpu"
-        with self.part("sending"):
-            batch = {key: _send(value, self.device) for key, value in batch.items()}
+        batch = self._sent(batch)
         drawn = random_states(self.device) if on_cpu else {}
-        with self.part("optimizer"):  # before the forward pass, which needs the memory
-            self.optimizer.zero_grad(set_to_none=True)
-        with self.part("forward"):
-            losses = self._losses(self.compute, batch, i)
+        self.optimizer.zero_grad(set_to_none=True)  # here, since the forward pass needs the memory
+        losses = self._losses(self.compute, batch, i)
         self.watch.see(losses, i)
-        with self.part("backward"):
-            self.scaler.scale(torch.stack(list(losses.values())).sum()).backward()
+        self.scaler.scale(torch.stack(list(losses.values())).sum()).backward()
         if not self.precision.scale:  # where there is a scale, it deals with too large gradients
             self.watch.see_gradient(self.parameters, i)
         if on_cpu:
             self.watch.check(partial(self._blame, batch, i, drawn))
-        with self.part("optimizer"):
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-            self.schedule.step()
-            if self.average is not None:
-                self.average.update_parameters(self.task.modules[0])
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.schedule.step()
+        if self.average is not None:
+            self.average.update_parameters(self.task.modules[0])
         return losses
+
+    def check(self, step: int) -> None:
+        """Raise if a number was not finite up to this step, from 1.
+
+        Overflow in half precision lowers the loss scale; a scale that only falls is no overflow.
+        """
+        self.watch.check()
+        if self.scaler.is_enabled() and self.scaler.get_scale() < SMALLEST_SCALE:
+            raise InputError(
+                f"step {step}: the gradient of the losses' sum is not finite at any loss scale "
+                f"down to {SMALLEST_SCALE:.1g}; a smaller lr or a longer lr_warmup usually helps"
+            )
 
     def share_statistics(self) -> None:
         """Give all processes the first one's statistics of the norms, where each has its own."""
@@ -416,15 +337,11 @@ class TrainingStep:
 
     def diagnose(self, batch: Batch, i: int) -> Mapping[str, float]:
         """What the task tells of itself before step ``i``; it changes nothing that is trained."""
-        if not isinstance(self.task, Diagnosed):
+        diagnose = getattr(self.task, "diagnose", None)
+        if diagnose is None:
             return {}
-        batch = {key: _send(value, self.device) for key, value in batch.items()}
-        half = self.precision.half
-        with (
-            _untouched(self.task.modules, self.device),
-            torch.autocast(self.device.type, half, enabled=half is not None),
-        ):
-            return self.task.diagnose(batch, i)
+        with _untouched(self.task.modules, self.device), self._autocast():
+            return diagnose(self._sent(batch), i)
 
     def finish(self) -> None:
         """Put the network into evaluation mode, its moving average in its place."""
@@ -434,9 +351,19 @@ class TrainingStep:
         if self.average is not None:
             self.task.modules[0].load_state_dict(self.average.module.state_dict())
 
-    def _losses(self, compute: Compute, batch: Batch, i: int) -> Losses:
+    def _sent(self, batch: Batch) -> Batch:
+        found = {}
+        for name, x in batch.items():
+            layout = torch.channels_last if x.ndim == 4 else torch.contiguous_format
+            found[name] = x.to(self.device, non_blocking=True, memory_format=layout)
+        return found
+
+    def _autocast(self) -> torch.autocast:
         half = self.precision.half
-        with torch.autocast(self.device.type, half, enabled=half is not None):
+        return torch.autocast(self.device.type, half, enabled=half is not None)
+
+    def _losses(self, compute: Callable[[Batch, int], Losses], batch: Batch, i: int) -> Losses:
+        with self._autocast():
             try:
                 return compute(batch, i)
             except torch._dynamo.exc.TorchDynamoException as error:
@@ -455,6 +382,71 @@ class TrainingStep:
             if not distributed.all_reduce_min(torch.tensor(finite, dtype=torch.int64)):
                 found.append(name)
         return found
+
+
+class _Run:
+    """A training run between two steps: what changes, to and from its saved state.
+
+    Attributes:
+        step: how many steps are done; scored: the last one after which the network was scored.
+        sums: of the losses since the curve's last row.
+        best: the weights with the highest score so far, where they are to be kept.
+    """
+
+    name = "training"
+    plain = ("step", "scored", "curve", "best_score", "best")  # what is saved as it is
+
+    def __init__(self, parts: Mapping[str, Any], state: State | None, device: torch.device) -> None:
+        self.parts, self.state, self.device = parts, state, device
+        self.step = self.scored = 0
+        self.curve: list[dict[str, float]] = []
+        self.sums: dict[str, Tensor] = {}
+        self.best_score, self.best = float("-inf"), dict[str, Tensor]()
+        if state is not None and (content := state.load(self.name)) is not None:
+            self._take(content)
+
+    def save(self) -> None:
+        """All processes call this, the first one writes."""
+        if self.state is None:
+            return
+        content = {
+            **{name: getattr(self, name) for name in self.plain},
+            **{name: part.state_dict() for name, part in self.parts.items()},
+            "sums": distributed.gather({name: value.cpu() for name, value in self.sums.items()}),
+            "random": random_states(self.device),
+        }
+        if distributed.is_main_process():
+            self.state.save(self.name, content)
+
+    def _take(self, content: Mapping[str, Any]) -> None:
+        for name in self.plain:
+            setattr(self, name, content[name])
+        for name, part in self.parts.items():
+            part.load_state_dict(content[name])
+        sums = content["sums"]  # each process's; as many as now get them back, others a mean
+        mine = [sums[distributed.rank()]] if len(sums) == distributed.world_size() else sums
+        for name in sums[0]:
+            mean = torch.stack([each[name] for each in mine]).mean(0)
+            self.sums[name] = mean.to(self.device)
+        set_random_states(content["random"], self.device)
+
+    def add(self, losses: Losses) -> None:
+        """Add a step's losses to the sums."""
+        for name, value in losses.items():
+            before = self.sums.get(name, torch.zeros((), device=self.device))
+            self.sums[name] = before + value.detach()
+
+    def means(self, steps: int) -> dict[str, float]:
+        """The sums as means over all processes and so many steps; they begin anew."""
+        count = steps * distributed.world_size()
+        sums, self.sums = self.sums, {}
+        return {name: float(distributed.all_reduce(x)) / count for name, x in sums.items()}
+
+    def offer(self, network: nn.Module, score: float) -> None:
+        """Keep the network's weights if the score is higher than any before."""
+        if score > self.best_score:
+            self.best_score = score
+            self.best = {k: v.cpu().clone() for k, v in network.state_dict().items()}
 
 
 def train(
@@ -485,93 +477,70 @@ def train(
 
     Returns:
         the curve: about a hundred rows of step, learning rate and mean losses since the last row,
-        in some of them what a `Diagnosed` task tells, and between them rows of step and scores.
+        in some of them what the task's ``diagnose`` tells, and between them rows of step and
+        scores.
 
     Raises:
         InputError: a loss or a gradient became non-finite, the last good state stays; or
             torch.compile does not work here.
         Interrupted: the process was asked to stop.
     """
-    step, best = TrainingStep(task, recipe, device, compiled), Best()
-    keep = validation.keep if validation is not None else None
-    run = _Run(step.parts() | ({"best": best} if keep else {}))
-    if state is not None and (content := state.load(run.name)) is not None:
-        run.take(content, device)
-    every = max(1, recipe.iterations // 100)
+    step, last = TrainingStep(task, recipe, device, compiled), recipe.iterations
+    run = _Run(step.parts(), state, device)
+    to_score = validation.steps(last) if validation is not None else set()
+    every = max(1, last // 100)
     seldom = every * max(4, -(-20 // every))  # 25 times in a long run
-
-    def save() -> None:
-        if state is not None:
-            step.watch.check()
-            content = run.content(device)
-            if distributed.is_main_process():
-                state.save(run.name, content)
-
-    left = recipe.iterations - run.step
-    source = islice(batches(run.step), left) if left else []
-    progress = Progress(source, label, recipe.iterations, done=run.step, stops=False)
-    latest: dict[str, dict[str, float]] = {"scores": {}, "losses": {}}
+    source = islice(batches(run.step), last - run.step) if run.step < last else []
+    progress = Progress(source, label, last, done=run.step, stops=False)
+    shown: dict[str, dict[str, float]] = {"scores": {}, "losses": {}}  # of the latest rows
 
     def show(row: Row) -> None:
         if log is not None:
             log(row)
-        plain = {name: value for name, value in row.items() if "/" not in name}
-        values = {name: value for name, value in plain.items() if name not in ("step", "lr")}
-        latest["losses" if "lr" in row else "scores"] = values
-        progress.note({**latest["scores"], **latest["losses"]})
+        shown["losses" if "lr" in row else "scores"] = {
+            k: v for k, v in row.items() if "/" not in k and k not in ("step", "lr")
+        }
+        progress.note({**shown["scores"], **shown["losses"]})
 
     def add(row: dict[str, float]) -> None:
         run.curve.append(row)
         show(row)
 
-    for row in run.curve:
-        show(row)
-    to_score = validation.steps(recipe.iterations) if validation is not None else set()
-
     def validate() -> None:
         if validation is None or run.step not in to_score or run.scored >= run.step:
             return
-        save()  # whatever ends the scoring, it goes on with these weights
+        step.watch.check()
+        run.save()  # whatever ends the scoring, it goes on with these weights
         step.share_statistics()
-        with _evaluating(task.modules, device):
+        with _untouched(task.modules, device):
+            for module in task.modules:
+                module.eval()
             scores = validation.score(step.network, run.step)
         run.scored = run.step
         if scores:
             add({"step": run.step, **scores})
-        if keep is not None and keep in scores:
-            best.offer(step.network, run.step, scores[keep])
+        if validation.keep is not None and validation.keep in scores:
+            run.offer(step.network, scores[validation.keep])
 
+    for row in run.curve:
+        show(row)
     for i, batch in enumerate(progress, run.step):
         validate()
         told = step.diagnose(batch, i) if (i + 1) % seldom == every % seldom else {}
-        losses = step(batch, i)
-        for name, value in losses.items():
-            run.sums[name] = run.sums.get(name, torch.zeros((), device=device)) + value.detach()
+        run.add(step(batch, i))
         run.step = i + 1
-        if run.step % every == 0 or run.step == recipe.iterations:
-            count = ((i % every) + 1) * distributed.world_size()
-            sums = {name: float(distributed.all_reduce(value)) for name, value in run.sums.items()}
-            means = {name: value / count for name, value in sums.items()}
-            step.watch.check()
-            _check_scale(step.scaler, run.step)
+        if run.step % every == 0 or run.step == last:
+            means = run.means(i % every + 1)
+            step.check(run.step)
             add({"step": run.step, "lr": recipe.lr * recipe.factor(i), **means, **told})
-            run.sums = {}
         asked, due = distributed.broadcast((signals.asked(), state is not None and state.due()))
-        if asked or due or run.step == recipe.iterations:
-            save()
+        if asked or due or run.step == last:
+            step.watch.check()
+            run.save()
         if asked:
             raise Interrupted(asked)
     validate()
     step.finish()
-    if best.weights:
-        task.modules[0].load_state_dict(best.weights)
+    if run.best:
+        task.modules[0].load_state_dict(run.best)
     return run.curve
-
-
-def _check_scale(scaler: torch.amp.GradScaler, step: int) -> None:
-    """Overflow in half precision lowers the loss scale; a scale that only falls is no overflow."""
-    if scaler.is_enabled() and scaler.get_scale() < SMALLEST_SCALE:
-        raise InputError(
-            f"step {step}: the gradient of the losses' sum is not finite at any loss scale down to "
-            f"{SMALLEST_SCALE:.1g}; a smaller lr or a longer lr_warmup usually helps"
-        )
