@@ -6,15 +6,14 @@ unpickled, so a checkpoint cannot run code.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from dgkd_core.convert.checkpoint import Source, fitting, read_state, shape_text, some
+from dgkd_core.convert.checkpoint import Source, fitting, read_state, some
 from dgkd_core.convert.names import (
     CLASS_LAYER,
     CONSTANTS,
@@ -43,59 +42,38 @@ _SEED = 0
 _GROUP_FROM = 20
 
 
-@dataclass(frozen=True)
-class Report:
-    """What became of a checkpoint's tensors. Names are the file's, without ``module.``.
+def _report(
+    tensors: Mapping[str, Tensor], loaded: Sequence[str], what: str, random: Sequence[str]
+) -> Iterator[str]:
+    """What became of a checkpoint's tensors; every one that is not used is named.
 
-    Attributes:
-        role: student or teacher.
-        classes: C.
-        loaded: tensors that are in the network now.
-        unused: tensors that are not, but for the constants.
-        constants: PAMR's kernels, known and not needed.
-        denoisers: prefixes under which `load_authors_denoiser` finds a denoiser.
+    Args:
+        loaded: the tensors that are in the network now, by the file's names.
+        what: what the checkpoint is.
         random: modules of ours for which the checkpoint has nothing.
-        beside: entries of the file beside its state dict, such as ``optimizer``.
     """
-
-    role: Role
-    classes: int
-    loaded: tuple[str, ...]
-    unused: tuple[str, ...]
-    constants: tuple[str, ...]
-    denoisers: tuple[str, ...]
-    random: tuple[str, ...]
-    beside: tuple[str, ...]
-
-    def lines(self) -> list[str]:
-        """The report in words; every tensor that is not used is named."""
-        total = len(self.loaded) + len(self.unused) + len(self.constants)
-        out = [f"{len(self.loaded)} of {total} tensors used: a {self.role}, {self.classes} classes"]
-        if self.random:
-            out.append(f"not in the checkpoint, left random: {', '.join(self.random)}")
-        if self.constants:
-            out.append(f"not needed (PAMR's constant kernels): {', '.join(self.constants)}")
-        if len(self.unused) <= _GROUP_FROM:
-            out += [f"not used: {name}" for name in self.unused]
-        else:
-            out += [
-                f"not used, {len(names)} under {prefix!r}: {', '.join(names)}"
-                for prefix, names in self._groups().items()
-            ]
-        out += [f"a denoiser is under {prefix!r}" for prefix in self.denoisers]
-        if self.beside:
-            out.append(f"beside the state dict, not read: {', '.join(self.beside)}")
-        return out
-
-    def _groups(self) -> dict[str, list[str]]:
-        """Unused names by denoiser or first part, that prefix taken off."""
-        groups: dict[str, list[str]] = {}
-        longest_first = sorted(filter(None, self.denoisers), key=len, reverse=True)
-        for name in self.unused:
+    used = set(loaded)
+    rest = [name for name in tensors if name not in used]
+    constants = [name for name in rest if name.startswith(CONSTANTS)]
+    unused = [name for name in rest if not name.startswith(CONSTANTS)]
+    denoisers = [name.removesuffix(TIME_TABLE) for name in rest if name.endswith(TIME_TABLE)]
+    yield f"{len(loaded)} of {len(tensors)} tensors used: {what}"
+    if random:
+        yield f"not in the checkpoint, left random: {', '.join(random)}"
+    if constants:
+        yield f"not needed (PAMR's constant kernels): {', '.join(constants)}"
+    if len(unused) <= _GROUP_FROM:
+        yield from (f"not used: {name}" for name in unused)
+    else:
+        groups: dict[str, list[str]] = {}  # by denoiser or first part, which is taken off
+        longest_first = sorted(filter(None, denoisers), key=len, reverse=True)
+        for name in unused:
             first = name.split(".")[0] + "." if "." in name else ""
             prefix = next((p for p in longest_first if name.startswith(p)), first)
             groups.setdefault(prefix, []).append(name.removeprefix(prefix))
-        return groups
+        for prefix, names in groups.items():
+            yield f"not used, {len(names)} under {prefix!r}: {', '.join(names)}"
+    yield from (f"a denoiser is under {prefix!r}" for prefix in denoisers)
 
 
 def _classes(tensors: Mapping[str, Tensor], where: str) -> int:
@@ -105,9 +83,7 @@ def _classes(tensors: Mapping[str, Tensor], where: str) -> int:
         )
     shape = tuple(tensors[CLASS_LAYER].shape)
     if len(shape) != 4 or shape[1:] != (_WIDTH, 1, 1) or shape[0] < 1:
-        raise InputError(
-            f"{where}: {CLASS_LAYER!r} is {shape_text(shape)}, expected (classes, {_WIDTH}, 1, 1)"
-        )
+        raise InputError(f"{where}: {CLASS_LAYER!r} is {shape}, expected (classes, {_WIDTH}, 1, 1)")
     return shape[0]
 
 
@@ -122,8 +98,10 @@ def _initialise(network: Network) -> None:
             initialise(network.get_submodule(name))
 
 
-def convert_checkpoint(source: Source, role: Role | None = None) -> tuple[Network, Report]:
-    """Like `load_authors_checkpoint`, with a report.
+def convert_checkpoint(
+    source: Source, role: Role | None = None
+) -> tuple[Network, Role, int, list[str]]:
+    """Like `load_authors_checkpoint`; also its role, its number of classes, and a report in lines.
 
     Without ``role``, a checkpoint that holds ``backbone.CondNet`` is a student, any other a
     teacher.
@@ -137,16 +115,9 @@ def convert_checkpoint(source: Source, role: Role | None = None) -> tuple[Networ
         raise InputError(
             f"{where}: holds {fusion[0]!r}, which a teacher does not have; expected role student"
         )
-    classes = _classes(tensors, where)
+    classes, dgf2 = _classes(tensors, where), "paper" if role == "student" else "off"
     with torch.device("meta"):
-        network = Network(
-            WideResNet38(),
-            classes,
-            _WIDTH,
-            "paper" if role == "student" else "off",
-            _RATES,
-            focal=_FOCAL[role],
-        )
+        network = Network(WideResNet38(), classes, _WIDTH, dgf2, _RATES, focal=_FOCAL[role])
     wanted = network.state_dict()
     projections = {key for key in wanted if key.split(".")[0] in _PROJECTIONS}
     absent = role == "teacher" and not any(authors_name(key) in tensors for key in projections)
@@ -158,19 +129,11 @@ def convert_checkpoint(source: Source, role: Role | None = None) -> tuple[Networ
     if role == "teacher":
         network.encoder.freeze()
         network.head.decoder.aspp.frozen = True
-    used = set(loaded)
-    rest = [name for name in tensors if name not in used]
-    report = Report(
-        role,
-        classes,
-        loaded,
-        tuple(name for name in rest if not name.startswith(CONSTANTS)),
-        tuple(name for name in rest if name.startswith(CONSTANTS)),
-        tuple(name.removesuffix(TIME_TABLE) for name in rest if name.endswith(TIME_TABLE)),
-        _PROJECTIONS if absent else (),
-        beside,
-    )
-    return network.eval(), report
+    what, random = f"a {role}, {classes} classes", _PROJECTIONS if absent else ()
+    report = list(_report(tensors, loaded, what, random))
+    if beside:
+        report.append(f"beside the state dict, not read: {', '.join(beside)}")
+    return network.eval(), role, classes, report
 
 
 def load_authors_checkpoint(source: Source, role: Role = "student") -> Network:
@@ -208,7 +171,7 @@ def load_authors_denoiser(source: Source, prefix: str = "ddim.") -> FeatureDenoi
     Args:
         source: as for `load_authors_checkpoint`; tensors elsewhere than under ``prefix`` are
             passed over.
-        prefix: what the names start with; `Report.denoisers` lists a checkpoint's.
+        prefix: what the names start with; `dgkd convert authors` tells a checkpoint's.
 
     Returns:
         A denoiser on the CPU in evaluation mode, with the five steps of the paper. The caller's
@@ -227,9 +190,7 @@ def load_authors_denoiser(source: Source, prefix: str = "ddim.") -> FeatureDenoi
         )
     shape = tuple(tensors[table].shape)
     if len(shape) != 2 or shape[0] != _TABLE or shape[1] < 1:
-        raise InputError(
-            f"{where}: {table!r} is {shape_text(shape)}, expected ({_TABLE}, channels)"
-        )
+        raise InputError(f"{where}: {table!r} is {shape}, expected ({_TABLE}, channels)")
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         denoiser = FeatureDenoiser(shape[1])
     state, loaded = fitting(
@@ -298,8 +259,8 @@ def convert_authors(
         raise InputError(f"{out}: exists and is no model folder, expected a new folder or one")
     if source.resolve().is_relative_to(target):
         raise InputError(f"{out}: holds the checkpoint itself, expected another folder")
-    network, report = convert_checkpoint(source, role)
-    names = _class_names(report.classes, classes)
+    network, found, count, report = convert_checkpoint(source, role)
+    names = _class_names(count, classes)
     config = ModelConfig(
         kind="network",
         classes=names,
@@ -307,15 +268,15 @@ def convert_authors(
         output_stride=8,
         width=_WIDTH,
         aspp_rates=_RATES,
-        dgf2="paper" if report.role == "student" else "off",
+        dgf2="paper" if found == "student" else "off",
         exposure="none",
-        frozen=report.role == "teacher",
-        focal=_FOCAL[report.role],
+        frozen=found == "teacher",
+        focal=_FOCAL[found],
     )
     save_model(target, network, config)
-    why = "holds" if report.role == "student" else "holds no"
-    deduced = [] if role else [f"{why} backbone.CondNet: taken for a {report.role}"]
+    why = "holds" if found == "student" else "holds no"
+    deduced = [] if role else [f"{why} backbone.CondNet: taken for a {found}"]
     return [
-        *(f"{source}: {line}" for line in deduced + report.lines()),
+        *(f"{source}: {line}" for line in deduced + report),
         f"{out}: written; classes {', '.join(names)}",
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dgkd_core.runtime.checks import shown
 from dgkd_core.runtime.errors import InputError
-from dgkd_core.runtime.tensors import read_tensors
+from dgkd_core.runtime.tensors import check_tensor, read_tensors
 
 Source = Mapping[str, Any] | str | Path
 """A state dict, bare or wrapped, or the path of one."""
@@ -92,11 +92,6 @@ def some(names: Sequence[str]) -> str:
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
 
 
-def shape_text(shape: Iterable[int]) -> str:
-    """(20, 256, 1, 1), say."""
-    return f"({', '.join(str(n) for n in shape)})"
-
-
 def fitting(
     wanted: Mapping[str, Tensor],
     rename: Callable[[str], str],
@@ -107,6 +102,10 @@ def fitting(
     """Copies of the tensors that ``wanted`` (ours, for shapes and types) asks for.
 
     Batch counters may be missing, as in old checkpoints; they become 0.
+
+    Args:
+        rename: from our names to those in ``tensors``.
+        where, what: what to call the checkpoint and the network in a message.
 
     Returns:
         our names to copies of ``wanted``'s types; the authors' names that were read.
@@ -121,25 +120,13 @@ def fitting(
         raise InputError(
             f"{where}: lacks {len(missing)} of the {len(names)} tensors of {what}: {some(missing)}"
         )
-    for key, name in names.items():
-        if name in tensors and tensors[name].shape != wanted[key].shape:
-            raise InputError(
-                f"{where}: {name!r} is {shape_text(tensors[name].shape)}, "
-                f"expected {shape_text(wanted[key].shape)}"
-            )
     state: dict[str, Tensor] = {}
     for key, name in names.items():
         kind = wanted[key].dtype
         if name not in tensors:
-            state[key] = torch.zeros((), dtype=kind, device="cpu")
+            state[key] = torch.zeros((), dtype=kind)
             continue
+        check_tensor(where, name, tensors[name], wanted[key], what)
         value = tensors[name].detach()
-        alike = value.dtype == kind or (value.is_floating_point() and kind.is_floating_point)
-        if not alike or value.layout != torch.strided or value.is_meta:
-            found = f"{value.dtype}, {value.layout}, on {value.device}"
-            raise InputError(f"{where}: {name!r} is {found}; expected a dense tensor of {kind}")
-        value = value.to("cpu", kind, copy=True, memory_format=torch.contiguous_format)
-        if not value.isfinite().all():
-            raise InputError(f"{where}: {name!r} holds values that are not finite numbers")
-        state[key] = value
+        state[key] = value.to("cpu", kind, copy=True, memory_format=torch.contiguous_format)
     return state, tuple(name for name in names.values() if name in tensors)

@@ -22,7 +22,6 @@ array's first word itself.
 from __future__ import annotations
 
 import math
-import mmap
 import struct
 import sys
 from collections.abc import Mapping
@@ -65,10 +64,8 @@ class _Reader:
     def __init__(self, path: Path) -> None:
         if not path.is_file():
             raise InputError(f"{path}: no such file, expected an MXNet .params file")
-        try:
-            with open(path, "rb") as file:
-                empty = path.stat().st_size == 0
-                self.data = b"" if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        try:  # copied on writing: the arrays may be changed, the file does not
+            self.data = np.memmap(path, np.uint8, "c") if path.stat().st_size else b""
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror})") from error
         self.path = path
@@ -103,35 +100,28 @@ class _Reader:
         version = first - _V1 + 1 if _V1 <= first <= _V3 else 0
         if version >= 2 and (storage := self.number("i", "a storage type")):
             raise self.error(f"storage type {storage}", "0 (dense): sparse arrays are not read")
-        shape = self.shape(first, version)
-        if shape is None:
+        unknown = -1 if version == 3 else 0  # as a number of dimensions: no value
+        if version:
+            count = self.number("i" if version == 3 else "I", "the number of dimensions")
+            found, words = f"{count} dimensions", ""
+        else:
+            count, found = first, f"{first:#x} at the start of an array"
+            words = f"{_V1:#x} to {_V3:#x} or "
+        if not unknown <= count <= _MOST_DIMENSIONS:
+            raise self.error(found, f"{words}{unknown} to {_MOST_DIMENSIONS} dimensions")
+        if count == unknown:
+            return np.empty(0, np.float32)
+        shape = self.numbers(f"{count}{'q' if version else 'I'}", "the dimensions")
+        least = min(shape, default=0)
+        if least < unknown:
+            raise self.error(f"dimensions {shape}", "none that is negative")
+        if least < 0:
             return np.empty(0, np.float32)
         self.skip(8, "a device")
         flag = self.number("i", "a type")
         if not 0 <= flag < len(_TYPES):
             raise self.error(f"type {flag}", f"0 to {len(_TYPES) - 1} (float32 … int64)")
         return self.values(shape, np.dtype(_TYPES[flag]))
-
-    def shape(self, first: int, version: int) -> tuple[int, ...] | None:
-        """The shape of an array that starts with ``first``; None for an array without a value."""
-        unknown = -1 if version == 3 else 0
-        count = first
-        if version:
-            count = self.number("i" if version == 3 else "I", "the number of dimensions")
-        if not unknown <= count <= _MOST_DIMENSIONS:
-            limit = f"{unknown} to {_MOST_DIMENSIONS} dimensions"
-            if version:
-                raise self.error(f"{count} dimensions", limit)
-            raise self.error(
-                f"{first:#x} at the start of an array", f"{_V1:#x} to {_V3:#x} or {limit}"
-            )
-        if count == unknown:
-            return None
-        shape = self.numbers(f"{count}{'q' if version else 'I'}", "the dimensions")
-        least = min(shape, default=0)
-        if least < min(unknown, 0):
-            raise self.error(f"dimensions {shape}", "none that is negative")
-        return shape if least >= 0 else None
 
     def values(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """The data of an array; its size is checked before anything is made of it."""
@@ -146,11 +136,9 @@ class _Reader:
         return np.frombuffer(self.data, dtype, math.prod(shape), start).reshape(shape)
 
     def name(self) -> str:
-        length = self.number("Q", "the length of a name")
-        if length > min(self.left, _LONGEST_NAME):
-            raise self.error(
-                f"a name of {length} bytes", f"at most {min(self.left, _LONGEST_NAME)}"
-            )
+        length, most = self.number("Q", "the length of a name"), min(self.left, _LONGEST_NAME)
+        if length > most:
+            raise self.error(f"a name of {length} bytes", f"at most {most}")
         start = self.skip(length, "a name")
         raw = bytes(self.data[start : self.place])
         try:

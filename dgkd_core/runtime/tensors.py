@@ -39,7 +39,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return dict(state)
 
 
-def check_tensor(path: Path, name: str, found: Tensor, wanted: Tensor, who: str) -> None:
+def check_tensor(path: Path | str, name: str, found: Tensor, wanted: Tensor, who: str) -> None:
     """Refuse a tensor of another shape or kind, or with NaN or infinity, where ``wanted`` goes."""
     if found.shape != wanted.shape:
         raise InputError(

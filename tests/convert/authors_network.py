@@ -1,4 +1,4 @@
-"""The authors' network without this project's code: listed names, random values, forward pass."""
+"""The authors' network: listed names, random values, and, without our code, its forward pass."""
 
 from pathlib import Path
 
@@ -6,6 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from dgkd_core.convert.authors import export_authors_checkpoint
+from dgkd_core.convert.names import DENOISER, authors_name
+from dgkd_core.distill.denoiser import FeatureDenoiser
+from dgkd_core.models.network import Network
+from dgkd_core.models.wide_resnet import WideResNet38
 
 ROOT = Path(__file__).parents[2]
 Shape = tuple[int, ...]
@@ -49,8 +55,17 @@ def random(shapes: dict[str, Shape], seed: int) -> State:
     return state
 
 
-def shapes(state: State) -> dict[str, Shape]:
-    return {name: tuple(value.shape) for name, value in state.items()}
+def layout(classes: int, dgf2: str) -> dict[str, Shape]:
+    """Names and shapes of our network, exported; test_authors.py compares them with the lists."""
+    with torch.device("meta"):
+        network = Network(WideResNet38(), classes, 256, dgf2)
+    return {name: tuple(v.shape) for name, v in export_authors_checkpoint(network).items()}
+
+
+def denoiser_layout(channels: int, prefix: str) -> dict[str, Shape]:
+    """The same of a denoiser, under ``prefix``."""
+    state = FeatureDenoiser(channels).state_dict()
+    return {prefix + authors_name(key, DENOISER): tuple(v.shape) for key, v in state.items()}
 
 
 # --- the forward pass, from the formulas and the raw tensors -------------------------------------
