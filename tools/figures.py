@@ -42,7 +42,7 @@ from dgkd_core.evaluation.inference import (  # noqa: E402
     Protocol,
     View,
     load_group,
-    run_group,
+    run_loaded,
 )
 from dgkd_core.evaluation.networks import picture_mious  # noqa: E402
 from dgkd_core.imaging.pamr import PAMR  # noqa: E402
@@ -153,7 +153,8 @@ def class_map_tiles(run: Run) -> list[list[Tile]]:
         (f"teacher, dark, {exposure}", teacher, run.night(exposure)),
         (f"student, dark, {exposure}", student, run.night(exposure)),
     ):
-        masks, _ = run_group(model, [run.entry], view, protocol, CPU)
+        inputs = load_group([run.entry], view, model.uses_depth)
+        masks, _ = run_loaded(model, inputs, protocol, CPU)
         maps = class_maps(masks[0], run.manifest.label_vector(run.entry))
         tiles.append((title, heat(maps.max(0) / 255)))
     return [[*tiles, ("truth", colour_mask(run.store.mask(run.truth, run.name)))]]

@@ -120,13 +120,6 @@ def run_loaded(
     return masks.cpu(), scores.cpu()
 
 
-def run_group(
-    model: Any, group: Sequence[Entry], view: View, protocol: Protocol, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Masks (N, C+1, H, W) and class probabilities (N, C) of pictures of one size, on the CPU."""
-    return run_loaded(model, load_group(group, view, model.uses_depth), protocol, device)
-
-
 def predict(
     model: Any,
     entries: Sequence[Entry],
@@ -134,7 +127,7 @@ def predict(
     protocol: Protocol,
     device: torch.device,
     label: str,
-    cache: ResultCache | None = None,
+    cache: ResultCache,
 ) -> Iterator[tuple[Entry, np.ndarray, np.ndarray]]:
     """Yield (entry, class ids (H, W) uint8, class probabilities (C,)) picture by picture.
 
@@ -143,20 +136,19 @@ def predict(
     Args:
         cache: keeps the predictions as LABEL/ID; what it holds is not computed again.
     """
-    kept = cache if cache is not None else ResultCache(None)
     groups = by_size(entries, protocol.batch)
     load = partial(load_group, view=view, depth=model.uses_depth)
-    for group, inputs in loaded(groups, kept, label, load, device.type == "cuda"):
+    for group, inputs in loaded(groups, cache, label, load, device.type == "cuda"):
         masks, scores = run_loaded(model, inputs, protocol, device)
         ids = decide(masks, scores, protocol.drop, protocol.background_power).byte().numpy()
-        kept.put(
+        cache.put(
             (f"{label}/{entry.id}", encode_mask(mask), score.tolist())
             for entry, mask, score in zip(group, ids, scores.double(), strict=True)
         )
-    if cache is not None and not distributed.is_main_process():
+    if not distributed.is_main_process():
         return
     for entry in chain.from_iterable(groups):
-        content, score = kept[f"{label}/{entry.id}"]
+        content, score = cache[f"{label}/{entry.id}"]
         yield entry, decode_mask(content, entry.id), np.array(score, np.float32)
 
 
@@ -205,7 +197,7 @@ def score(
     protocol: Protocol,
     device: torch.device,
     label: str,
-    cache: ResultCache | None = None,
+    cache: ResultCache,
 ) -> Result:
     """Run a network on the val pictures and compare with their masks in the pack ``truth``.
 
@@ -213,13 +205,11 @@ def score(
     picture of are left out. Predictions are kept in ``cache``, as by `predict`; in a process that
     is not the first the result holds nothing.
     """
-    kept = cache if cache is not None else ResultCache(None)
     classes = len(manifest.classes)
     confusion = Confusion(classes)
     entries = [entry for entry in manifest.split("val") if view.dark or entry.image]
     scores, labels = [], []
-    found = predict(model, entries, view, protocol, device, label, kept)
-    for entry, ids, probabilities in found:
+    for entry, ids, probabilities in predict(model, entries, view, protocol, device, label, cache):
         name = f"{entry.id}.png"
         if view.store.has(truth, name):
             confusion.add(view.store.mask(truth, name), ids)
@@ -229,7 +219,7 @@ def score(
     mean_ap = mean_average_precision(
         np.reshape(np.array(scores), shape), np.reshape(np.array(labels), shape)
     )
-    predictions = Predictions(kept, label, [entry.id for entry in entries])
+    predictions = Predictions(cache, label, [entry.id for entry in entries])
     return Result(confusion, mean_ap, predictions)
 
 
