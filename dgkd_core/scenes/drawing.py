@@ -3,7 +3,7 @@
 One to three objects of six classes stand on a textured ground under uneven light. Classes differ
 in outline and interior texture; all share the same palettes, so colour does not tell them apart.
 Drawn at twice the side and box-averaged down; masks and depth are sampled, so they never blend.
-The objects themselves are in scene_objects.py. Canvas coordinates: x right, y down, in [0, 1].
+The objects themselves are in objects.py. Canvas coordinates: x right, y down, in [0, 1].
 Colours are display-referred sRGB in [0, 1].
 """
 
@@ -275,12 +275,9 @@ def _expose(picture: Array, stage: _Stage, rng: Rng) -> Array:
 def render(seed: int, split: str, index: int, size: int = 128) -> Scene:
     """Scene number index of a split, size × size; the same arguments always give the same scene.
 
-    ValueError for a negative seed or index, an empty split, a size outside MIN_SIZE..MAX_SIZE.
+    Raises:
+        ValueError: a negative seed or index, a size outside MIN_SIZE..MAX_SIZE.
     """
-    if seed < 0 or index < 0:
-        raise ValueError(f"seed is {seed} and index {index}, expected 0 or more of both")
-    if not split:
-        raise ValueError("split is empty, expected a name such as 'train'")
     if not MIN_SIZE <= size <= MAX_SIZE:
         raise ValueError(f"size is {size}, expected {MIN_SIZE} to {MAX_SIZE} pixels")
     rng = np.random.default_rng(np.random.SeedSequence((seed, zlib.crc32(split.encode()), index)))
