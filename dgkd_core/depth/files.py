@@ -18,12 +18,13 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
+from dgkd_core.runtime.checked_json import read_checked
 from dgkd_core.runtime.checks import shown
 from dgkd_core.runtime.errors import InputError, no_such_file, reason
 from dgkd_core.runtime.tensors import read_tensors
 
 CONFIG, PROCESSOR, WEIGHTS = "config.json", "preprocessor_config.json", "model.safetensors"
-MOST_BYTES = 1 << 20  # of a JSON file
+FILES = f"{CONFIG}, {PROCESSOR} and {WEIGHTS}"
 LARGEST_SIDE = 2048  # pixels of a network's input
 
 _MODELS = {"dpt": "DPT", "depth_anything": "DepthAnything"}  # by the start of transformers' names
@@ -85,30 +86,6 @@ def fetch(hub_id: str, revision: str | None) -> Path:
     return config.parent
 
 
-def _not_a_number(name: str) -> Any:
-    raise ValueError(f"{name} is no number of JSON")
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise InputError(
-            f"{path}: {no_such_file(path)}, expected {CONFIG}, {PROCESSOR} and {WEIGHTS}"
-        )
-    try:
-        if (size := path.stat().st_size) > MOST_BYTES:
-            raise InputError(f"{path}: {size} bytes, expected at most {MOST_BYTES}")
-        values = json.loads(path.read_bytes().decode("utf-8"), parse_constant=_not_a_number)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: not readable as JSON in UTF-8 ({reason(error)})") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: {shown(values)}, expected an object")
-    return values
-
-
 def _clean(value: Any, path: Path, key: str = "the file") -> Any:
     """A config's value without what would run or fetch something; sizes are those of a network."""
     if isinstance(value, dict):
@@ -128,8 +105,8 @@ def _clean(value: Any, path: Path, key: str = "the file") -> Any:
                 f"{path}: {shown(key)} has {len(value)} items, expected at most {_MOST_LAYERS}"
             )
         value = [_clean(item, path, key) for item in value]
-    numbers = value if isinstance(value, list) else [value]
-    numbers = [number for number in numbers if isinstance(number, (int, float))]
+    items = value if isinstance(value, list) else [value]
+    numbers = [number for number in items if isinstance(number, (int, float))]
     if not all(-_LARGEST <= number <= _LARGEST for number in numbers):
         raise InputError(
             f"{path}: {shown(key)} is {shown(value)}, expected numbers up to {_LARGEST}"
@@ -145,7 +122,7 @@ def read_config(path: Path) -> tuple[Any, Any]:
     Raises:
         InputError: it is damaged, another kind of model, too large, or names what is elsewhere.
     """
-    values = _clean(_read_object(path), path)
+    values = _clean(read_checked(path, dict[str, Any], FILES), path)
     kind = values.pop("model_type", None)
     if not isinstance(kind, str) or kind not in _MODELS:
         raise InputError(f"{path}: model_type is {shown(kind)}, expected {' or '.join(_MODELS)}")
@@ -164,9 +141,8 @@ def read_config(path: Path) -> tuple[Any, Any]:
     try:
         config = config_class.from_dict(values)
     except Exception as error:  # every config checks its values in its own way
-        raise InputError(
-            f"{path}: not a {kind} that transformers knows ({reason(error)})"
-        ) from error
+        said = f"not a {kind} that transformers knows ({reason(error)})"
+        raise InputError(f"{path}: {said}") from error
     if sees_a_square(config):
         side = config.image_size
         if type(side) is not int or not 1 <= side <= LARGEST_SIDE:
@@ -205,7 +181,8 @@ def read_processor(path: Path) -> Any:
     from transformers import DPTImageProcessor
 
     try:
-        given = {key: value for key, value in _read_object(path).items() if value is not None}
+        given = read_checked(path, dict[str, Any], FILES)
+        given = {key: value for key, value in given.items() if value is not None}
         values = _Processor.model_validate_json(json.dumps(given))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
@@ -272,10 +249,10 @@ def read_model(folder: Path, config: Any, model_class: Any) -> Any:
         ) from error
     lacking = sorted(name for name in report["missing_keys"] if not name.startswith(_UNUSED))
     if lacking:
+        more = f" and {len(lacking) - 1} more" if lacking[1:] else ""
         raise InputError(
-            f"{path}: lacks {shown(lacking[0])}"
-            + (f" and {len(lacking) - 1} more" if lacking[1:] else "")
-            + f", expected all tensors of the network in {CONFIG}"
+            f"{path}: lacks {shown(lacking[0])}{more}, expected all tensors of the network in "
+            f"{CONFIG}"
         )
     for name, value in model.float().state_dict().items():
         if not value.isfinite().all():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,10 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from depth_models import tiny_depth_anything
 from scipy.stats import spearmanr
 from support import one_line
 from transformers import (
+    DepthAnythingConfig,
+    DepthAnythingForDepthEstimation,
+    Dinov2Config,
     DPTConfig,
     DPTForDepthEstimation,
     DPTImageProcessor,
@@ -65,6 +66,28 @@ def _plain_dpt() -> DPTForDepthEstimation:
     )
 
 
+def _depth_anything() -> DepthAnythingForDepthEstimation:
+    backbone = Dinov2Config(
+        hidden_size=16,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        mlp_ratio=2,
+        image_size=70,
+        patch_size=14,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+        reshape_hidden_states=False,
+    )
+    config = DepthAnythingConfig(
+        backbone_config=backbone,
+        reassemble_hidden_size=16,
+        neck_hidden_sizes=[8, 8, 8, 8],
+        fusion_hidden_size=8,
+        head_hidden_size=4,
+        patch_size=14,
+    )
+    return DepthAnythingForDepthEstimation(config)
+
+
 @pytest.fixture(scope="module", params=["hybrid", "plain", "depth-anything"])
 def kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A model and a processor that keeps the aspect ratio, by way of a folder."""
@@ -75,7 +98,7 @@ def kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     elif request.param == "plain":
         model, side, multiple = _plain_dpt(), 64, 32
     else:
-        model, side, multiple = tiny_depth_anything(70), 70, 14
+        model, side, multiple = _depth_anything(), 70, 14
     processor = DPTImageProcessor(
         size={"height": side, "width": side}, keep_aspect_ratio=True, ensure_multiple_of=multiple
     )
@@ -91,14 +114,12 @@ def _random(*size: int) -> np.ndarray:
     return np.random.default_rng(size).integers(0, 256, (*size, 3), dtype=np.uint8)
 
 
+@pytest.mark.filterwarnings("error")
 def test_pictures_of_all_shapes_at_once(kind: tuple[Any, Any]) -> None:
     pictures = [_random(*size) for size in ODD]
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        maps = estimate(*kind, pictures, CPU)
+    maps = estimate(*kind, pictures, CPU)
     assert [depth.shape for depth in maps] == ODD
-    assert all(np.isfinite(depth).all() for depth in maps)
-    assert all(depth.dtype == np.float32 for depth in maps)
+    assert all(np.isfinite(depth).all() and depth.dtype == np.float32 for depth in maps)
     alone = estimate(*kind, pictures[3:4], CPU)[0]
     np.testing.assert_allclose(alone, maps[3], atol=1e-5)
 
@@ -113,7 +134,10 @@ def test_a_network_that_can_keeps_the_aspect_ratio_and_others_get_their_square(
     else:
         side = model.config.image_size
         assert wide.shape == square.shape == (3, side, side)
-    assert [depth.ndim for depth in predict(model, processor, [_random(100, 200)], CPU)] == [2]
+    with torch.inference_mode():
+        exact = model(pixel_values=square[None]).predicted_depth[0]
+    assert exact.dtype == torch.float32
+    assert torch.equal(predict(model, processor, [_random(50, 50)], CPU)[0], exact)
 
 
 def test_three_rows_are_not_three_colours(kind: tuple[Any, Any]) -> None:
@@ -125,10 +149,9 @@ def test_three_rows_are_not_three_colours(kind: tuple[Any, Any]) -> None:
 
 
 STRETCHED = {  # no longer than 1:4, and then no larger than a network sees
-    **{size: size for size in [(1, 4), (30, 120), (120, 30), (5, 5), (4000, 1000)]},
+    **{size: size for size in [(1, 4), (120, 30), (4000, 1000)]},
     (3, 500): (125, 500),
     (500, 3): (500, 125),
-    (1, 5): (2, 5),
     (4000, 900): (2048, 512),
     (10, 100000): (512, 2048),
 }
@@ -146,21 +169,11 @@ def test_only_what_is_longer_than_1_to_4_is_stretched(
         assert np.array_equal(stretched[0], picture[0]), "columns keep their colours"
 
 
-def test_a_cpu_computes_in_float32(kind: tuple[Any, Any]) -> None:
-    model, processor = kind
-    pixels = network_inputs(processor, [_random(40, 57)])[0]
-    with torch.inference_mode():
-        exact = model(pixel_values=pixels[None]).predicted_depth[0]
-    assert exact.dtype == torch.float32
-    assert torch.equal(predict(model, processor, [_random(40, 57)], CPU)[0], exact)
-    assert depth_module.half_precision(CPU) is None
-    assert depth_module.half_precision(torch.device("cuda")) == torch.float16
-
-
 def test_half_precision_is_close_and_gives_way_where_it_overflows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A CPU stands in for the GPU."""
+    assert depth_module.half_precision(torch.device("cuda")) == torch.float16
     torch.manual_seed(0)
     weight = torch.randn(1, 3, 1, 1)
 
@@ -183,36 +196,17 @@ def test_half_precision_is_close_and_gives_way_where_it_overflows(
 
 
 def test_saved_and_loaded_it_is_the_same(folder: Path, tmp_path: Path) -> None:
-    model, processor = load_dpt(folder, local=True)
-    save_dpt(model, processor, tmp_path)
-    assert (tmp_path / "model.safetensors").read_bytes() == (
-        folder / "model.safetensors"
-    ).read_bytes()
-    picture = np.full((32, 48, 3), 90, np.uint8)
-    again = load_dpt(tmp_path, local=True)
-    np.testing.assert_array_equal(
-        estimate(*again, [picture], CPU)[0], estimate(model, processor, [picture], CPU)[0]
-    )
-
-
-def test_the_small_dpt_gets_finite_gradients() -> None:
-    torch.manual_seed(0)
-    model = small_dpt(32, 16)[0].train()
-    predicted = model(pixel_values=torch.rand(2, 3, 32, 32)).predicted_depth
-    gradient_loss(predicted, torch.rand_like(predicted)).backward()
-    grads = [p.grad for p in model.parameters() if p.grad is not None]
-    assert all(torch.isfinite(grad).all() for grad in grads)
-    assert sum(bool(grad.abs().max() > 0) for grad in grads) > 0.8 * len(grads)
-
-
-def test_a_pinned_folder_is_checked(folder: Path) -> None:
+    """A pin, the folder's SHA-256, is checked."""
+    save_dpt(*load_dpt(folder, local=True), tmp_path)
+    for name in ("model.safetensors", "preprocessor_config.json"):
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
     load_dpt(folder, local=True, revision=sha256(folder))
     one_line(lambda: load_dpt(folder, local=True, revision="0" * 64), "depth.revision expects 0000")
 
 
 def test_gradient_loss_against_loops() -> None:
     rng = np.random.default_rng(1)
-    a, b = rng.random((2, 4, 5)), rng.random((2, 4, 5))
+    a, b = rng.random((2, 2, 4, 5))
     e = a - b
     dx = [abs(e[n, y, x + 1] - e[n, y, x]) for n in range(2) for y in range(4) for x in range(4)]
     dy = [abs(e[n, y + 1, x] - e[n, y, x]) for n in range(2) for y in range(3) for x in range(5)]
@@ -229,7 +223,7 @@ def test_to_unit() -> None:
 
 def test_rank_correlation_against_scipy() -> None:
     rng = np.random.default_rng(3)
-    a, b = rng.integers(0, 9, (6, 7)).astype(float), rng.integers(0, 9, (6, 7)).astype(float)
+    a, b = rng.integers(0, 9, (2, 6, 7)).astype(float)
     assert rank_correlation(a, b) == pytest.approx(spearmanr(a.ravel(), b.ravel()).statistic)
     assert rank_correlation(a, np.exp(3 * a)) == pytest.approx(1)
     assert rank_correlation(a, -a) == pytest.approx(-1)
@@ -243,11 +237,10 @@ def test_depth_errors_tell_looking_from_guessing() -> None:
     blind = depth_errors(np.repeat(mean[None], 5, 0), exact, mean)
     assert blind["mae"] == blind["mae_of_mean_map"] > 0
     assert blind["correlation_beyond_mean_map"] == 0
-    perfect = depth_errors(exact, exact, mean)
-    assert perfect["mae"] == 0
-    assert perfect["correlation_beyond_mean_map"] == pytest.approx(100)
-    opposite = depth_errors(2 * mean - exact, exact, mean)
-    assert opposite["correlation_beyond_mean_map"] == pytest.approx(-100)
+    assert depth_errors(exact, exact, mean)["mae"] == 0
+    for guess, correlation in ((exact, 100), (2 * mean - exact, -100)):
+        found = depth_errors(guess, exact, mean)["correlation_beyond_mean_map"]
+        assert found == pytest.approx(correlation)
 
 
 @pytest.mark.skipif(not STANDIN.is_dir(), reason="../shared/weights/dpt-standin is not here")

