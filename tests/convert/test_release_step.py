@@ -1,4 +1,4 @@
-"""Training steps of ours against the release's formulas, in float64, tensor by tensor."""
+"""Training steps of ours against the release's, in float64, tensor by tensor."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -22,15 +22,13 @@ from authors_network import (
 from torch import Tensor, nn
 
 from dgkd_core.convert import load_authors_checkpoint, load_authors_denoiser
-from dgkd_core.convert.authors import Role, export_authors_checkpoint
+from dgkd_core.convert.authors import Role
 from dgkd_core.convert.names import DENOISER, authors_name
 from dgkd_core.distill.dgkd import DGKD
 from dgkd_core.distill.dist import dist_loss
 from dgkd_core.imaging.pamr import PAMR
-from dgkd_core.models.head import class_scores
-from dgkd_core.models.network import Output
+from dgkd_core.models.head import class_scores, mask_loss, pseudo_masks
 from dgkd_core.runtime import distributed
-from dgkd_core.training import weak
 from dgkd_core.training.loop import Batch, Recipe, TrainingStep
 from dgkd_core.training.student import StudentTask
 from dgkd_core.training.weak import TeacherTask, freeze
@@ -58,7 +56,7 @@ class Numbers:
             return fill(torch.empty(like.shape, dtype=like.dtype))
 
 
-# --- the release's step, from METHOD.md's formulas; PAMR and DIST have tests of their own --------
+# --- the release's step; PAMR, DIST and the head's losses have tests of their own -----------------
 
 ALPHA = (1 - torch.linspace(1e-4, 2e-2, 1000)).cumprod(0)  # ᾱ, float32 as in diffusers
 
@@ -69,33 +67,6 @@ def _resize(x: Tensor, size: Collection[int]) -> Tensor:
 
 def _with_background(labels: Tensor) -> Tensor:
     return torch.cat([torch.ones_like(labels[:, :1]), labels], 1)[:, :, None, None]
-
-
-def _class_loss(z: Tensor, labels: Tensor, focal: float) -> Tensor:
-    m = z.softmax(1)
-    mean = m.mean((2, 3))
-    pooled = (z * m).sum((2, 3)) / (1 + m.sum((2, 3)))
-    score = (pooled + (1 - mean) ** 3 * (focal + mean).log())[:, 1:]
-    return -(labels * F.logsigmoid(score) + (1 - labels) * F.logsigmoid(-score)).mean()
-
-
-def _pseudo(z: Tensor, picture: Tensor, labels: Tensor) -> Tensor:
-    m = PAMR()(_resize(picture, z.shape[-2:]), z.detach().softmax(1))
-    m = _resize(m, picture.shape[-2:]) * _with_background(labels)
-    k = m.new_tensor([0.7] + C * [0.6])[:, None, None]
-    claimed = m > (k * m.amax((2, 3), True)).clamp(min=0.2)
-    return claimed & (claimed.sum(1, True) == 1)
-
-
-def _mask_loss(z: Tensor, pseudo: Tensor, labels: Tensor) -> Tensor:
-    n = pseudo.to(z.dtype).sum((2, 3))
-    claimed = n.sum(1, True)
-    weight = (pseudo * ((claimed - n) / (1 + claimed))[:, :, None, None]).sum(1)
-    target = torch.where(pseudo.any(1), pseudo.int().argmax(1), 255)
-    z = _resize(z, pseudo.shape[-2:])
-    loss = weight * F.cross_entropy(z, target, ignore_index=255, reduction="none")
-    complete = ((n > 0) | (_with_background(labels)[:, :, 0, 0] == 0)).all(1)
-    return (loss.mean((1, 2)) * complete).mean()
 
 
 def _denoised(s: State, pair: str, x: Tensor) -> Tensor:
@@ -123,17 +94,11 @@ def _forward(s: State, image: Tensor, depth: Tensor | None) -> tuple[Tensor, Ten
     return shallow, deep, torch.cat([torch.ones_like(z[:, :1]), z], 1)
 
 
-def _weak_losses(
-    z: Tensor, image: Tensor, labels: Tensor, focal: float
-) -> tuple[dict[str, Tensor], Tensor]:
-    """Losses from image-level labels, and the pseudo masks."""
-    pseudo = _pseudo(z, image, labels)
-    cls, mask = _class_loss(z, labels, focal), _mask_loss(z, pseudo, labels)
-    return {"cls": cls, "mask": mask}, pseudo
-
-
-def _class_maps(z: Tensor, labels: Tensor) -> Tensor:
-    return _resize(z.softmax(1), SIZE) * _with_background(labels)
+def _weak_losses(z: Tensor, image: Tensor, labels: Tensor, focal: float) -> dict[str, Tensor]:
+    m = PAMR()(_resize(image, z.shape[-2:]), z.detach().softmax(1))
+    pseudo = pseudo_masks(_resize(m, SIZE) * _with_background(labels))
+    cls = F.binary_cross_entropy_with_logits(class_scores(z, focal), labels)
+    return {"cls": cls, "mask": mask_loss(z, pseudo, labels).mean()}
 
 
 def _distillation(
@@ -147,23 +112,20 @@ def _distillation(
     return losses
 
 
-def _losses(
-    s: Training, teacher: State | None, batch: Batch, draw: Numbers
-) -> tuple[dict[str, Tensor], Tensor]:
-    """The student's losses, or those of a teacher, which has none; and the pseudo masks."""
+def _losses(s: Training, teacher: State | None, batch: Batch, draw: Numbers) -> dict[str, Tensor]:
+    """The student's losses, or those of a teacher, which has none."""
 
     def distilled(s: State, shallow: Tensor, deep: Tensor, z: Tensor) -> list[Tensor]:
-        both = projected(s, "feat2", deep), projected(s, "feat", shallow)
-        return [_class_maps(z, batch["labels"]), *both]
+        maps = _resize(z.softmax(1), SIZE) * _with_background(LABELS)
+        return [maps, projected(s, "feat2", deep), projected(s, "feat", shallow)]
 
     if teacher is None:
-        z = _forward(s, batch["normal"], None)[2]
-        return _weak_losses(z, batch["normal"], batch["labels"], 0.01)
+        return _weak_losses(_forward(s, batch["normal"], None)[2], batch["normal"], LABELS, 0.01)
     found = _forward(s, batch["dark"], batch["depth"])
-    losses, pseudo = _weak_losses(found[2], batch["dark"], batch["labels"], 0.3)
+    losses = _weak_losses(found[2], batch["dark"], LABELS, 0.3)
     with torch.no_grad():
         theirs = distilled(teacher, *_forward(teacher, batch["normal"], None))
-    return losses | _distillation(s, distilled(s, *found), theirs, draw), pseudo
+    return losses | _distillation(s, distilled(s, *found), theirs, draw)
 
 
 def _rate(role: Role, name: str, step: int) -> float:
@@ -181,22 +143,15 @@ def _decay(role: Role, name: str) -> float:
 # --- both sides ----------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def checkpoints() -> dict[Role, State]:
-    """Random values; a class layer whose masks differ from place to place."""
-    found: dict[Role, State] = {
-        "student": random(layout(C, "paper"), 0),
-        "teacher": random(layout(C, "off"), 1),
-    }
-    for state in found.values():
-        state["classifier.last_conv.8.weight"] *= 4
-    found["student"] |= _denoisers(256)
-    return found
-
-
-def _denoisers(width: int) -> State:
-    each = [denoiser_layout(C + 1 if pair == "map" else width, f"{pair}.") for pair in PAIRS]
-    return random({name: shape for shapes in each for name, shape in shapes.items()}, 5)
+def _checkpoint(role: Role) -> State:
+    """Random values, a class layer whose masks differ between places, a student's denoisers."""
+    student = role == "student"
+    shapes = layout(C, "paper" if student else "off")
+    for pair in PAIRS if student else ():
+        shapes |= denoiser_layout(C + 1 if pair == "map" else 256, f"{pair}.")
+    state = random(shapes, int(student))
+    state["classifier.last_conv.8.weight"] *= 4
+    return state
 
 
 def _batch(step: int) -> Batch:
@@ -208,15 +163,9 @@ def _batch(step: int) -> Batch:
         x = 0.8 * F.interpolate(x, SIZE, mode="nearest")
         return x + 0.2 * torch.rand(x.shape, generator=g, dtype=torch.float64)
 
-    normal = scene(3)
-    valid = torch.ones(3, 1, *SIZE, dtype=torch.float64)
-    return {
-        "normal": normal,
-        "dark": 0.02 + 0.06 * normal**1.5,
-        "depth": scene(1),
-        "labels": LABELS,
-        "valid": valid,
-    }
+    normal, valid = scene(3), torch.ones(3, 1, *SIZE, dtype=torch.float64)
+    batch = {"normal": normal, "dark": 0.02 + 0.06 * normal**1.5, "depth": scene(1)}
+    return {**batch, "labels": LABELS, "valid": valid}
 
 
 def _frozen(role: Role, name: str) -> bool:
@@ -238,8 +187,8 @@ class Theirs:
         self.momentum: State = {}
         self.draw = Numbers()
 
-    def step(self, batch: Batch, i: int) -> tuple[dict[str, Tensor], Tensor, State]:
-        """Losses, pseudo masks and gradients of a step."""
+    def step(self, batch: Batch, i: int) -> tuple[dict[str, Tensor], State]:
+        """Losses and gradients of a step."""
         learned = {
             name: value.detach().requires_grad_()
             for name, value in self.state.items()
@@ -249,7 +198,7 @@ class Theirs:
         gate = torch.empty(len(LABELS), 256, *(side // 4 for side in SIZE), dtype=torch.float64)
         uniform = self.draw(gate, Tensor.uniform_)
         s = Training(self.state | learned, still, uniform)
-        losses, pseudo = _losses(s, self.teacher, batch, self.draw)
+        losses = _losses(s, self.teacher, batch, self.draw)
         torch.stack(list(losses.values())).sum().backward()
         gradients = {name: p.grad for name, p in learned.items() if p.grad is not None}
         self.state |= s.statistics
@@ -258,14 +207,7 @@ class Theirs:
             change += 0.9 * self.momentum.get(name, 0)
             self.momentum[name] = change
             self.state[name] -= _rate(self.role, name, i) * change
-        return {name: loss.detach() for name, loss in losses.items()}, pseudo, gradients
-
-
-def _dgkd(state: State, width: int) -> DGKD:
-    dgkd = DGKD(C, width)
-    for pair in PAIRS:
-        dgkd.denoisers[pair] = load_authors_denoiser(state, f"{pair}.")
-    return dgkd.double()
+        return {name: loss.detach() for name, loss in losses.items()}, gradients
 
 
 class Ours:
@@ -275,10 +217,12 @@ class Ours:
         network = load_authors_checkpoint(state, role)
         self.network, self.dgkd = network.double(), None
         if teacher is not None:
-            self.dgkd = _dgkd(state, 256)
+            self.dgkd = DGKD(C, 256)
+            for pair in PAIRS:
+                self.dgkd.denoisers[pair] = load_authors_denoiser(state, f"{pair}.")
             guide = load_authors_checkpoint(teacher, "teacher").double()
             freeze(guide)
-            task: Any = StudentTask(network, guide, self.dgkd, PAMR(), 0)
+            task: Any = StudentTask(network, guide, self.dgkd.double(), PAMR(), 0)
         else:
             for projection in (network.project_deep, network.project_shallow):
                 freeze(projection)
@@ -299,9 +243,7 @@ class Ours:
 # --- the comparison ------------------------------------------------------------------------------
 
 
-def _agree(
-    found: Mapping[str, Tensor], expected: Mapping[str, Tensor], within: float = 1e-8
-) -> None:
+def _agree(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], within: float) -> None:
     """The largest difference of each tensor is small, as a share of its largest value.
 
     A bias before a training-mode norm has the gradient 0, but for rounding; hence 1e-4.
@@ -312,79 +254,28 @@ def _agree(
         assert difference < within, name
 
 
-@pytest.fixture
-def pseudo_masks(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
-    """Ours, as they are made; and float64 and `Numbers` in all of our code."""
-    made: list[Tensor] = []
-    make = weak.refine_to_pseudo
-
-    def record(*arguments: Any) -> Tensor:
-        made.append(make(*arguments))
-        return made[-1]
-
-    monkeypatch.setattr(weak, "refine_to_pseudo", record)
-    monkeypatch.setattr(Tensor, "float", Tensor.double)
-    monkeypatch.setattr(distributed, "draw", Numbers())
-    return made
-
-
 @pytest.mark.full
 @pytest.mark.parametrize(("role", "steps"), [("student", 2), ("teacher", 1)])  # momentum needs two
-def test_a_step_is_the_releases(
-    role: Role, steps: int, checkpoints: dict[Role, State], pseudo_masks: list[Tensor]
-) -> None:
-    """Losses, pseudo masks, all gradients; then every tensor, under the release's names."""
-    state, teacher = checkpoints[role], None
+def test_a_step_is_the_releases(role: Role, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Losses and all gradients; then every tensor, under the release's names."""
+    monkeypatch.setattr(Tensor, "float", Tensor.double)
+    monkeypatch.setattr(distributed, "draw", Numbers())
+    state, teacher = _checkpoint(role), None
     if role == "student":
-        teacher = checkpoints["teacher"]
+        teacher = _checkpoint("teacher")
     else:  # the release's has no projections
         state = {name: v for name, v in state.items() if not name.startswith("classifier.feat")}
     theirs, ours = Theirs(role, state, teacher), Ours(role, state, teacher)
     within = [1e-8, 1e-6]  # the second step magnifies the first one's rounding
     for i in range(steps):
-        batch = _batch(i)
-        losses, pseudo, gradients = theirs.step(batch, i)
-        _agree(ours.step(batch, i), losses, within[i])
+        losses, gradients = theirs.step(_batch(i), i)
         assert all(loss > 0 for loss in losses.values())
-        assert torch.equal(pseudo_masks[i], pseudo.double())
+        _agree(ours.step(_batch(i), i), losses, within[i])
         found = ours.named(lambda module: iter(module.named_parameters()))
         without = {name for name, p in found.items() if p.grad is None and name in state}
         assert without == {name for name in state if _frozen(role, name)}
         gradient = {name: p.grad for name, p in found.items() if p.grad is not None}
         _agree(gradient, gradients, within[i])
     after = ours.named(lambda module: iter(module.state_dict().items()))
-    exported = export_authors_checkpoint(ours.network)
-    assert all(torch.equal(value, after[name]) for name, value in exported.items())
     mine, expected = ({name: side[name] for name in state} for side in (after, theirs.state))
     _agree(mine, expected, within[steps - 1])
-
-
-def test_losses_from_features_are_the_releases(pseudo_masks: list[Tensor]) -> None:
-    """A student's, without the network: from logits and projected features."""
-    g = torch.Generator().manual_seed(2)
-
-    def features() -> list[Tensor]:
-        drawn = [torch.randn(3, n, 8, 12, generator=g, dtype=torch.float64) for n in (C, 8, 8)]
-        z = F.interpolate(4 * drawn[0][:, :, :1, :3], (8, 12), mode="nearest") + 0.1 * drawn[0]
-        return [torch.cat([torch.ones_like(z[:, :1]), z], 1), *drawn[1:]]
-
-    def output(z: Tensor, deep: Tensor, shallow: Tensor) -> Output:
-        return Output(z, z.softmax(1), class_scores(z), deep, shallow)
-
-    batch, state = _batch(0), _denoisers(8)
-    mine, teacher = [x.requires_grad_() for x in features()], features()
-    dgkd = _dgkd(state, 8).train()
-    found = weak.weak_losses(output(*mine), batch["dark"], batch, PAMR())
-    found |= dgkd(output(*mine), output(*teacher), LABELS, SIZE)
-
-    s = Training(_double(state), (), torch.empty(0))
-    expected, pseudo = _weak_losses(mine[0], batch["dark"], LABELS, 0.3)
-    maps = [_class_maps(z, LABELS) for z in (mine[0], teacher[0])]
-    expected |= _distillation(s, [maps[0], *mine[1:]], [maps[1], *teacher[1:]], Numbers())
-
-    _agree(found, expected)
-    assert all(loss > 0 for loss in expected.values())
-    assert torch.equal(pseudo_masks[0], pseudo.double())
-    sums = [torch.stack(list(losses.values())).sum() for losses in (found, expected)]
-    a, b = (dict(zip(PAIRS, torch.autograd.grad(x, mine), strict=True)) for x in sums)
-    _agree(a, b)
