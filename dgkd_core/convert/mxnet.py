@@ -65,7 +65,7 @@ class _Reader:
         if not path.is_file():
             raise InputError(f"{path}: no such file, expected an MXNet .params file")
         try:  # copied on writing: the arrays may be changed, the file does not
-            self.data = np.memmap(path, np.uint8, "c") if path.stat().st_size else b""
+            self.data = np.memmap(path, np.uint8, "c").data if path.stat().st_size else b""
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror})") from error
         self.path = path
