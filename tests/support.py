@@ -9,6 +9,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import chdir
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -54,7 +55,8 @@ def copy_project(target: Path) -> Path:
     readme.parent.mkdir(parents=True)
     shutil.copy(ROOT / "metrics/testset/README.md", readme)
     (target / "presets/tiny.yaml").write_text(TINY)
-    apply_preset("tiny", [], target)
+    with chdir(target):
+        apply_preset("tiny", [])
     return target
 
 

@@ -64,7 +64,7 @@ def _params(place: Path, size: int) -> Write:
         shutil.copy(ROOT / "params.yaml", place)
         shutil.copytree(ROOT / "presets", place / "presets")
     classes = ", ".join(f"class_{'x' * 40}_{i}" for i in range(6 * size))
-    return lambda: apply_preset("folder", [f"data.classes=[{classes}]"], place)
+    return lambda: apply_preset("folder", [f"data.classes=[{classes}]"])
 
 
 def _archive(place: Path, size: int) -> Write:

@@ -16,9 +16,10 @@ from dgkd_core.runtime import distributed
 from dgkd_core.runtime.errors import InputError, enough_memory
 from dgkd_core.runtime.files import clear_stand_ins
 from dgkd_core.runtime.launch import follow_launcher, run_as, run_by, say, that_share, wanted
+from dgkd_core.runtime.lock import Lock
 from dgkd_core.runtime.paths import ARTIFACTS
 from dgkd_core.runtime.signals import Interrupted, listening
-from dgkd_core.runtime.state import Lock, State, outputs
+from dgkd_core.runtime.state import State, outputs
 
 _LESS = "smaller batches, crops or pictures need less, see docs/troubleshooting.md"
 
@@ -123,15 +124,10 @@ def _run_here(
     """This process's part of a stage; in the first, ``kept`` gets whether a next run goes on."""
     params = load_params()
     if not distributed.is_main_process():
-        state = State(stage, item, Path(distributed.broadcast("")))
-        try:
-            body(params, state)
-        finally:
-            state.close(succeeded=False)
+        body(params, State(stage, item, Path(distributed.broadcast(""))))
         return
-    succeeded = False
     with alone(stage, item):
-        state = State(stage, item)
+        state, succeeded = State(stage, item), False
         try:
             if distributed.world_size() > 1:
                 distributed.broadcast(str(state.folder))
@@ -143,9 +139,6 @@ def _run_here(
 
 def _end(message: str, status: int = 1, last_resort: bool = False) -> NoReturn:
     """End this process with a last word, which a launcher says once for all processes."""
-    if say(message, last_resort):
-        sys.exit(status)
-    if status == 1:
-        sys.exit(message)
-    print(message, file=sys.stderr)
+    if not say(message, last_resort):
+        print(message, file=sys.stderr)
     sys.exit(status)

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from dgkd_core.runtime.checks import shown
 from dgkd_core.runtime.errors import InputError, no_such_file
+from dgkd_core.runtime.files import read_bytes
 
 T = TypeVar("T")
 MOST_BYTES = 1 << 20
@@ -25,14 +26,10 @@ def read_checked(path: Path, kind: type[T], what: str) -> T:
     """
     if not path.is_file():
         raise InputError(f"{path}: {no_such_file(path)}, expected {what}")
+    if (size := path.stat().st_size) > MOST_BYTES:
+        raise InputError(f"{path}: {size} bytes, expected at most {MOST_BYTES}")
     try:
-        if (size := path.stat().st_size) > MOST_BYTES:
-            raise InputError(f"{path}: {size} bytes, expected at most {MOST_BYTES}")
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    try:
-        return TypeAdapter(kind).validate_json(content, strict=True, extra="forbid")
+        return TypeAdapter(kind).validate_json(read_bytes(path), strict=True, extra="forbid")
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = shown(".".join(str(part) for part in first["loc"]))[1:-1] or "the file"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import random
 import tempfile
@@ -62,24 +61,22 @@ def take_gpu(index: int | None = None) -> int:
     folder = Path(tempfile.gettempdir(), f"dgkd-gpus-{os.getuid()}")
     candidates = range(count) if index is None else [index]
     names = {i: str(torch.cuda.get_device_properties(i).uuid) for i in candidates}
-    for user in itertools.count():
+    users = 0  # of every candidate
+    while True:
         for i, name in names.items():
-            mark = Lock(folder / f"{name}.{user}")
+            mark = Lock(folder / f"{name}.{users}")
             if mark.acquire():
                 _marks.append(mark)
                 return i
-    raise AssertionError("unreachable")
+        users += 1
 
 
 class Run(Protocol):
     """The parameters that concern every computation: those of params.yaml."""
 
-    @property
-    def seed(self) -> int: ...
-    @property
-    def deterministic(self) -> bool: ...
-    @property
-    def threads(self) -> int | None: ...
+    seed: int
+    deterministic: bool
+    threads: int | None
 
 
 def start(run: Run, stage: str) -> torch.device:
@@ -102,14 +99,13 @@ def start(run: Run, stage: str) -> torch.device:
 
 def random_states(device: torch.device) -> RandomStates:
     """The states of all generators that a step may draw from, as tensors and plain values."""
-    numpy = np.random.get_state(legacy=False)  # noqa: NPY002
-    assert isinstance(numpy, dict)
-    version, numbers, gauss = random.getstate()
+    numpy: Any = np.random.get_state()  # noqa: NPY002
+    algorithm, key, *position = numpy
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-        "numpy": {**numpy, "state": {**numpy["state"], "key": numpy["state"]["key"].tolist()}},
-        "python": [version, list(numbers), gauss],
+        "numpy": (algorithm, key.tolist(), *position),
+        "python": random.getstate(),
     }
 
 
@@ -118,8 +114,5 @@ def set_random_states(states: RandomStates, device: torch.device) -> None:
     torch.set_rng_state(states["torch"])
     if device.type == "cuda" and states["cuda"] is not None:
         torch.cuda.set_rng_state(states["cuda"], device)
-    numpy = states["numpy"]
-    key = np.array(numpy["state"]["key"], np.uint32)
-    np.random.set_state({**numpy, "state": {**numpy["state"], "key": key}})  # noqa: NPY002
-    version, numbers, gauss = states["python"]
-    random.setstate((version, tuple(numbers), gauss))
+    np.random.set_state(states["numpy"])  # noqa: NPY002
+    random.setstate(states["python"])

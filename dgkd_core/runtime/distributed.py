@@ -94,12 +94,16 @@ def process_group() -> Iterator[None]:
     import torch.distributed as dist
     from accelerate import PartialState
 
-    here = _Place(_number("RANK"), _number("WORLD_SIZE"), _number("LOCAL_RANK", "0"))
-    here = _Place(here.rank, here.size, here.local_rank, _number("LOCAL_WORLD_SIZE", "1"))
+    here = _Place(
+        _number("RANK"),
+        _number("WORLD_SIZE"),
+        _number("LOCAL_RANK", "0"),
+        _number("LOCAL_WORLD_SIZE", "1"),
+    )
     _number("MASTER_PORT")
     if not os.environ.get("MASTER_ADDR"):
         raise InputError("MASTER_ADDR is not set, expected an address, as torchrun sets it")
-    on_gpu = compute_type() == "cuda"
+    on_gpu = wanted_device().startswith("cuda")
     with _stoppable():
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=PATIENCE)
         PartialState(cpu=not on_gpu)
@@ -111,11 +115,6 @@ def process_group() -> Iterator[None]:
         _here = _Place()
         PartialState._reset_state()
         dist.destroy_process_group()
-
-
-def compute_type() -> str:
-    """cuda or cpu, by DGKD_DEVICE or by what there is."""
-    return wanted_device().partition(":")[0]
 
 
 @contextmanager
@@ -169,7 +168,7 @@ def barrier() -> None:
 
 
 def shard(items: Sequence[T]) -> Sequence[T]:
-    """This process's share of a list: every ``size()``-th item."""
+    """This process's share of a list: every ``world_size()``-th item."""
     return items[_here.rank :: _here.size]
 
 

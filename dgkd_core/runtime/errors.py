@@ -42,18 +42,6 @@ def reason(error: BaseException) -> str:
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 2]} …"
 
 
-def out_of_memory(error: BaseException) -> str | None:
-    """What to say of an error that tells of too little memory, on a GPU or not; None of others."""
-    text = str(error)
-    if not isinstance(error, MemoryError) and not (
-        isinstance(error, RuntimeError) and _TORCH_MEMORY.search(text)
-    ):
-        return None
-    where = " of the GPU" if "CUDA" in text or "MPS" in text else ""
-    wanted = _AMOUNT.search(text)
-    return f"out of memory{where}" + (f" (another {wanted[1]} were asked for)" if wanted else "")
-
-
 @contextmanager
 def enough_memory(advice: str = "") -> Iterator[None]:
     """Raise OutOfMemory, one line that ends with ``advice``, where a library has too little memory.
@@ -63,6 +51,10 @@ def enough_memory(advice: str = "") -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if said := out_of_memory(error):
-            raise OutOfMemory(said + advice) from error
-        raise
+        text = str(error)
+        if not isinstance(error, MemoryError) and not _TORCH_MEMORY.search(text):
+            raise
+        where = " of the GPU" if "CUDA" in text or "MPS" in text else ""
+        wanted = _AMOUNT.search(text)
+        more = f" (another {wanted[1]} were asked for)" if wanted else ""
+        raise OutOfMemory(f"out of memory{where}{more}{advice}") from error

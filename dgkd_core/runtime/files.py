@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    """Have a file's content, or a folder's list of names, on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -34,11 +35,7 @@ def _flush_folder(folder: Path) -> None:
 def flush(folder: Path) -> None:
     """Have all that lies in a folder on the disk, where a power failure leaves it."""
     for place in [*folder.rglob("*"), folder]:
-        if place.is_dir():
-            _flush_folder(place)
-            continue
-        with open(place, "rb+") as opened:
-            os.fsync(opened.fileno())
+        _sync(place)
 
 
 @contextmanager
@@ -82,11 +79,10 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
         part = Path(name)
         try:
             yield part
-            with open(part, "rb+") as file:
-                os.fsync(file.fileno())
+            _sync(part)
             part.chmod(0o644)
             os.replace(part, path)
-            _flush_folder(path.parent)
+            _sync(path.parent)
         finally:
             part.unlink(missing_ok=True)
 
@@ -112,7 +108,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
             if path.exists():
                 os.rename(path, old)
             os.rename(part, path)
-            _flush_folder(path.parent)
+            _sync(path.parent)
         finally:
             shutil.rmtree(part, ignore_errors=True)
             if old.exists():
@@ -156,26 +152,25 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
-def _fixed(value: Any, digits: int, indent: int) -> str:
+def _fixed(value: Any, indent: str = "") -> str:
     if isinstance(value, Mapping):
-        pad = " " * (indent + 2)
+        deeper = f"{indent}  "
         rows = [
-            f"{pad}{json.dumps(str(key), ensure_ascii=False)}: "
-            f"{_fixed(value[key], digits, indent + 2)}"
+            f"{deeper}{json.dumps(str(key), ensure_ascii=False)}: {_fixed(value[key], deeper)}"
             for key in sorted(value, key=str)
         ]
-        return "{\n" + ",\n".join(rows) + "\n" + " " * indent + "}" if rows else "{}"
+        return "{\n" + ",\n".join(rows) + f"\n{indent}}}" if rows else "{}"
     if isinstance(value, float):
-        return f"{value:.{digits}f}" if math.isfinite(value) else "null"
+        return f"{value:.2f}" if math.isfinite(value) else "null"
     return json.dumps(value, ensure_ascii=False)
 
 
-def write_metrics(path: str | Path, metrics: Mapping[str, Any], digits: int = 2) -> None:
-    """Write a metrics file: nested mappings, sorted keys, floats with ``digits`` decimals.
+def write_metrics(path: str | Path, metrics: Mapping[str, Any]) -> None:
+    """Write a metrics file: nested mappings, sorted keys, floats with two decimals.
 
     NaN (no pixel of that class, say) and infinity, which JSON lacks, become null.
     """
-    write_text(path, _fixed(metrics, digits, 0) + "\n")
+    write_text(path, _fixed(metrics) + "\n")
 
 
 def ignored_names(path: Path) -> list[str]:

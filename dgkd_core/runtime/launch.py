@@ -28,8 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from dgkd_core.runtime.distributed import compute_type
-from dgkd_core.runtime.environment import whole
+from dgkd_core.runtime.environment import wanted_device, whole
 from dgkd_core.runtime.errors import InputError
 from dgkd_core.runtime.parallel import cores
 from dgkd_core.runtime.paths import project_root
@@ -38,7 +37,7 @@ GRACE = 10.0  # seconds that the others have to end by themselves when one has e
 STOPPING = 120.0  # and when they were all asked to stop, which may mean to write a state
 REPORTS = "_DGKD_REPORTS"  # a folder: what a process has to say at its end, by its number
 _KINDS = ("reason", "guess")  # what is said, and what is said where there is no reason
-LEASH = "_DGKD_LEASH"  # a pipe that closes when the launcher is gone
+LEASH = "_DGKD_LEASH"  # set where the standard input closes when the launcher is gone
 
 
 def wanted() -> int:
@@ -50,7 +49,7 @@ def wanted() -> int:
     given = whole("DGKD_PROCESSES", "processes", least=1)
     if given is None and "torch" not in sys.modules:  # it uses all cores, and no GPU
         return 1
-    if compute_type() != "cuda":
+    if not wanted_device().startswith("cuda"):
         return given or 1
     import torch
 
@@ -60,7 +59,7 @@ def wanted() -> int:
         raise InputError(f"DGKD_PROCESSES is {given}, expected at most one for each of {gpus} GPUs")
     if given is not None:
         return given
-    return 1 if project_root() != Path.cwd().resolve() else gpus
+    return 1 if project_root() != Path.cwd() else gpus
 
 
 def that_share(batch: int, most: int) -> int:
@@ -96,16 +95,10 @@ def run_as(count: int, words: Sequence[str]) -> int:
     What ends one of them badly is said once and ends the others. SIGINT, SIGTERM and SIGHUP are
     handed on to all.
     """
-    held, leash = os.pipe()
-    try:
-        with tempfile.TemporaryDirectory(prefix="dgkd-") as reports:
-            mine = {REPORTS: reports, LEASH: str(held)}
-            environments = [{**each, **mine} for each in _environments(count)]
-            ends = _run([sys.executable, *words], environments, [held])
-            said, last_resorts = (_said(Path(reports), kind) for kind in _KINDS)
-    finally:
-        os.close(held)
-        os.close(leash)
+    with tempfile.TemporaryDirectory(prefix="dgkd-") as reports:
+        environments = [{**each, REPORTS: reports, LEASH: "1"} for each in _environments(count)]
+        ends = _run([sys.executable, *words], environments, stdin=subprocess.PIPE)
+        said, last_resorts = (_said(Path(reports), kind) for kind in _KINDS)
     for message in said or [*_what_happened(ends, Path(words[0]).stem), *last_resorts][:1]:
         print(message, file=sys.stderr)
     return ends.status
@@ -156,13 +149,11 @@ def _signal(status: int) -> signal.Signals | None:
 
 
 def _run(
-    command: Sequence[str], environments: Sequence[Mapping[str, str]], keep: Sequence[int] = ()
+    command: Sequence[str],
+    environments: Sequence[Mapping[str, str]],
+    stdin: int = subprocess.DEVNULL,
 ) -> _Ends:
-    """Run a command once in each environment, side by side, until all have ended.
-
-    Args:
-        keep: file descriptors that the processes inherit.
-    """
+    """Run a command once in each environment, side by side, until all have ended."""
     children: list[subprocess.Popen[bytes]] = []
     asked: list[int] = []
 
@@ -185,8 +176,7 @@ def _run(
             child = subprocess.Popen(
                 command,
                 env=environment,
-                stdin=subprocess.DEVNULL,
-                pass_fds=keep,
+                stdin=stdin,
                 start_new_session=True,  # a terminal's signals come through `hand_on`, once
             )
             children.append(child)
@@ -233,12 +223,10 @@ def _said(folder: Path, kind: str) -> list[str]:
 
 def follow_launcher() -> None:
     """End this process when its launcher is gone, even where that was killed."""
-    leash = os.environ.get(LEASH)
-    if leash is None:
-        return
 
     def follow() -> None:
-        os.read(int(leash), 1)
+        os.read(0, 1)
         os._exit(1)
 
-    threading.Thread(target=follow, daemon=True).start()
+    if LEASH in os.environ:
+        threading.Thread(target=follow, daemon=True).start()

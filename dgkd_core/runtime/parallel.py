@@ -34,11 +34,7 @@ def memory() -> int:
 
 
 def wanted_workers() -> int | None:
-    """DGKD_WORKERS from the environment; None where it is not set.
-
-    Raises:
-        InputError: it is not a whole number of at least 0.
-    """
+    """DGKD_WORKERS, a whole number (else InputError); None where it is not set."""
     return whole("DGKD_WORKERS", "processes")
 
 

@@ -14,12 +14,12 @@ from pathlib import Path
 ARTIFACTS = "artifacts"  # what stages write for each other, in the current folder
 
 
-def project_root(folder: str | Path = ".") -> Path:
-    """The project's root; for a temporary experiment folder the root that it was made from.
+def project_root() -> Path:
+    """The current project's root; in a temporary experiment folder, that which it was made from.
 
     The temporary folder is a checkout of the git repository, in which the project may lie deeper.
     """
-    folder = Path(folder).resolve()
+    folder = Path.cwd()
     parts = folder.parts
     for i in range(len(parts) - 3, 0, -1):
         if parts[i : i + 3] == (".dvc", "tmp", "exps"):
@@ -30,8 +30,8 @@ def project_root(folder: str | Path = ".") -> Path:
     return folder
 
 
-def resolve(path: str | Path, folder: str | Path = ".") -> Path:
-    """The file that ``path``, as written in params.yaml of ``folder``, stands for.
+def resolve(path: str | Path) -> Path:
+    """The file that ``path``, as written in params.yaml of the current folder, stands for.
 
     A relative path inside the project that the experiment folder holds itself (because git or DVC
     tracks it) is taken from there, every other one from the project's root.
@@ -39,19 +39,15 @@ def resolve(path: str | Path, folder: str | Path = ".") -> Path:
     path = Path(path).expanduser()
     if path.is_absolute():
         return path
-    folder = Path(folder).resolve()
-    root = project_root(folder)
-    inside = ".." not in path.parts
-    if inside and (folder / path).exists():
-        return folder / path
-    return Path(os.path.normpath(root / path))
+    if ".." not in path.parts and path.exists():
+        return Path.cwd() / path
+    return Path(os.path.normpath(project_root() / path))
 
 
-def for_experiments(path: str | Path, folder: str | Path = ".") -> str:
-    """``path`` as params.yaml of ``folder`` is to hold it, for experiments to find it, too.
+def for_experiments(path: str) -> str:
+    """``path`` as params.yaml is to hold it, for experiments to find it, too.
 
     Absolute where it leads out of the project, be it by a link; else as it was given.
     """
-    found = resolve(path, folder)
-    inside = found.resolve().is_relative_to(Path(folder).resolve())
-    return str(path) if inside else str(found)
+    found = resolve(path)
+    return path if found.resolve().is_relative_to(Path.cwd()) else str(found)

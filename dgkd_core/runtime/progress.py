@@ -13,17 +13,7 @@ from dgkd_core.runtime import distributed, signals
 from dgkd_core.runtime.environment import amount
 
 T = TypeVar("T")
-APART = 3.0
-
-
-def _apart() -> float:
-    """Seconds between two lines of a log, at least: DGKD_LOG_EVERY, else 3.
-
-    Raises:
-        InputError: it is no number of at least 0.
-    """
-    given = amount("DGKD_LOG_EVERY", "seconds")
-    return APART if given is None else given
+APART = 3.0  # seconds between two lines of a log, at least, where DGKD_LOG_EVERY does not say
 
 
 def _clock(seconds: float) -> str:
@@ -75,18 +65,17 @@ class Progress(Generic[T]):
 
     def __iter__(self) -> Iterator[T]:
         if not distributed.is_main_process():
-            for item in self.items:
-                yield item
-                self._look()
+            yield from self._each_item()
             return
         if self.done:
             print(f"{self.label}: goes on after {self.done}/{self.total}", flush=True)
         if sys.stderr.isatty():
             yield from self._with_bar()
             return
-        apart = _apart()
+        given = amount("DGKD_LOG_EVERY", "seconds")
+        apart = APART if given is None else given
         started, done, told, when = time.monotonic(), self.done, self.done, 0.0
-        for item in self.items:
+        for item in self._each_item():
             yield item
             done = min(done + self.each, self.total)
             spent = time.monotonic() - started
@@ -99,7 +88,6 @@ class Progress(Generic[T]):
                     f"{self.label}: {done}/{self.total}, {_clock(spent)} spent, {left} left{note}",
                     flush=True,
                 )
-            self._look()
 
     def _with_bar(self) -> Iterator[T]:
         name, total = self.label, self.total
@@ -107,11 +95,12 @@ class Progress(Generic[T]):
             desc=name, total=total, initial=self.done, leave=False, dynamic_ncols=True
         ) as bar:
             self._bar = bar
-            for item in self.items:
+            for item in self._each_item():
                 yield item
                 bar.update(min(self.each, total - bar.n))
-                self._look()
 
-    def _look(self) -> None:
-        if self.stops:
-            signals.check()
+    def _each_item(self) -> Iterator[T]:
+        for item in self.items:
+            yield item
+            if self.stops:
+                signals.check()

