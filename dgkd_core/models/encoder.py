@@ -97,7 +97,7 @@ class Encoder(nn.Module):
         Losses and gradients stay the same, and the norms' statistics move once a step.
         """
         for part in self.parts():
-            part.forward = partial(_checkpointed, part)  # type: ignore[method-assign]
+            part.forward = partial(_checkpointed, part)
 
 
 def _checkpointed(part: nn.Module, *inputs: Any, **named: Any) -> Any:

@@ -16,11 +16,13 @@ from dgkd_core.models.encoder import evaluating_norms
 from dgkd_core.runtime import distributed
 
 
-def conv_norm_relu(inputs: int, outputs: int, size: int = 1, dilation: int = 1) -> nn.Sequential:
-    """Convolution without bias, batch norm, ReLU; the spatial size stays."""
+def conv_norm_relu(
+    inputs: int, outputs: int, size: int = 1, dilation: int = 1, stride: int = 1
+) -> nn.Sequential:
+    """Convolution without bias, batch norm, ReLU; (h, w) become (⌈h / stride⌉, ⌈w / stride⌉)."""
     padding = dilation * (size // 2)
     return nn.Sequential(
-        nn.Conv2d(inputs, outputs, size, padding=padding, dilation=dilation, bias=False),
+        nn.Conv2d(inputs, outputs, size, stride, padding, dilation, bias=False),
         nn.BatchNorm2d(outputs),
         nn.ReLU(inplace=True),
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -78,7 +78,10 @@ def statistics(name: str) -> tuple[Triple, Triple] | None:
     import timm
 
     known = timm.get_pretrained_cfg(name, allow_unregistered=True) if timm.is_model(name) else None
-    return None if known is None else (tuple(known.mean), tuple(known.std))
+    if known is None:
+        return None
+    (a, b, c), (d, e, f) = known.mean, known.std
+    return (a, b, c), (d, e, f)
 
 
 def _module_name(net: nn.Module, name: str) -> str | None:
@@ -116,12 +119,14 @@ class TimmEncoder(Encoder):
     def __init__(self, name: str, output_stride: int = 8, pretrained: bool = False) -> None:
         import timm
 
+        if output_stride not in (8, 16, 32):
+            raise ValueError("expected output stride 8, 16 or 32")
         net, options = _features_only(name, output_stride)
         levels = net.feature_info.get_dicts()
         strides = [int(level["reduction"]) for level in levels]
         plain = len(set(strides)) == 1
         if plain:
-            net = timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
+            net = cast(Any, timm.create_model(name, pretrained, num_classes=0, **options))
             levels = net.feature_info
             places = [len(levels) * quarter // 4 - 1 for quarter in (1, 2, 3)]
         else:
@@ -146,9 +151,9 @@ class TimmEncoder(Encoder):
         self.stem: nn.Sequential | None = None
         if plain:
             half = STEM // 2
-            self.stem = nn.Sequential(conv_norm_relu(3, half, 3), conv_norm_relu(half, STEM, 3))
-            for convolution in (self.stem[0][0], self.stem[1][0]):
-                convolution.stride = (2, 2)
+            self.stem = nn.Sequential(
+                *conv_norm_relu(3, half, 3, stride=2), *conv_norm_relu(half, STEM, 3, stride=2)
+            )
             self.lift = nn.Conv2d(channels[0], STEM, 1)
         self._fuse: Fuse | None = None
         self._shallow: Tensor | None = None
@@ -220,7 +225,7 @@ class TimmEncoder(Encoder):
             deep, _ = self._as_map(3, levels[-1])
             shallow = self._shallow if self.fusible else self._as_map(0, levels[self._first])[0]
         finally:
-            self._fuse = self._shallow = None
+            self._fuse, self._shallow, self._size = None, None, ()
         if shallow is None:
             raise RuntimeError(f"the module {self._names[0]} was not run")
         if self.stem is not None:
@@ -232,6 +237,8 @@ class TimmEncoder(Encoder):
 
     def _after(self, place: int, module: nn.Module, inputs: Any, output: Any) -> Tensor | None:
         """Keep the shallow features; fuse depth into a module's output."""
+        if not self._size:  # timm's network is run by itself
+            return None
         x, back = self._as_map(place, output)
         if place == 0:
             self._shallow = x

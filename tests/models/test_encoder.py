@@ -1,6 +1,7 @@
 """Backbones: their features, where depth goes in, what stays frozen, what learns."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,8 +12,9 @@ from torch import Tensor, nn
 
 from dgkd_core.models.encoder import Encoder
 from dgkd_core.models.network import Network, Segmenter
-from dgkd_core.models.registry import build_encoder
-from dgkd_core.models.timm_encoder import TimmEncoder
+from dgkd_core.models.registry import ModelConfig, build, build_encoder
+from dgkd_core.models.timm_encoder import TimmEncoder, resampled
+from dgkd_core.runtime.errors import InputError
 
 full = pytest.mark.full
 SIZE = (37, 50)
@@ -21,21 +23,32 @@ SIZE = (37, 50)
 @pytest.fixture(
     scope="module",
     params=[
-        ("timm:test_resnet", 8),
-        ("timm:test_resnet", 16),
-        ("resnet18", 8),
-        *(pytest.param(case, marks=full) for case in [("resnet50", 16), ("timm:mnasnet_small", 8)]),
+        ("timm:test_resnet", 8, (4, 8, 8)),
+        ("timm:test_resnet", 16, (4, 8, 16)),
+        ("resnet18", 8, (4, 8, 8)),
+        ("timm:test_convnext", 8, (4, 8, 8)),  # its stem leaves half a patch out: padded
+        ("timm:test_vit", 8, (16, 16, 16)),
+        *(
+            pytest.param(case, marks=full)
+            for case in [
+                ("resnet50", 16, (4, 8, 16)),
+                ("timm:mnasnet_small", 8, (4, 8, 8)),
+                ("timm:swin_tiny_patch4_window7_224", 16, (4, 8, 16)),
+                ("timm:pvt_v2_b0", 8, (4, 8, 16)),
+                ("timm:vit_tiny_patch16_dinov3_qkvb", 16, (16, 16, 16)),
+            ]
+        ),
     ],
     ids=str,
 )
-def built(request: pytest.FixtureRequest) -> tuple[Encoder, int]:
-    name, stride = request.param
+def built(request: pytest.FixtureRequest) -> tuple[Encoder, int, tuple[int, int, int]]:
+    name, stride, places = request.param
     torch.manual_seed(0)
     encoder = build_encoder(name, stride).eval()
     for module in encoder.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.ones_(module.weight)  # timm starts a block's last one at zero
-    return encoder, stride
+    return encoder, stride, places
 
 
 def _at(stride: int) -> tuple[int, ...]:
@@ -43,10 +56,10 @@ def _at(stride: int) -> tuple[int, ...]:
 
 
 @torch.no_grad()
-def test_features_and_fusion(built: tuple[Encoder, int]) -> None:
+def test_features_and_fusion(built: tuple[Encoder, int, tuple[int, int, int]]) -> None:
     """The announced channels and strides; three fusions in order, all seen by the deep features,
     none by the shallow ones nor by the next call."""
-    encoder, stride = built
+    encoder, stride, strides = built
     image = torch.rand(1, 3, *SIZE)
     seen: list[Tensor] = []
 
@@ -58,9 +71,12 @@ def test_features_and_fusion(built: tuple[Encoder, int]) -> None:
     plain, fused = encoder(image), encoder(image, fuse)
     assert plain[0].shape == (1, encoder.shallow_channels, *_at(4))
     assert plain[1].shape == (1, encoder.deep_channels, *_at(stride))
-    places = zip(encoder.fusion_channels, (4, 8, min(16, stride)), strict=True)
-    assert [x.shape for x in seen] == [(1, channels, *_at(s)) for channels, s in places]
-    assert torch.equal(seen[0], plain[0])
+    places = zip(encoder.fusion_channels, strides, strict=True)
+    for x, (channels, at) in zip(seen, places, strict=True):
+        assert x.shape[:2] == (1, channels)
+        pairs = zip(x.shape[2:], _at(at), strict=True)
+        assert all(0 <= (n - m) * at < stride for n, m in pairs)  # of a padded picture
+    assert strides[0] != 4 or torch.equal(seen[0][..., : _at(4)[0], : _at(4)[1]], plain[0])
     assert all(torch.equal(a, b) for a, b in zip(plain, fused, strict=True))
 
     for changed in range(3):
@@ -109,9 +125,85 @@ def test_a_copy_of_a_timm_network_computes_on_its_own() -> None:
         assert all(map(torch.equal, (shallow, deep), encoder(x, lambda place, y: y + 1)))
 
 
-def test_a_timm_network_without_three_levels_after_stride_four_is_refused() -> None:
-    with pytest.raises(ValueError, match="expected a stride-4 level"):
-        TimmEncoder("test_vit", 32)
+@torch.no_grad()
+def test_a_transformer_computes_what_timms_does() -> None:
+    """Its last tokens, after the norm, as a map; a picture of odd sides is padded by its mean."""
+    encoder = build_encoder("timm:test_vit", 16).eval()
+    assert isinstance(encoder, TimmEncoder)
+    image = torch.rand(2, 3, 48, 80)
+    tokens = encoder.net.forward_features(image)[:, encoder.net.num_prefix_tokens :]
+    shallow, deep = encoder(image)
+    assert torch.equal(deep, tokens.mT.unflatten(2, (3, 5)))
+    assert shallow.shape == (2, 64, 12, 20)
+    odd = image[..., :37, :66]
+    found = encoder(odd)[1]
+    assert torch.equal(found, encoder(F.pad(odd, (0, 14, 0, 11)))[1])
+
+
+@torch.no_grad()
+def test_resampled_features_stay_over_their_pixels() -> None:
+    """A ramp over the picture's columns stays that ramp, at the centres of the new cells."""
+    for stride, wanted in ((14, 4), (16, 8), (4, 4), (8, 16)):
+        columns = torch.arange(0, 112, stride) + stride / 2
+        found = resampled(columns.expand(1, 1, 3, -1), stride, wanted, (10, 100))
+        assert found.shape == (1, 1, -(-10 // wanted), -(-100 // wanted))
+        inner = slice(stride // wanted + 1, 100 // wanted - stride // wanted - 1)
+        centres = (torch.arange(found.shape[-1]) + 0.5) * wanted
+        torch.testing.assert_close(found[0, 0, 0, inner], centres[inner])
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("timm:mixer_s32_224", r"cannot be run on \(97, 131\) pixels: Input height"),
+        ("timm:no_such_network", "Unknown model"),
+    ],
+)
+def test_what_cannot_run_is_refused_when_it_is_built(name: str, why: str) -> None:
+    with pytest.raises(InputError, match=f"model.backbone is '{name}': .*{why}"):
+        build_encoder(name, 16)
+
+
+def test_a_network_whose_levels_are_no_modules_runs_without_depth() -> None:
+    spec = ModelConfig(
+        "network", ("a",), "timm:hrnet_w18_small", 16, 8, (1, 2, 3), "gated", "gain", False
+    )
+    with pytest.raises(InputError, match=r"model\.dgf2 is gated: depth cannot be fused into"):
+        build(spec)
+    out = build(replace(spec, dgf2="off")).eval()(torch.rand(1, 3, 40, 50))
+    assert out.logits.shape == (1, 2, 10, 13)
+
+
+@pytest.mark.parametrize("name", ["timm:test_resnet", "timm:test_vit"])
+def test_checkpointing_changes_no_gradient_and_no_statistic(name: str) -> None:
+    torch.manual_seed(0)
+    plain = build_encoder(name, 8).double().train()
+    saving = copy.deepcopy(plain)
+    saving.checkpoint()
+    assert len(saving.parts()) >= 4
+    image = torch.rand(2, 3, 40, 56, dtype=torch.float64)
+    for encoder in (plain, saving, copy.deepcopy(saving)):
+        torch.manual_seed(1)
+        shallow, deep = encoder(image, lambda place, x: x * 1.1)
+        (shallow.square().mean() + deep.square().mean()).backward()
+        for other, mine in zip(plain.parameters(), encoder.parameters(), strict=True):
+            torch.testing.assert_close(mine.grad, other.grad)
+        for key, value in plain.state_dict().items():
+            torch.testing.assert_close(encoder.state_dict()[key], value, msg=key)
+
+
+def test_distances_from_the_head() -> None:
+    """As in BEiT and MAE: norm 0, the last block 1, the embeddings one below the first block."""
+    encoder = build_encoder("timm:test_vit", 16)
+    assert isinstance(encoder, TimmEncoder)
+    net, distance = encoder.net, encoder.distances()
+    assert {p for p in encoder.parameters() if p not in distance} == {
+        *encoder.stem.parameters(),
+        *encoder.lift.parameters(),
+    }
+    assert [distance[block.mlp.fc1.weight] for block in net.blocks] == [6, 5, 4, 3, 2, 1]
+    assert (distance[net.norm.weight], distance[net.pos_embed]) == (0, 7)
+    assert distance[net.patch_embed.proj.weight] == 7
 
 
 def test_without_freeze_the_norms_learn() -> None:

@@ -6,21 +6,27 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import ROOT
 
+ROOT = Path(__file__).resolve().parents[2]
 STAGES = sorted(path.stem for path in (ROOT / "stages").glob("[a-z]*.py"))
 
 
-def _start(stage: str, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, *options, str(ROOT / f"stages/{stage}.py")]
-    return subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
+def test_there_are_fourteen_stages() -> None:
+    assert len(STAGES) == 14
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_missing_packages_are_one_line_and_status_1(stage: str, tmp_path: Path) -> None:
     """-S leaves site-packages out, -E the environment's PYTHONPATH."""
-    done = _start(stage, tmp_path, "-S", "-E")
-    assert (done.returncode, done.stdout) == (1, "")
+    done = subprocess.run(
+        [sys.executable, "-S", "-E", ROOT / "stages" / f"{stage}.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"{stage}: this Python ({sys.executable}) lacks torch, ")
     assert "ruamel.yaml" in line
@@ -29,20 +35,46 @@ def test_missing_packages_are_one_line_and_status_1(stage: str, tmp_path: Path) 
 
 
 def test_an_unusable_params_file_is_one_line_of_the_stage(tmp_path: Path) -> None:
-    done = _start("prepare", tmp_path)
-    line = "prepare: params.yaml: no such file; run from the project's root folder\n"
-    assert (done.returncode, done.stderr) == (1, line)
+    done = subprocess.run(
+        [sys.executable, ROOT / "stages" / "prepare.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr == (
+        "prepare: params.yaml: no such file; run from the project's root folder\n"
+    )
 
 
 HEAVY = ("accelerate", "diffusers", "dvclive", "timm", "torchvision", "transformers")
-LIGHT = {"prepare", "darken", "depth_adapt", "report"}  # depth_adapt mostly does nothing
-FOUND = "import {}, json, sys; print(json.dumps(sorted(set({}) & set(sys.modules))))"
+IMPORT_EACH = """
+import importlib, json, os, sys
+found = {}
+for stage in sys.argv[3:]:
+    reading, writing = os.pipe()
+    if os.fork() == 0:
+        importlib.import_module(stage)
+        with os.fdopen(writing, "w") as out:
+            json.dump(sorted(set(json.loads(sys.argv[2])) & set(sys.modules)), out)
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as out:
+        found[stage] = json.load(out)
+print(json.dumps(found))
+"""
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_imports_what_it_uses_when_it_uses_it(stage: str) -> None:
+def test_a_stage_imports_what_it_uses_when_it_uses_it() -> None:
     """No stage module brings in more than torch; those that need no torch not even that."""
-    code = FOUND.format(stage, [*HEAVY, "torch"])
-    words = [sys.executable, "-c", code]
-    found = subprocess.check_output(words, cwd=ROOT / "stages", text=True)
-    assert json.loads(found) == ([] if stage in LIGHT else ["torch"])
+    command = [sys.executable, "-c", "import sys; sys.path.insert(0, sys.argv[1])" + IMPORT_EACH]
+    done = subprocess.run(
+        [*command, ROOT / "stages", json.dumps([*HEAVY, "torch"]), *STAGES],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = json.loads(done.stdout)
+    light = {"prepare", "darken", "depth_adapt", "report"}  # depth_adapt mostly does nothing
+    assert found == {stage: [] if stage in light else ["torch"] for stage in STAGES}
