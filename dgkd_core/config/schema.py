@@ -289,6 +289,16 @@ class _Training(_Section):
         description="decay of an exponential moving average of the weights, which is scored and "
         "saved in their place; it spans about the last 1 / (1 - ema) steps; 0 (the paper): none",
     )
+    layer_decay: float = Field(
+        gt=0,
+        le=1,
+        description="learning rate factor from one block (or stage) of the backbone to the one "
+        "below it, as transformers are fine-tuned with (.65 to .9); 1: none",
+    )
+    checkpointing: bool = Field(
+        description="keep no activations inside the backbone's blocks but compute them again for "
+        "the gradients: the same result in less memory and about a third more time"
+    )
 
     @model_validator(mode="after")
     def _check_training(self) -> _Training:

@@ -53,6 +53,8 @@ def train_and_score(
         miou = distributed.broadcast(result.confusion.miou())
         return {"miou": miou} if miou == miou else {}
 
+    if section.checkpointing:
+        model.encoder.checkpoint()  # type: ignore[operator,union-attr]
     keep = "miou" if getattr(section, "keep", "last") == "best" else None
     with live_curve(stage) as log:
         curve = train(

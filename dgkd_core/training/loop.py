@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import partial
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +52,15 @@ class Task(Protocol):
         ...
 
 
+@runtime_checkable
+class Layered(Protocol):
+    """A backbone whose blocks lie one above the other: `dgkd_core.models.encoder.Encoder`."""
+
+    def distances(self) -> dict[nn.Parameter, int]:
+        """How many blocks lie above each parameter."""
+        ...
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How to optimise.
@@ -62,6 +71,7 @@ class Recipe:
         bias_lr: learning rate factor of biases.
         no_decay: what has no weight decay: biases, norms (their scales, and other vectors).
         sync_norms: of several processes: norms take their statistics from the whole batch.
+        layer_decay: learning rate factor from one block of a backbone to the one below it.
     """
 
     iterations: int
@@ -76,6 +86,7 @@ class Recipe:
     bias_lr: float = 2.0
     no_decay: Sequence[str] = ("biases", "norms")
     sync_norms: bool = True
+    layer_decay: float = 1.0
 
     @classmethod
     def of(cls, section: Any) -> Recipe:
@@ -93,12 +104,18 @@ def parameter_groups(
     modules: Iterable[nn.Module], pretrained: Iterable[nn.Parameter], recipe: Recipe
 ) -> list[dict[str, object]]:
     """Groups by rate and decay: new layers and biases have factors of their own on the rate."""
-    old = {id(parameter) for parameter in pretrained}
+    modules, old = list(modules), {id(parameter) for parameter in pretrained}
+    below: dict[nn.Parameter, int] = {}
+    if recipe.layer_decay < 1:
+        for layer in (layer for module in modules for layer in module.modules()):
+            if isinstance(layer, Layered):
+                below |= layer.distances()
     groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
     for name, parameter in (named for module in modules for named in module.named_parameters()):
         if not parameter.requires_grad:
             continue
         rate = recipe.lr * (1.0 if id(parameter) in old else recipe.new_layers)
+        rate *= recipe.layer_decay ** below.get(parameter, 0)
         bias = name.endswith("bias")
         kind = "biases" if bias else "norms" if parameter.ndim < 2 else "weights"
         decay = 0.0 if kind in recipe.no_decay else recipe.weight_decay

@@ -14,6 +14,7 @@ from tasks import CPU
 from torch import Tensor, nn
 
 from dgkd_core.models.dgf2 import DGF2
+from dgkd_core.models.registry import build_encoder
 from dgkd_core.runtime.state import State
 from dgkd_core.training import loop
 from dgkd_core.training.loop import Batch, Losses, Precision, Recipe, parameter_groups, train
@@ -91,6 +92,17 @@ def test_a_weight_per_channel_is_not_decayed() -> None:
     groups: list[Any] = parameter_groups([fusion], [], RECIPE)
     found = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
     assert found[id(fusion.gate)] == 0
+
+
+def test_lower_blocks_learn_more_slowly_by_the_factor() -> None:
+    encoder = build_encoder("timm:test_vit", 16)
+    pretrained = list(encoder.backbone.parameters())
+    groups: list[Any] = parameter_groups([encoder], pretrained, replace(RECIPE, layer_decay=0.5))
+    rate = {id(p): group["lr"] for group in groups for p in group["params"]}
+    net = encoder.get_submodule("net")
+    for name, below in (("norm", 0), ("blocks.5.attn.proj", 1), ("patch_embed.proj", 7)):
+        assert rate[id(net.get_parameter(f"{name}.weight"))] == pytest.approx(0.1 * 0.5**below)
+    assert rate[id(encoder.get_parameter("lift.weight"))] == pytest.approx(0.1 * 10)  # new
 
 
 @pytest.mark.parametrize("iterations", [1, 7, 250])
