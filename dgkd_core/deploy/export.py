@@ -31,10 +31,11 @@ from dgkd_core.deploy.folder import DEPTH, Settings
 from dgkd_core.deploy.model import LARGEST, Model, load
 from dgkd_core.deploy.photographs import Photograph
 from dgkd_core.deploy.templates import fill
-from dgkd_core.depth.dpt import network_inputs
+from dgkd_core.depth.dpt import nearness, network_inputs
 from dgkd_core.depth.maps import gradient
 from dgkd_core.evaluation.inference import Protocol, infer, run_loaded
 from dgkd_core.lowlight.synthesis import darken_physical, picture_rng
+from dgkd_core.models.network import Segmenter
 from dgkd_core.models.registry import ModelConfig
 from dgkd_core.runtime.checks import RAW_SUFFIXES
 from dgkd_core.runtime.errors import InputError, reason
@@ -84,14 +85,14 @@ class SegmenterGraph(nn.Module):
 
 
 class DepthGraph(nn.Module):
-    """A DPT: normalised pictures (N, 3, S, S) to relative inverse depth (N, 1, s, s)."""
+    """A DPT: normalised pictures (N, 3, S, S) to depth (N, 1, s, s), larger = nearer."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.model(pixel_values=pixels).predicted_depth[:, None]
+        return nearness(self.model, pixels)[:, None]
 
 
 def _unit(depth: Tensor, size: Sequence[int]) -> Tensor:
@@ -146,13 +147,18 @@ def _traced(graph: nn.Module, inputs: Sequence[Tensor], shapes: Sequence[Any]) -
     return program
 
 
-def segmenter_graph(segmenter: nn.Module, config: ModelConfig, settings: Settings) -> Graph:
-    """The segmenter's graph, whose axes N, H and W are free."""
+def segmenter_graph(segmenter: Segmenter, config: ModelConfig, settings: Settings) -> Graph:
+    """The segmenter's graph, whose axes N, H and W are free.
+
+    The least side has two of the coarsest features at every scale: torch.export takes an axis of
+    one for a constant.
+    """
     height, width = 96, 80
     raw = settings.depth == "dpt"
     count = Dim("batch", min=1, max=MOST_PICTURES)
     most = max(LARGEST_SIDE, settings.long_side or LARGEST)
-    sides = [Dim(name, min=LEAST_SIDE, max=most) for name in ("height", "width")]
+    least = max(LEAST_SIDE, int(segmenter.encoder.coarsest / min(settings.scales)) + 1)
+    sides = [Dim(name, min=least, max=most) for name in ("height", "width")]
     inputs, shapes = [torch.rand(2, 3, height, width)], [{0: count, 2: sides[0], 3: sides[1]}]
     if settings.depth != "off":
         own = [Dim(f"depth_{side.__name__}", min=2, max=LARGEST_SIDE) for side in sides]
@@ -166,6 +172,7 @@ def segmenter_graph(segmenter: nn.Module, config: ModelConfig, settings: Setting
         "exposure": config.exposure,
         "flip": settings.flip,
         "invert": settings.depth_invert,
+        "least_side": least,
         "long_side": settings.long_side or LARGEST,
         "scales": list(settings.scales),
     }
@@ -357,7 +364,6 @@ def _example(out: Path, graph: Graph, depth: Graph | None, depth_name: str) -> s
         depth_file=depth_name,
         model=graph.about,
         dpt=depth.about if depth else None,
-        least_side=LEAST_SIDE,
         raw=RAW_SUFFIXES,
         most_pixels=MOST_PIXELS // 2,  # Pillow refuses twice that
         palette=voc_palette()[: 3 * len(graph.about["classes"])],

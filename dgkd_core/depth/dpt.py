@@ -17,6 +17,7 @@ from dgkd_core.depth.files import (
     PROCESSOR,
     check_patches,
     fetch,
+    is_metric,
     read_config,
     read_model,
     read_processor,
@@ -188,22 +189,29 @@ def half_precision(device: torch.device) -> torch.dtype | None:
     return torch.float16 if device.type == "cuda" else None
 
 
+def nearness(model: Any, pixels: Tensor) -> Tensor:
+    """(N, 3, h, w) to (N, h, w), larger = nearer: relative inverse depth, or the negative metres of
+    a metric model."""
+    depth: Tensor = model(pixel_values=pixels).predicted_depth
+    return -depth if is_metric(model.config) else depth
+
+
 def _forward(model: Any, pixels: Tensor) -> Tensor:
-    """(N, 3, h, w) to (N, h, w) float32."""
+    """`nearness` in half precision where that is enough, as float32."""
     half = half_precision(pixels.device)
     if half is not None:
         with torch.autocast(pixels.device.type, half):
-            depth = model(pixel_values=pixels).predicted_depth.float()
+            depth = nearness(model, pixels).float()
         if depth.isfinite().all():  # float16 ends at 65,504
             return depth
-    return model(pixel_values=pixels).predicted_depth.float()
+    return nearness(model, pixels).float()
 
 
 @torch.inference_mode()
 def predict(
     model: Any, processor: Any, pictures: Sequence[np.ndarray], device: torch.device
 ) -> list[Tensor]:
-    """Relative inverse depth at the network's own resolution; those of one shape run as a batch.
+    """Depth at the network's own resolution; pictures of one shape run as a batch.
 
     Args:
         pictures: (H, W, 3) uint8 each, of any sizes.
@@ -224,7 +232,7 @@ def predict(
 def estimate(
     model: Any, processor: Any, pictures: Sequence[np.ndarray], device: torch.device
 ) -> list[np.ndarray]:
-    """Relative inverse depth of pictures of any sizes.
+    """Depth of pictures of any sizes.
 
     Args:
         pictures: (H, W, 3) uint8 each.

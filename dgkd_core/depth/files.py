@@ -27,7 +27,8 @@ CONFIG, PROCESSOR, WEIGHTS = "config.json", "preprocessor_config.json", "model.s
 FILES = f"{CONFIG}, {PROCESSOR} and {WEIGHTS}"
 LARGEST_SIDE = 2048  # pixels of a network's input
 
-_MODELS = {"dpt": "DPT", "depth_anything": "DepthAnything"}  # by the start of transformers' names
+# by the start of transformers' names
+_MODELS = {"dpt": "DPT", "depth_anything": "DepthAnything", "zoedepth": "ZoeDepth"}
 _BACKBONES = ("beit", "bit", "dinov2", "dinov2_with_registers", "swin", "swinv2")
 _FETCHES = ("backbone", "use_timm_backbone", "use_pretrained_backbone", "quantization_config")
 _NOT_READ = ("auto_map", "name_or_path", "dtype", "torch_dtype", "backbone_kwargs")
@@ -125,7 +126,9 @@ def read_config(path: Path) -> tuple[Any, Any]:
     values = _clean(read_checked(path, dict[str, Any], FILES), path)
     kind = values.pop("model_type", None)
     if not isinstance(kind, str) or kind not in _MODELS:
-        raise InputError(f"{path}: model_type is {shown(kind)}, expected {' or '.join(_MODELS)}")
+        raise InputError(f"{path}: model_type is {shown(kind)}, expected {', '.join(_MODELS)}")
+    if values.get("max_depth", 1) is None:  # in files of Depth Anything: transformers' default
+        del values["max_depth"]
     inner = values.get("backbone_config")
     named = inner.get("model_type") if isinstance(inner, dict) else None
     bit_by_default = isinstance(inner, dict) and named is None  # as DPTConfig has it
@@ -148,6 +151,12 @@ def read_config(path: Path) -> tuple[Any, Any]:
         if type(side) is not int or not 1 <= side <= LARGEST_SIDE:
             raise InputError(f"{path}: image_size is {shown(side)}, expected 1 to {LARGEST_SIDE}")
     return config, model_class
+
+
+def is_metric(config: Any) -> bool:
+    """Whether the network gives metres (far = large) instead of relative inverse depth."""
+    metric_kind = getattr(config, "depth_estimation_type", None) == "metric"
+    return config.model_type == "zoedepth" or metric_kind
 
 
 def sees_a_square(config: Any) -> bool:
@@ -190,6 +199,8 @@ def read_processor(path: Path) -> Any:
         raise InputError(
             f"{path}: {key} is {shown(first['input'])}: {reason(ValueError(first['msg']))}"
         ) from error
+    if values.size_divisor is None:  # ZoeDepth pads in a way of its own
+        values.do_pad = False
     return DPTImageProcessor(**values.model_dump(exclude_unset=True))
 
 

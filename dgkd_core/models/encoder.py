@@ -35,10 +35,11 @@ class Encoder(nn.Module):
     ``encoder(image, fuse=None)`` takes (N, 3, H, W) normalised pictures and returns the pair
     (shallow, deep). ``fuse`` is called during the forward pass at three places, whose channels are
     ``fusion_channels``; the shallow features are taken before the fusion at their place.
-    ``fusible`` tells whether it can be.
+    ``fusible`` tells whether it can be; ``coarsest`` is the largest stride inside.
     """
 
     fusible = True
+    coarsest = 8
 
     def __init__(
         self, shallow_channels: int, deep_channels: int, fusion_channels: tuple[int, int, int]

@@ -25,15 +25,26 @@ STEM = 64  # channels of a plain transformer's shallow features
 TRIAL = (97, 131)  # pixels: sides that no patch and no window divides
 
 
+def cells(side: int, stride: int) -> int:
+    """⌈side / stride⌉, without a negative number: ONNX divides those towards zero."""
+    return (side + stride - 1) // stride
+
+
 def padded(image: Tensor, multiple: int, stride: int) -> Tensor:
     """(N, C, H, W) with zeros below and on the right, to sides that are multiples of ``multiple``.
 
     They hold ⌈H / stride⌉ and ⌈W / stride⌉ cells of ``stride`` pixels.
     """
     down, right = (
-        -(-(-(-side // stride) * stride) // multiple) * multiple - side for side in image.shape[-2:]
+        cells(cells(side, stride) * stride, multiple) * multiple - side for side in image.shape[-2:]
     )
     return F.pad(image, (0, right, 0, down))
+
+
+def cut(x: Tensor, stride: int, size: Sequence[int]) -> Tensor:
+    """Features of a padded picture without the cells beyond the picture's H and W."""
+    rows, columns = (cells(side, stride) for side in size)
+    return x.narrow(-2, 0, rows).narrow(-1, 0, columns)
 
 
 def resampled(x: Tensor, stride: int, wanted: int, size: Sequence[int]) -> Tensor:
@@ -49,8 +60,7 @@ def resampled(x: Tensor, stride: int, wanted: int, size: Sequence[int]) -> Tenso
     """
     if stride != wanted:
         x = F.interpolate(x, scale_factor=stride / wanted, mode="bilinear", align_corners=False)
-    rows, columns = (-(-side // wanted) for side in size)
-    return x[..., :rows, :columns]
+    return cut(x, wanted, size)
 
 
 def _features_only(name: str, output_stride: int) -> tuple[Any, dict[str, Any]]:
@@ -145,6 +155,7 @@ class TimmEncoder(Encoder):
         self.net: Any = net
         self.output_stride = output_stride
         self._strides = [int(levels[place]["reduction"]) for place in (*places, -1)]
+        self.coarsest = max(*self._strides, output_stride)
         self._first = places[0]
         names = [_module_name(net, str(levels[place]["module"])) for place in places]
         self._names = [name for name in names if name is not None]
@@ -198,7 +209,7 @@ class TimmEncoder(Encoder):
             try:
                 with torch.no_grad():
                     for stride, x in zip((SHALLOW, self.output_stride), self(image), strict=True):
-                        expected = tuple(-(-side // stride) for side in TRIAL)
+                        expected = tuple(cells(side, stride) for side in TRIAL)
                         if x.shape[-2:] != expected:
                             raise ValueError(f"features of {tuple(x.shape)}, expected {expected}")
                 break
@@ -231,8 +242,8 @@ class TimmEncoder(Encoder):
         if self.stem is not None:
             shallow = self.lift(shallow)
         shallow = resampled(shallow, self._strides[0], SHALLOW, size)
-        if self.stem is not None:
-            shallow = shallow + self.stem(image)
+        if self.stem is not None:  # of the padded picture, whose sizes a traced graph can compare
+            shallow = shallow + cut(self.stem(whole), SHALLOW, size)
         return shallow, resampled(deep, self._strides[3], self.output_stride, size)
 
     def _after(self, place: int, module: nn.Module, inputs: Any, output: Any) -> Tensor | None:

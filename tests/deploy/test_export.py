@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from cameras import display_p3
+from model_folder import SPEC
 from PIL import ExifTags, Image
 from support import ROOT, environment, one_line
 from torch import nn
@@ -25,7 +27,7 @@ from dgkd_core.data.pictures import open_picture, to_photo
 from dgkd_core.deploy import export as module
 from dgkd_core.deploy.export import compare, dark_pictures, export, run_onnx, run_torch
 from dgkd_core.deploy.folder import NETWORK_FILES, copy_files
-from dgkd_core.models.registry import load_model, save_model
+from dgkd_core.models.registry import build, load_model, save_model
 
 pytest.importorskip("onnxscript")
 onnx = pytest.importorskip("onnx")
@@ -171,6 +173,24 @@ def test_torch_without_depth(with_depth: Callable[..., Path], tmp_path: Path) ->
     example, photo = runpy.run_path(str(tmp_path / "night.pt2.example.py")), _photo(tmp_path)
     example["main"](str(photo), str(tmp_path / "mask.png"))
     _is_the_models_mask(tmp_path / "mask.png", photo, folder)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("backbone", "least"), [("test_vit", 17), ("test_convnext", 17)])
+def test_other_backbones(
+    with_depth: Callable[..., Path], tmp_path: Path, backbone: str, least: int
+) -> None:
+    """A plain transformer and one that is padded; a picture has two of their coarsest features."""
+    folder, out = with_depth("given"), tmp_path / "night.onnx"
+    spec = replace(SPEC, backbone=f"timm:{backbone}", output_stride=16)
+    save_model(tmp_path / "other", build(spec), spec)
+    copy_files(tmp_path / "other", NETWORK_FILES, folder)
+    lines = export(_lively(folder), out, "onnx")
+    assert "100.000 % of pixels of the same class" in "\n".join(lines)
+    model, run = load(folder, "cpu"), run_onnx(out.read_bytes())
+    assert compare(model, run, None).difference < 1e-4
+    example = runpy.run_path(str(out.with_name("night.onnx.example.py")))
+    assert example["LEAST_SIDE"] == least
 
 
 def _constant(inputs: dict[str, np.ndarray]) -> list[np.ndarray]:

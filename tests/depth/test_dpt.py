@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,12 +13,15 @@ import torch
 from scipy.stats import spearmanr
 from support import one_line
 from transformers import (
+    BeitConfig,
     DepthAnythingConfig,
     DepthAnythingForDepthEstimation,
     Dinov2Config,
     DPTConfig,
     DPTForDepthEstimation,
     DPTImageProcessor,
+    ZoeDepthConfig,
+    ZoeDepthForDepthEstimation,
 )
 
 from dgkd_core.depth import dpt as depth_module
@@ -26,6 +30,7 @@ from dgkd_core.depth.dpt import (
     estimate,
     gradient_loss,
     load_dpt,
+    nearness,
     network_inputs,
     predict,
     rank_correlation,
@@ -66,7 +71,7 @@ def _plain_dpt() -> DPTForDepthEstimation:
     )
 
 
-def _depth_anything() -> DepthAnythingForDepthEstimation:
+def _depth_anything(**more: Any) -> DepthAnythingForDepthEstimation:
     backbone = Dinov2Config(
         hidden_size=16,
         num_hidden_layers=4,
@@ -84,11 +89,34 @@ def _depth_anything() -> DepthAnythingForDepthEstimation:
         fusion_hidden_size=8,
         head_hidden_size=4,
         patch_size=14,
+        **more,
     )
     return DepthAnythingForDepthEstimation(config)
 
 
-@pytest.fixture(scope="module", params=["hybrid", "plain", "depth-anything"])
+def _zoedepth() -> ZoeDepthForDepthEstimation:
+    backbone = BeitConfig(
+        hidden_size=16,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        intermediate_size=32,
+        image_size=64,
+        patch_size=16,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+        reshape_hidden_states=False,
+        use_relative_position_bias=True,
+    )
+    config = ZoeDepthConfig(
+        backbone_config=backbone,
+        neck_hidden_sizes=[8, 8, 8, 8],
+        fusion_hidden_size=8,
+        bottleneck_features=8,
+        bin_embedding_dim=8,
+    )
+    return ZoeDepthForDepthEstimation(config)
+
+
+@pytest.fixture(scope="module", params=["hybrid", "plain", "depth-anything", "zoedepth"])
 def kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A model and a processor that keeps the aspect ratio, by way of a folder."""
     torch.manual_seed(0)
@@ -97,6 +125,8 @@ def kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         model, side, multiple = small_dpt(32, 16)[0], 64, 32
     elif request.param == "plain":
         model, side, multiple = _plain_dpt(), 64, 32
+    elif request.param == "zoedepth":
+        model, side, multiple = _zoedepth(), 64, 32
     else:
         model, side, multiple = _depth_anything(), 70, 14
     processor = DPTImageProcessor(
@@ -129,15 +159,35 @@ def test_a_network_that_can_keeps_the_aspect_ratio_and_others_get_their_square(
 ) -> None:
     model, processor = kind
     wide, square = network_inputs(processor, [_random(100, 200), _random(50, 50)])
-    if model.config.model_type == "depth_anything":
-        assert (wide.shape, square.shape) == ((3, 70, 140), (3, 70, 70))
+    keeps = {"depth_anything": 70, "zoedepth": 64}
+    if side := keeps.get(model.config.model_type):
+        assert (wide.shape, square.shape) == ((3, side, 2 * side), (3, side, side))
     else:
         side = model.config.image_size
         assert wide.shape == square.shape == (3, side, side)
     with torch.inference_mode():
-        exact = model(pixel_values=square[None]).predicted_depth[0]
+        exact = nearness(model, square[None])[0]
     assert exact.dtype == torch.float32
     assert torch.equal(predict(model, processor, [_random(50, 50)], CPU)[0], exact)
+
+
+def test_near_is_large_of_a_metric_model_too(tmp_path: Path) -> None:
+    """Whose config.json says that it gives metres; `max_depth: null` is as good as none."""
+    processor = DPTImageProcessor(size={"height": 70, "width": 70})
+    pictures = [_random(60, 60)]
+    for metric in (False, True):
+        torch.manual_seed(0)
+        kind = "metric" if metric else "relative"
+        save_dpt(_depth_anything(depth_estimation_type=kind, max_depth=1), processor, tmp_path)
+        config = json.loads((tmp_path / "config.json").read_text())
+        (tmp_path / "config.json").write_text(json.dumps(config | {"max_depth": None}))
+        model, read = load_dpt(tmp_path, local=True)
+        (found,) = predict(model, read, pictures, CPU)
+        pixels = network_inputs(read, pictures)[0][None]
+        with torch.no_grad():
+            given = model(pixel_values=pixels).predicted_depth[0]
+        assert torch.equal(found, -given if metric else given)
+    assert given.min() > 0
 
 
 def test_three_rows_are_not_three_colours(kind: tuple[Any, Any]) -> None:
@@ -182,6 +232,7 @@ def test_half_precision_is_close_and_gives_way_where_it_overflows(
             product = torch.nn.functional.conv2d(pixel_values, weight * scale)
             return SimpleNamespace(predicted_depth=product[:, 0])
 
+        forward.config = DPTConfig()  # type: ignore[attr-defined]
         return forward
 
     processor = DPTImageProcessor(size={"height": 8, "width": 8})

@@ -84,7 +84,7 @@ def test_code_kernels_paths_and_other_files_are_not_looked_at(folder: Path, tmp_
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dpt", "out"]
     assert "/etc" not in (tmp_path / "out" / "config.json").read_text()
     _change(config, {"model_type": "evil"})
-    _refused(folder, "config.json", "'evil'", "dpt or depth_anything")
+    _refused(folder, "config.json", "'evil'", "dpt, depth_anything, zoedepth")
     assert not mark.exists()
     runpy.run_path(str(evil))
     assert mark.exists(), "it does leave its mark when it is run"
@@ -230,7 +230,7 @@ def test_half_precision_without_layers_that_published_models_lack(folder: Path) 
 # --- values --------------------------------------------------------------------------------------
 
 CONFIGS: dict[str, list[Any]] = {
-    "model_type": ["bert", "glpn", None, ["dpt"]],
+    "model_type": ["bert", "glpn", "depth_pro", None, ["dpt"]],
     "hidden_size": [10**9],
     "num_hidden_layers": [1000, "3"],
     "num_attention_heads": [0],
