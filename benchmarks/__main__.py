@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from benchmarks.options import CASES, DTYPES, Options
+from benchmarks.options import CASES, DTYPES, USUAL, Options
 from benchmarks.report import compare, read_report, summary
 from dgkd_core.runtime.errors import InputError
 from dgkd_core.runtime.files import read_json, write_json
@@ -31,6 +31,7 @@ given are those of params.yaml. Run from the project's root.
   depth      a batch of the depth stage            darken  the darken stage's pictures
   data       batches of training pictures alone
   export     the segmenter on one picture: PyTorch, and its ONNX file in onnxruntime
+  backbones  train with one backbone after the other (only where it is named)
 """
 EXAMPLES = """\
 examples:
@@ -54,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = made.add_argument
-    add("names", nargs="*", metavar="NAME", help="what to measure; all where none is given")
+    add("names", nargs="*", metavar="NAME", help="what to measure (all but backbones)")
     add("--backbone", metavar="NAME", help="model.backbone")
     add("--width", type=int, metavar="N", help="model.width, channels of the head")
     add("--crop", type=int, metavar="PIXELS", help="distill.crop")
@@ -146,7 +147,7 @@ def _run(args: argparse.Namespace) -> list[str]:
 
     if options.device is not None:
         get_device(options.device)
-    records, problems = _measure(list(dict.fromkeys(args.names or CASES)), options)
+    records, problems = _measure(list(dict.fromkeys(args.names or USUAL)), options)
     if records:
         report = {
             "machine": {

@@ -12,6 +12,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, chdir, nullcontext, suppress
+from dataclasses import replace
 from functools import partial, wraps
 from itertools import count
 from pathlib import Path
@@ -45,7 +46,7 @@ from dgkd_core.imaging.pamr import PAMR
 from dgkd_core.lowlight.darkening import Job, dark_picture
 from dgkd_core.lowlight.fresh import fresh_night
 from dgkd_core.models.network import Network
-from dgkd_core.models.registry import ModelConfig, build
+from dgkd_core.models.registry import ModelConfig, build, build_encoder, save_model
 from dgkd_core.pseudo_labels.class_maps import class_maps
 from dgkd_core.runtime.device import start
 from dgkd_core.runtime.errors import InputError
@@ -139,6 +140,22 @@ def step(
     crop, batch = section.crop, section.batch
     size = f"{batch}x3x{crop}x{crop}, {model.backbone}"
     return Found(timeline, size, batch, _name(Precision.of(device).half))
+
+
+def backbones(options: Options, case: str, folder: Path, device: torch.device) -> Found:
+    """``train`` with another backbone in teacher and student, without depth where it takes none."""
+    given = options.params
+    model = given.model.model_copy(update={"backbone": case})
+    encoder = build_encoder(case, model.output_stride)
+    if not encoder.fusible:
+        model = model.model_copy(update={"dgf2": "off"})
+    changed = replace(options, params=given.model_copy(update={"model": model}))
+    config = ModelConfig.of(model, "network", options.class_names, dgf2="off", exposure="none")
+    save_model(folder / "artifacts/teacher", build(config), config)
+    found = step(changed, "", folder, device, split=False)
+    millions = sum(p.numel() for p in encoder.parameters()) / 1e6
+    strides = "+".join(map(str, encoder.strides))
+    return found._replace(size=f"strides {strides}, {millions:.1f} M parameters")
 
 
 def _name(half: torch.dtype | None) -> str:
@@ -374,6 +391,7 @@ BENCHMARKS: dict[str, Callable[[Options, str, Path, torch.device], Found | None]
     "darken": darken,
     "data": data,
     "export": export,
+    "backbones": backbones,
 }
 
 

@@ -29,7 +29,25 @@ CASES: dict[str, tuple[str, ...]] = {  # of each benchmark; every case has a pro
     "darken": ("", "in processes"),
     "data": ("first visit", "kept"),
     "export": ("PyTorch", "onnxruntime"),
+    "backbones": (
+        "resnet18",
+        "resnet50",
+        "wide_resnet38",
+        "timm:tf_efficientnet_lite0",
+        "timm:convnext_atto",
+        "timm:convnext_tiny",
+        "timm:swin_tiny_patch4_window7_224",
+        "timm:swinv2_tiny_window8_256",
+        "timm:pvt_v2_b0",
+        "timm:hrnet_w18_small",
+        "timm:vit_tiny_patch16_224",
+        "timm:vit_small_patch14_dinov2",
+        "timm:vit_small_patch14_reg4_dinov2",
+        "timm:vit_small_patch16_dinov3",
+        "timm:vit_base_patch16_clip_224",
+    ),
 }
+USUAL = [name for name in CASES if name != "backbones"]  # those that run where none is named
 # an option and the keys of params.yaml that it stands for
 KEYS = {
     "backbone": ("model.backbone",),

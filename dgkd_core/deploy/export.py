@@ -157,7 +157,8 @@ def segmenter_graph(segmenter: Segmenter, config: ModelConfig, settings: Setting
     raw = settings.depth == "dpt"
     count = Dim("batch", min=1, max=MOST_PICTURES)
     most = max(LARGEST_SIDE, settings.long_side or LARGEST)
-    least = max(LEAST_SIDE, int(segmenter.encoder.coarsest / min(settings.scales)) + 1)
+    coarsest = max(*segmenter.encoder.strides, config.output_stride)
+    least = max(LEAST_SIDE, int(coarsest / min(settings.scales)) + 1)
     sides = [Dim(name, min=least, max=most) for name in ("height", "width")]
     inputs, shapes = [torch.rand(2, 3, height, width)], [{0: count, 2: sides[0], 3: sides[1]}]
     if settings.depth != "off":

@@ -35,11 +35,12 @@ class Encoder(nn.Module):
     ``encoder(image, fuse=None)`` takes (N, 3, H, W) normalised pictures and returns the pair
     (shallow, deep). ``fuse`` is called during the forward pass at three places, whose channels are
     ``fusion_channels``; the shallow features are taken before the fusion at their place.
-    ``fusible`` tells whether it can be; ``coarsest`` is the largest stride inside.
+    ``fusible`` tells whether it can be; ``strides`` are those of the features at these places and
+    of the deep ones, inside the backbone.
     """
 
     fusible = True
-    coarsest = 8
+    strides: tuple[int, ...] = (4, 8, 8, 8)
 
     def __init__(
         self, shallow_channels: int, deep_channels: int, fusion_channels: tuple[int, int, int]

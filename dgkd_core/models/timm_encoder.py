@@ -154,8 +154,7 @@ class TimmEncoder(Encoder):
         )
         self.net: Any = net
         self.output_stride = output_stride
-        self._strides = [int(levels[place]["reduction"]) for place in (*places, -1)]
-        self.coarsest = max(*self._strides, output_stride)
+        self.strides = tuple(int(levels[place]["reduction"]) for place in (*places, -1))
         self._first = places[0]
         names = [_module_name(net, str(levels[place]["module"])) for place in places]
         self._names = [name for name in names if name is not None]
@@ -241,10 +240,10 @@ class TimmEncoder(Encoder):
             raise RuntimeError(f"the module {self._names[0]} was not run")
         if self.stem is not None:
             shallow = self.lift(shallow)
-        shallow = resampled(shallow, self._strides[0], SHALLOW, size)
+        shallow = resampled(shallow, self.strides[0], SHALLOW, size)
         if self.stem is not None:  # of the padded picture, whose sizes a traced graph can compare
             shallow = shallow + cut(self.stem(whole), SHALLOW, size)
-        return shallow, resampled(deep, self._strides[3], self.output_stride, size)
+        return shallow, resampled(deep, self.strides[3], self.output_stride, size)
 
     def _after(self, place: int, module: nn.Module, inputs: Any, output: Any) -> Tensor | None:
         """Keep the shallow features; fuse depth into a module's output."""
@@ -265,7 +264,7 @@ class TimmEncoder(Encoder):
             return output, lambda x: x
         if layout == "NHWC":
             return output.permute(0, 3, 1, 2), lambda x: x.permute(0, 2, 3, 1)
-        rows, columns = (side // self._strides[place] for side in self._size)
+        rows, columns = (side // self.strides[place] for side in self._size)
         prefix = output.shape[1] - rows * columns  # the class token, registers
         tokens = output[:, prefix:].mT.unflatten(2, (rows, columns))
         return tokens, lambda x: torch.cat([output[:, :prefix], x.flatten(2).mT], 1)

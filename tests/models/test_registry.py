@@ -102,6 +102,9 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         {"dgf2": "off"},
         {"dgf2": "gated", "exposure": "curve"},
         {"kind": "segmenter", "dgf2": "paper", "frozen": True},
+        {"backbone": "timm:test_vit"},
+        {"backbone": "timm:test_convnext", "kind": "segmenter"},
+        {"backbone": "timm:swin_tiny_patch4_window7_224", "output_stride": 32},
     ],
     ids=str,
 )
