@@ -45,7 +45,7 @@ from dgkd_core.evaluation.inference import infer
 from dgkd_core.imaging.pamr import PAMR
 from dgkd_core.lowlight.darkening import Job, dark_picture
 from dgkd_core.lowlight.fresh import fresh_night
-from dgkd_core.models.network import Network
+from dgkd_core.models.network import Network, Segmenter
 from dgkd_core.models.registry import ModelConfig, build, build_encoder, save_model
 from dgkd_core.pseudo_labels.class_maps import class_maps
 from dgkd_core.runtime.device import start
@@ -364,6 +364,7 @@ def export(options: Options, case: str, folder: Path, device: torch.device) -> F
         model, "segmenter", options.class_names, dgf2=model.dgf2, exposure=model.exposure
     )
     segmenter = build(config).eval()
+    assert isinstance(segmenter, Segmenter)
     depth = depth_batch([gradient(size, size)]) if model.dgf2 != "off" else None
     image = picture_batch(onnx.dark_pictures(1, size, size), config.exposure)
     settings = Settings.of(options.params, "off" if depth is None else "given")

@@ -78,6 +78,8 @@ def distill(params: Params, state: State) -> None:
         jitter=section.jitter,
         long_side=section.long_side,
     )
+    if params.model.attention:
+        student.encoder.attend()
     pamr = PAMR(dilations=params.model.pamr_dilations)
     ready_to_guide(teacher, device, Precision.of(device).half)  # after the student took its weights
     guide = teacher if dgkd is not None else None

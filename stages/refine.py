@@ -4,11 +4,14 @@ The background threshold is the best of a sweep over the refined maps of val (`t
 the given number; no training mask is read.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import _start  # noqa: F401
 import numpy as np
+import torch
+from torch import Tensor
 
 from dgkd_core.config.schema import Params
 from dgkd_core.data.exposure import expose
@@ -25,10 +28,17 @@ from dgkd_core.data.pictures import (
 from dgkd_core.evaluation.scores import Confusion, per_class
 from dgkd_core.imaging.dense_crf import DenseCRF
 from dgkd_core.imaging.pamr import PAMR
+from dgkd_core.models.registry import load_model
 from dgkd_core.pipeline.stage import run
 from dgkd_core.pseudo_labels.class_maps import Sweep
-from dgkd_core.pseudo_labels.refinement import pseudo_label, sharpen_by_crf, sharpen_by_pamr
+from dgkd_core.pseudo_labels.refinement import (
+    pseudo_label,
+    sharpen_by_crf,
+    sharpen_by_pamr,
+    spread_by_attention,
+)
 from dgkd_core.runtime import distributed
+from dgkd_core.runtime.device import start
 from dgkd_core.runtime.errors import InputError
 from dgkd_core.runtime.files import write_metrics, write_text
 from dgkd_core.runtime.paths import ARTIFACTS
@@ -37,36 +47,54 @@ from dgkd_core.runtime.state import State
 
 
 class Guides:
-    """The picture that sharpens a class map: (H, W, 3), or (H, W, 4) with depth."""
+    """What sharpens a class map: the picture, its depth map, a network's attention to it."""
 
     def __init__(self, params: Params) -> None:
         self.section, self.exposure = params.refine, params.model.exposure
         self.dark = Pack(Path(ARTIFACTS, "darken", "dark.zip"))
         self.normal = Pack(Path(ARTIFACTS, "prepare", "images.zip"))
-        self.depth = Pack(Path(ARTIFACTS, "depth", "depth.zip"))
+        self.depths = Pack(Path(ARTIFACTS, "depth", "depth.zip"))
+        self.network: Any = None
+        if self.section.method == "attention":
+            self.device = start(params, "refine")
+            folder = "student" if self.section.guide == "dark" else "teacher"
+            self.network, _ = load_model(Path(ARTIFACTS, folder), self.device)
+            self.network.encoder.attend()
 
-    def __call__(self, entry: Entry) -> np.ndarray:
+    def depth(self, entry: Entry) -> np.ndarray:
+        """(H, W, 1) float32 in [0, 1]."""
+        name = f"{entry.id}.png"
+        return decode_depth(self.depths.read(name), name)[..., None].astype(np.float32)
+
+    def affinity(self, entry: Entry) -> Tensor:
+        """Of the picture's patches, as `Encoder.attend` says."""
+        pictures = [self.picture(entry), *([self.depth(entry)] if self.network.uses_depth else [])]
+        inputs = [torch.from_numpy(x).permute(2, 0, 1)[None].to(self.device) for x in pictures]
+        with torch.inference_mode():
+            affinity = self.network(*inputs, features=False, scores=False).affinity
+        assert isinstance(affinity, Tensor)
+        return affinity
+
+    def picture(self, entry: Entry) -> np.ndarray:
+        """(H, W, 3) float32 in [0, 1]."""
         name = f"{entry.id}.png"
         if self.section.guide == "dark":
-            guide = expose(decode_rgb(self.dark.read(name), name), self.exposure)
-        else:
-            guide = expose(decode_rgb(self.normal.read(entry.image), entry.image), "none")
-        if self.section.depth:
-            depth = decode_depth(self.depth.read(name), name)
-            guide = np.concatenate([guide, depth[..., None].astype(np.float32)], 2)
-        return guide
+            return expose(decode_rgb(self.dark.read(name), name), self.exposure)
+        return expose(decode_rgb(self.normal.read(entry.image), entry.image), "none")
 
-
-def sharpener(params: Params) -> Callable[[np.ndarray, np.ndarray], np.ndarray] | None:
-    """What takes class maps and a guide to sharper maps; None for `method: none`."""
-    section = params.refine
-    if section.method == "pamr":
-        pamr = PAMR(section.iterations, section.dilations)
-        return lambda maps, guide: sharpen_by_pamr(maps, guide, pamr)
-    if section.method == "crf":
-        crf = DenseCRF(section.iterations)
-        return lambda maps, guide: sharpen_by_crf(maps, guide, crf)
-    return None
+    def sharpen(self, maps: np.ndarray, entry: Entry) -> np.ndarray:
+        """(K, H, W) uint8, 255 = 1, to sharper ones, float32 in [0, 1]."""
+        section = self.section
+        if section.method == "none" or not len(maps):
+            return maps.astype(np.float32) / 255
+        guide = self.picture(entry)
+        if section.method == "crf":
+            return sharpen_by_crf(maps, guide, DenseCRF(section.iterations))
+        if self.network is not None:
+            maps = spread_by_attention(maps, self.affinity(entry))
+        if section.depth:
+            guide = np.concatenate([guide, self.depth(entry)], 2)
+        return sharpen_by_pamr(maps, guide, PAMR(section.iterations, section.dilations))
 
 
 def refined_val(
@@ -86,13 +114,13 @@ def refine(params: Params, state: State) -> None:
         manifest.need_normal(["train", "val"], "refine.guide is normal")
     cams = {split: Pack(Path(ARTIFACTS, "cam", f"{split}.zip")) for split in ("train", "val")}
     truth = Pack(source / "masks_val.zip")
-    guides, sharpen = Guides(params), sharpener(params)
+    guides = Guides(params)
     classes = len(manifest.classes)
 
     def sharp_maps(entry: Entry) -> np.ndarray:
         """(K, H, W) float32 in [0, 1]."""
         maps = decode_array(cams[entry.split].read(f"{entry.id}.npy"), f"{entry.id}.npy")
-        return sharpen(maps, guides(entry)) if sharpen else maps.astype(np.float32) / 255
+        return guides.sharpen(maps, entry)
 
     label, entries = "refine, val", manifest.split("val")
     for (entry,) in unfinished([[entry] for entry in entries], cache, label):

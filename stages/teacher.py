@@ -68,6 +68,8 @@ def teacher(params: Params, state: State) -> None:
         scale=section.scale,
         jitter=section.jitter,
     )
+    if params.model.attention:
+        model.encoder.attend()
     pamr = PAMR(dilations=params.model.pamr_dilations)
     task = TeacherTask(model, pamr, section.mask_warmup, auxiliary, pretrained)
     view = View(Store(), images, None, dark=False, exposure="none")

@@ -185,6 +185,10 @@ class Model(_Section):
         description="PAMR dilations in training, pixels of the masks (crop / 4); "
         "[1, 2, 4, 8, 12, 24] in the paper",
     )
+    attention: bool = Field(
+        description="in training, masks are also spread by the attention of a plain transformer's "
+        "last blocks, before PAMR"
+    )
     dgf2: Fusion = Field(
         description="depth fusion: off; paper: as published; gated: with a learned weight per "
         "channel that starts at zero, so that the network starts as it was"
@@ -456,14 +460,16 @@ class Cam(_Section):
 class Refine(_Section):
     """Pseudo labels from class maps."""
 
-    method: Literal["none", "pamr", "crf"] = Field(
-        description="how the maps are sharpened; crf: dense CRF with the usual constants"
+    method: Literal["none", "pamr", "crf", "attention"] = Field(
+        description="how the maps are sharpened; crf: dense CRF with the usual constants; "
+        "attention: spread by that of a plain transformer's last blocks (the student's, or with "
+        "guide: normal the teacher's), then PAMR"
     )
     guide: Literal["dark", "normal"] = Field(
         description="the picture whose edges sharpen: dark (the paper; exposed as the model's "
         "input is) or normal"
     )
-    depth: bool = Field(description="depth beside RGB in pamr's guide")
+    depth: bool = Field(description="depth beside RGB in PAMR's guide")
     iterations: Count = Field(description="iterations of PAMR or of the CRF")
     dilations: list[Count] = Field(
         min_length=1, description="PAMR dilations, pixels of the picture"
@@ -481,8 +487,10 @@ class Refine(_Section):
 
     @model_validator(mode="after")
     def _check(self) -> Refine:
-        if self.depth and self.method != "pamr":
-            raise ValueError(f"depth: is true with method {self.method}, expected pamr or false")
+        if self.depth and self.method not in ("pamr", "attention"):
+            raise ValueError(
+                f"depth: is true with method {self.method}, expected pamr, attention or false"
+            )
         return self
 
 

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from dgkd_core.runtime.errors import InputError
+
 Fuse = Callable[[int, Tensor], Tensor]
 """(place 0, 1 or 2, feature) to a feature of the same shape."""
 
@@ -41,6 +43,7 @@ class Encoder(nn.Module):
 
     fusible = True
     strides: tuple[int, ...] = (4, 8, 8, 8)
+    affinity: Tensor | None = None
 
     def __init__(
         self, shallow_channels: int, deep_channels: int, fusion_channels: tuple[int, int, int]
@@ -92,6 +95,19 @@ class Encoder(nn.Module):
             if parameter in inside:
                 between = inside[parameter] - 1
         return found
+
+    def attend(self) -> None:
+        """From now on a forward pass leaves the attention between its patches in ``affinity``.
+
+        (N, h, w, h, w) float32 without gradient, of each patch to all; the last two axes sum to 1.
+
+        Raises:
+            InputError: it is no plain transformer.
+        """
+        raise InputError(
+            "attention (model.attention, refine.method) needs a plain transformer as "
+            "model.backbone, timm:vit_small_patch14_dinov2 say"
+        )
 
     def checkpoint(self) -> None:
         """Keep no activations inside the parts while training: ``backward`` computes them again.

@@ -30,6 +30,7 @@ class Output:
         scores: (N, C) class scores; sigmoid gives a probability. None when not asked for.
         deep, shallow: (N, width, …) projected features for distillation, or the encoder's own;
             None when not asked for.
+        affinity: (N, …) what `Encoder.attend` says; None where it was not called.
     """
 
     logits: Tensor
@@ -37,6 +38,7 @@ class Output:
     scores: Tensor | None
     deep: Tensor | None = None
     shallow: Tensor | None = None
+    affinity: Tensor | None = None
 
 
 class _Fused(nn.Module):
@@ -150,6 +152,7 @@ class Network(_Fused):
             class_scores(logits, self.focal) if scores else None,
             (deep if raw else self.project_deep(deep)) if "deep" in wanted else None,
             (shallow if raw else self.project_shallow(shallow)) if "shallow" in wanted else None,
+            self.encoder.affinity,
         )
 
 

@@ -165,6 +165,8 @@ class TimmEncoder(Encoder):
                 *conv_norm_relu(3, half, 3, stride=2), *conv_norm_relu(half, STEM, 3, stride=2)
             )
             self.lift = nn.Conv2d(channels[0], STEM, 1)
+        self._attending: list[Any] = []
+        self._attention: list[Tensor] = []
         self._fuse: Fuse | None = None
         self._shallow: Tensor | None = None
         self._size: Sequence[int] = ()
@@ -197,6 +199,33 @@ class TimmEncoder(Encoder):
             for child in parent.children()
             if any(True for _ in child.children()) and any(p.ndim > 1 for p in child.parameters())
         ]
+
+    def attend(self) -> None:
+        layers: list[Any] = []
+        if self.stem is not None:
+            layers = [getattr(part, "attn", None) for part in self.parts()]
+        layers = layers[-(-2 * len(layers) // 3) :]  # the last third
+        if not layers or not all(hasattr(layer, "fused_attn") for layer in layers):
+            super().attend()
+        for layer in layers if not self._attending else ():
+            layer.fused_attn = False  # a fused one never holds its weights
+            layer.attn_drop.register_forward_pre_hook(partial(self._attend))
+        self._attending = layers
+
+    def _attend(self, module: nn.Module, inputs: Any) -> None:
+        if self._size:  # not where a checkpointed block is run again
+            self._attention.append(inputs[0].detach().float().mean(1))
+
+    def _affinity(self, size: Sequence[int]) -> Tensor:
+        """(A + Aᵀ) / 2 of the mean A over heads and layers, of the patches over the picture."""
+        mean = torch.stack(self._attention).mean(0)
+        grid = [side // self.strides[3] for side in self._size]
+        prefix = mean.shape[-1] - grid[0] * grid[1]
+        to_all = mean[:, prefix:, prefix:].unflatten(2, grid).unflatten(1, grid)
+        rows, columns = (cells(side, self.strides[3]) for side in size)
+        to_all = to_all[:, :rows, :columns, :rows, :columns]
+        both = to_all + to_all.permute(0, 3, 4, 1, 2)
+        return both / both.sum((-2, -1), keepdim=True)
 
     def _try_out(self, multiples: Sequence[int]) -> None:
         """Find the layout of the features, and what the sides of a picture must be multiples of."""
@@ -233,9 +262,10 @@ class TimmEncoder(Encoder):
                     whole, indices=1, norm=True, intermediates_only=True
                 )
             deep, _ = self._as_map(3, levels[-1])
+            self.affinity = self._affinity(size) if self._attending else None
             shallow = self._shallow if self.fusible else self._as_map(0, levels[self._first])[0]
         finally:
-            self._fuse, self._shallow, self._size = None, None, ()
+            self._fuse, self._shallow, self._size, self._attention = None, None, (), []
         if shallow is None:
             raise RuntimeError(f"the module {self._names[0]} was not run")
         if self.stem is not None:

@@ -5,12 +5,19 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from dgkd_core.imaging.attention import spread
 from dgkd_core.imaging.dense_crf import DenseCRF
 from dgkd_core.imaging.pamr import PAMR
 
 
 def _chw(guide: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(guide.transpose(2, 0, 1)))
+
+
+def spread_by_attention(maps: np.ndarray, affinity: torch.Tensor) -> np.ndarray:
+    """Class maps, (K, H, W) uint8, spread by the affinity of patches, (1, h, w, h, w)."""
+    spread_out = spread(torch.from_numpy(maps)[None].float(), affinity.cpu())[0]
+    return spread_out.round().byte().numpy()
 
 
 def sharpen_by_pamr(maps: np.ndarray, guide: np.ndarray, pamr: PAMR) -> np.ndarray:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dgkd_core.imaging.attention import spread
 from dgkd_core.imaging.pamr import PAMR
 from dgkd_core.models.head import mask_loss, refine_to_pseudo
 from dgkd_core.models.network import Network, Output
@@ -17,6 +18,8 @@ from dgkd_core.training.loop import Batch, Losses
 def weak_losses(output: Output, image: Tensor, batch: Batch, pamr: PAMR | None) -> Losses:
     """Losses from image-level labels: ``cls`` and, where PAMR is given, ``mask``.
 
+    Masks of a network that gives the affinity of its patches are spread by it before PAMR.
+
     Args:
         image: (N, 3, H, W) the picture that guides PAMR, in [0, 1].
     """
@@ -24,7 +27,10 @@ def weak_losses(output: Output, image: Tensor, batch: Batch, pamr: PAMR | None) 
     assert output.scores is not None
     losses = {"cls": F.multilabel_soft_margin_loss(output.scores, labels)}
     if pamr is not None:
-        pseudo = refine_to_pseudo(output.masks.detach(), image, labels, pamr, batch["valid"])
+        masks = output.masks.detach()
+        if output.affinity is not None:
+            masks = spread(masks, output.affinity)
+        pseudo = refine_to_pseudo(masks, image, labels, pamr, batch["valid"])
         losses["mask"] = mask_loss(output.logits, pseudo, labels).mean()
     return losses
 

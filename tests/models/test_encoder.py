@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -138,6 +139,50 @@ def test_a_transformer_computes_what_timms_does() -> None:
     odd = image[..., :37, :66]
     found = encoder(odd)[1]
     assert torch.equal(found, encoder(F.pad(odd, (0, 14, 0, 11)))[1])
+
+
+@torch.no_grad()
+def test_affinity_is_the_last_blocks_attention_between_patches() -> None:
+    """From queries and keys; the patches of padding are left out, a copy has its own."""
+    torch.manual_seed(0)
+    encoder = build_encoder("timm:test_vit", 16).eval()
+    image = torch.rand(2, 3, 37, 66)
+    before = encoder(image)
+    assert encoder.affinity is None
+    assert isinstance(encoder, TimmEncoder)
+    attentions = list[Tensor]()
+
+    def attention(layer: Any, inputs: tuple[Tensor]) -> None:
+        q, k, _ = layer.qkv(inputs[0]).unflatten(2, (3, layer.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        attentions.append((q @ k.mT * layer.scale).softmax(-1).mean(1))
+
+    hooks = [block.attn.register_forward_pre_hook(attention) for block in encoder.net.blocks]
+    encoder(image)
+    assert len(attentions) == 6
+    for hook in hooks:
+        hook.remove()
+    mean = (attentions[4] + attentions[5])[:, 1:, 1:] / 2  # without the class token
+    cell = mean.reshape(2, 3, 5, 3, 5)  # 48 x 80 with the padding
+    encoder.attend()
+    twin = copy.deepcopy(encoder)
+    for each in (encoder, twin, copy.deepcopy(twin)):
+        for one, other in zip(each(image), before, strict=True):
+            torch.testing.assert_close(one, other)
+        assert each.affinity is not None
+        torch.testing.assert_close(each.affinity.sum((3, 4)), torch.ones(2, 3, 5))
+        both = cell + cell.permute(0, 3, 4, 1, 2)
+        expected = both / both.sum((3, 4), keepdim=True)
+        torch.testing.assert_close(each.affinity, expected)
+    short = encoder(image[..., :16, :32])
+    assert short[1].shape[2:] == (1, 2)
+    assert encoder.affinity is not None
+    assert encoder.affinity.shape == (2, 1, 2, 1, 2)
+
+
+@pytest.mark.parametrize("name", ["timm:test_resnet", "timm:test_convnext", "wide_resnet38"])
+def test_what_has_no_attention_between_patches_says_so(name: str) -> None:
+    with pytest.raises(InputError, match=r"attention .* needs a plain transformer"):
+        build_encoder(name, 8).attend()
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from dgkd_core.config.presets import apply_preset
 from dgkd_core.data.exposure import expose
@@ -19,7 +20,13 @@ from dgkd_core.imaging.dense_crf import DenseCRF
 from dgkd_core.imaging.pamr import PAMR
 from dgkd_core.models.registry import load_model
 from dgkd_core.pseudo_labels.class_maps import class_maps
-from dgkd_core.pseudo_labels.refinement import pseudo_label, sharpen_by_crf, sharpen_by_pamr
+from dgkd_core.pseudo_labels.refinement import (
+    pseudo_label,
+    sharpen_by_crf,
+    sharpen_by_pamr,
+    spread_by_attention,
+)
+from dgkd_core.runtime.errors import InputError
 
 pytestmark = pytest.mark.full
 Run = Callable[..., None]
@@ -85,6 +92,40 @@ def test_sources_of_class_maps_and_guides_of_refinement(project: Path, run_stage
         assert np.array_equal(label, expected), (source, method, guide)
         seen[source] = maps.tobytes()
     assert len(set(seen.values())) == 3, "three sources, three kinds of maps"
+
+
+def test_refinement_by_attention(project: Path, run_stages: Run) -> None:
+    """Of the student to the dark picture, of the teacher to the normal one; then PAMR."""
+    vit = [CONTROL, "model.backbone=timm:test_vit", "model.attention=true", "model.dgf2=off"]
+    apply_preset("tiny", vit)
+    run_stages("prepare", "darken", "depth_model", "depth", "teacher", "distill", "cam")
+    manifest = read_manifest("artifacts/prepare")
+    entry = next(e for e in manifest.split("train") if e.labels)
+    labels = manifest.label_vector(entry)
+    maps = decode_array(Pack("artifacts/cam/train.zip").read(f"{entry.id}.npy"), entry.id)
+    affinities = []
+    for guide, folder in (("dark", "student"), ("normal", "teacher")):
+        chosen = ["refine.method=attention", f"refine.guide={guide}", "refine.threshold=0.5"]
+        apply_preset("tiny", [*vit, *chosen])
+        run_stages("refine")
+        network, config = load_model(Path("artifacts", folder))
+        pack, name = (DARK, f"{entry.id}.png") if guide == "dark" else (IMAGES, entry.image)
+        exposure = config.exposure if guide == "dark" else "none"
+        network.encoder.attend()
+        with torch.inference_mode():
+            network(Store().pictures([entry], pack, exposure, dark=guide == "dark"))
+        affinities.append(network.encoder.affinity)
+        spread_out = spread_by_attention(maps, affinities[-1])
+        assert not np.array_equal(spread_out, maps)
+        expected = _expected_label(entry, labels, spread_out, "pamr", guide, depth=False)
+        label = decode_mask(Pack("artifacts/refine/train.zip").read(name), name)
+        assert np.array_equal(label, expected), guide
+    assert not torch.equal(*affinities)
+    back = ["model.backbone=timm:test_resnet", "model.attention=false"]
+    apply_preset("tiny", [CONTROL, *back, "refine.method=attention"])
+    run_stages("teacher")
+    with pytest.raises(InputError, match=r"attention .* needs a plain transformer"):
+        run_stages("refine")
 
 
 def test_denoisers_that_have_not_learned_are_named(

@@ -1,6 +1,7 @@
 """What teacher, student and segmenter learn from, and who gets a gradient."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from tasks import LABELS, backward, make_batch, make_network, make_segmenter, ma
 from torch import Tensor, nn
 
 from dgkd_core.config.choices import PAIRS
+from dgkd_core.imaging.attention import spread
 from dgkd_core.imaging.pamr import PAMR
 from dgkd_core.models.head import mask_loss, refine_to_pseudo
 from dgkd_core.models.network import Output
@@ -63,6 +65,20 @@ def test_the_mask_loss_is_the_mean_over_the_pictures_and_padding_is_left_out() -
     (expected,) = torch.autograd.grad(each.mean(), output.logits)
     assert torch.equal(found, expected)
     assert found.abs().max() > 0
+
+
+def test_masks_are_spread_by_attention_before_pamr() -> None:
+    output, batch = _output(), make_batch()
+    affinity = torch.rand(2, 3, 4, 3, 4)
+    affinity /= affinity.sum((3, 4), keepdim=True)
+    losses = weak_losses(replace(output, affinity=affinity), batch["normal"], batch, SMALL)
+    spread_out = replace(output, masks=spread(output.masks, affinity))
+    pseudo = refine_to_pseudo(
+        spread_out.masks.detach(), batch["normal"], batch["labels"], SMALL, batch["valid"]
+    )
+    expected = mask_loss(output.logits, pseudo, batch["labels"]).mean()
+    assert torch.equal(losses["mask"], expected)
+    assert losses["mask"] != weak_losses(output, batch["normal"], batch, SMALL)["mask"]
 
 
 def test_the_auxiliary_loss_is_that_of_both_pooled_features() -> None:
