@@ -131,7 +131,7 @@ def build_encoder(backbone: str, output_stride: int = 8, pretrained: bool = Fals
     except Exception as error:  # AssertionError, KeyError …: as many as timm has architectures
         raise InputError(
             f"model.backbone is {shown(backbone)}: it cannot be built with output stride "
-            f"{output_stride} ({reason(error)}), docs/params.md lists backbones that can"
+            f"{output_stride} ({reason(error)}), docs/backbones.md lists some that can"
         ) from error
 
 
