@@ -107,7 +107,9 @@ def test_a_changed_added_or_removed_file_of_the_data_set_reruns_prepare(
 # The stages that a changed parameter reruns, in the row of the longest key that it lies under. What
 # follows them in the chain is AFTER, and runs again where an output has changed. `report`, which
 # shows every parameter and follows every stage, is in neither.
-COMPUTE = "depth_model depth_adapt depth teacher distill cam segment evaluate package testset"
+COMPUTE = (
+    "depth_model depth_adapt depth teacher distill cam refine segment evaluate package testset"
+)
 READERS = {
     "seed": "prepare darken depth_model depth_adapt teacher distill segment package testset",
     "compile": "teacher distill segment package",
