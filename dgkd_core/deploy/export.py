@@ -397,6 +397,11 @@ def export(folder: str | Path, out: Path, form: str) -> list[str]:
     if form == "onnx":
         check_packages()
     model = load(folder, "cpu")
+    if any(hasattr(module, "window_size") for module in model.segmenter.encoder.modules()):
+        raise InputError(
+            f"{folder}: {model.config.backbone} attends in windows; torch.export does not get "
+            f"done with these for pictures of any size, expected another kind of model.backbone"
+        )
     torch.manual_seed(0)
     write, run = (as_onnx, run_onnx) if form == "onnx" else (as_torch, run_torch)
     depth_out = out.with_name(f"{out.stem}.depth{out.suffix}")

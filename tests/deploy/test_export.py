@@ -222,5 +222,9 @@ def test_what_cannot_be_exported_is_one_line_and_nothing_is_written(
         said("a.pt2", "torch", whole, "something else", "nothing was written")
     model = load(whole, "cpu")
     assert model.dpt is not None
+    with monkeypatch.context() as patch:
+        model.segmenter.encoder.window_size = 7
+        patch.setattr(module, "load", lambda *_: model)
+        said("a.pt2", "torch", whole, "timm:test_resnet attends in windows")
     model.dpt[1].keep_aspect_ratio = True
     one_line(lambda: module.depth_graph(model), whole / "depth", "aspect ratio")
