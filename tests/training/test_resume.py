@@ -11,13 +11,17 @@ from typing import Any
 import pytest
 import torch
 from support import Toy, from_step, one_line
-from tasks import CPU, RECIPE, Broken, Found, run_moody, same, stop_at
+from tasks import CPU, RECIPE, Broken, Found, make_batch, run_moody, same, stop_at
 from torch import nn
 
+from dgkd_core.imaging.pamr import PAMR
+from dgkd_core.models.network import Network
+from dgkd_core.models.registry import build_encoder
 from dgkd_core.runtime import state as state_module
 from dgkd_core.runtime.signals import Interrupted, listening
 from dgkd_core.runtime.state import State
 from dgkd_core.training.loop import Batch, Losses, train
+from dgkd_core.training.student import StudentTask
 
 
 def _equal(a: Found, b: Found) -> bool:
@@ -51,6 +55,48 @@ def test_a_run_that_broke_ends_with_the_same_bits_and_repeats_no_step(
     assert _equal(run_moody(recipe, stop_at(0), state=state), whole), "it trains no more"
     assert not state.close(succeeded=True)
     assert not place.exists()
+
+
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        "timm:test_vit",
+        *(
+            pytest.param(f"timm:{name}", marks=pytest.mark.full)
+            for name in ("test_resnet", "test_convnext", "swin_tiny_patch4_window7_224")
+        ),
+    ],
+)
+def test_a_student_of_each_kind_of_backbone_goes_on_to_the_same_bits(
+    backbone: str, place: Path
+) -> None:
+    """With depth, an average of the weights, and on a transformer attention and checkpointing."""
+    recipe = replace(RECIPE, iterations=4, ema=0.5, optimizer="adamw", layer_decay=0.8)
+
+    def run(stop: int | None = None, state: State | None = None) -> Found:
+        torch.manual_seed(3)
+        encoder = build_encoder(backbone, 16)
+        if backbone == "timm:test_vit":
+            encoder.attend()
+            encoder.checkpoint()
+        student = Network(encoder, 2, 16, "gated", (1, 2, 3)).train()
+        task, before = StudentTask(student, None, None, PAMR(1, (1,)), 0), stop_at(stop)
+
+        def losses(batch: Batch, i: int) -> Losses:
+            before(i)
+            return task(batch, i)
+
+        batches = from_step([make_batch(i) for i in range(4)])
+        curve = train("toy", Toy(losses, [student]), batches, recipe, CPU, state=state)
+        return curve, student.state_dict()
+
+    whole, state = run(), State("toy")
+    with pytest.raises(Broken):
+        run(2, state)
+    assert state.close(succeeded=False)
+    state = State("toy")
+    assert _equal(run(state=state), whole)
+    assert state.close(succeeded=False)
 
 
 def test_the_curve_of_a_long_run_goes_on_within_a_row(place: Path) -> None:
