@@ -70,7 +70,10 @@ def _inputs(stage: str) -> list[str]:
 
 
 # inputs that a stage reads under other parameters than those of the test's project
-NOT_READ = {("segment", "artifacts/prepare/images.zip")}
+NOT_READ = {
+    ("segment", "artifacts/prepare/images.zip"),
+    *(("refine", f"artifacts/{network}") for network in ("teacher", "student")),
+}
 
 
 @pytest.mark.parametrize("stage", [stage for stage in CHAIN if _inputs(stage)])
