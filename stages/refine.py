@@ -54,6 +54,8 @@ class Guides:
         self.dark = Pack(Path(ARTIFACTS, "darken", "dark.zip"))
         self.normal = Pack(Path(ARTIFACTS, "prepare", "images.zip"))
         self.depths = Pack(Path(ARTIFACTS, "depth", "depth.zip"))
+        self.pamr = PAMR(self.section.iterations, self.section.dilations)
+        self.crf = DenseCRF(self.section.iterations)
         self.network: Any = None
         if self.section.method == "attention":
             self.device = start(params, "refine")
@@ -66,9 +68,9 @@ class Guides:
         name = f"{entry.id}.png"
         return decode_depth(self.depths.read(name), name)[..., None].astype(np.float32)
 
-    def affinity(self, entry: Entry) -> Tensor:
+    def affinity(self, picture: np.ndarray, entry: Entry) -> Tensor:
         """Of the picture's patches, as `Encoder.attend` says."""
-        pictures = [self.picture(entry), *([self.depth(entry)] if self.network.uses_depth else [])]
+        pictures = [picture, *([self.depth(entry)] if self.network.uses_depth else [])]
         inputs = [torch.from_numpy(x).permute(2, 0, 1)[None].to(self.device) for x in pictures]
         with torch.inference_mode():
             affinity = self.network(*inputs, features=False, scores=False).affinity
@@ -89,12 +91,12 @@ class Guides:
             return maps.astype(np.float32) / 255
         guide = self.picture(entry)
         if section.method == "crf":
-            return sharpen_by_crf(maps, guide, DenseCRF(section.iterations))
+            return sharpen_by_crf(maps, guide, self.crf)
         if self.network is not None:
-            maps = spread_by_attention(maps, self.affinity(entry))
+            maps = spread_by_attention(maps, self.affinity(guide, entry))
         if section.depth:
             guide = np.concatenate([guide, self.depth(entry)], 2)
-        return sharpen_by_pamr(maps, guide, PAMR(section.iterations, section.dilations))
+        return sharpen_by_pamr(maps, guide, self.pamr)
 
 
 def refined_val(

@@ -201,10 +201,10 @@ class TimmEncoder(Encoder):
         ]
 
     def attend(self) -> None:
-        layers: list[Any] = []
+        layers: list[Any] = []  # of the last third of the blocks
         if self.stem is not None:
             layers = [getattr(part, "attn", None) for part in self.parts()]
-        layers = layers[-(-2 * len(layers) // 3) :]  # the last third
+        layers = layers[len(layers) - len(layers) // 3 :]
         if not layers or not all(hasattr(layer, "fused_attn") for layer in layers):
             super().attend()
         for layer in layers if not self._attending else ():

@@ -168,10 +168,10 @@ def _batch(step: int) -> Batch:
     return {**batch, "labels": LABELS, "valid": valid}
 
 
-def _frozen(role: Role, name: str) -> bool:
-    """Whether the parameter is one of the norms and the stem, which a teacher keeps as they are."""
+def _frozen(name: str) -> bool:
+    """Whether frozen norms keep this parameter as it is: it is one of theirs, or the stem's."""
     learned = name.startswith("backbone.") and not name.endswith(STATISTICS)
-    return role == "teacher" and learned and ("bn" in name or "conv1a" in name)
+    return learned and ("bn" in name or "conv1a" in name)
 
 
 def _double(state: State) -> State:
@@ -181,8 +181,8 @@ def _double(state: State) -> State:
 class Theirs:
     """The release: raw tensors under its names, and SGD's momentum."""
 
-    def __init__(self, role: Role, state: State, teacher: State | None) -> None:
-        self.role, self.state = role, _double(state)
+    def __init__(self, role: Role, state: State, teacher: State | None, frozen: bool) -> None:
+        self.role, self.state, self.frozen = role, _double(state), frozen
         self.teacher = None if teacher is None else _double(teacher)
         self.momentum: State = {}
         self.draw = Numbers()
@@ -192,12 +192,12 @@ class Theirs:
         learned = {
             name: value.detach().requires_grad_()
             for name, value in self.state.items()
-            if not name.endswith(STATISTICS) and not _frozen(self.role, name)
+            if not name.endswith(STATISTICS) and not (self.frozen and _frozen(name))
         }
-        still = () if self.role == "student" else ("backbone.", "classifier.aspp.")
+        still = ("backbone.", "classifier.aspp.")[: 1 if self.role == "student" else 2]
         gate = torch.empty(len(LABELS), 256, *(side // 4 for side in SIZE), dtype=torch.float64)
         uniform = self.draw(gate, Tensor.uniform_)
-        s = Training(self.state | learned, still, uniform)
+        s = Training(self.state | learned, still if self.frozen else (), uniform)
         losses = _losses(s, self.teacher, batch, self.draw)
         torch.stack(list(losses.values())).sum().backward()
         gradients = {name: p.grad for name, p in learned.items() if p.grad is not None}
@@ -213,8 +213,13 @@ class Theirs:
 class Ours:
     """This project: the same checkpoint, loaded, and its training step."""
 
-    def __init__(self, role: Role, state: State, teacher: State | None) -> None:
+    def __init__(self, role: Role, state: State, teacher: State | None, frozen: bool) -> None:
         network = load_authors_checkpoint(state, role)
+        if role == "student" and frozen:
+            network.encoder.freeze()
+        if role == "teacher" and not frozen:
+            network.encoder.frozen = network.head.decoder.aspp.frozen = False
+            network.encoder.requires_grad_(True)
         self.network, self.dgkd = network.double(), None
         if teacher is not None:
             self.dgkd = DGKD(C, 256)
@@ -255,8 +260,13 @@ def _agree(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], within: 
 
 
 @pytest.mark.full
-@pytest.mark.parametrize(("role", "steps"), [("student", 2), ("teacher", 1)])  # momentum needs two
-def test_a_step_is_the_releases(role: Role, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("role", "frozen", "steps"),  # momentum needs two steps; the release's two are the first
+    [("student", False, 2), ("teacher", True, 1), ("student", True, 1), ("teacher", False, 1)],
+)
+def test_a_step_is_the_releases(
+    role: Role, frozen: bool, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Losses and all gradients; then every tensor, under the release's names."""
     monkeypatch.setattr(Tensor, "float", Tensor.double)
     monkeypatch.setattr(distributed, "draw", Numbers())
@@ -265,7 +275,8 @@ def test_a_step_is_the_releases(role: Role, steps: int, monkeypatch: pytest.Monk
         teacher = _checkpoint("teacher")
     else:  # the release's has no projections
         state = {name: v for name, v in state.items() if not name.startswith("classifier.feat")}
-    theirs, ours = Theirs(role, state, teacher), Ours(role, state, teacher)
+    given = state, teacher, frozen
+    theirs, ours = Theirs(role, *given), Ours(role, *given)
     within = [1e-8, 1e-6]  # the second step magnifies the first one's rounding
     for i in range(steps):
         losses, gradients = theirs.step(_batch(i), i)
@@ -273,7 +284,7 @@ def test_a_step_is_the_releases(role: Role, steps: int, monkeypatch: pytest.Monk
         _agree(ours.step(_batch(i), i), losses, within[i])
         found = ours.named(lambda module: iter(module.named_parameters()))
         without = {name for name, p in found.items() if p.grad is None and name in state}
-        assert without == {name for name in state if _frozen(role, name)}
+        assert without == {name for name in state if frozen and _frozen(name)}
         gradient = {name: p.grad for name, p in found.items() if p.grad is not None}
         _agree(gradient, gradients, within[i])
     after = ours.named(lambda module: iter(module.state_dict().items()))

@@ -7,14 +7,17 @@ from pathlib import Path
 
 import torch
 from support import ROOT
+from torch import nn
 
 from dgkd_core.config.params import load_params
 from dgkd_core.deploy.card import card, darkness_of, data_of
 from dgkd_core.deploy.folder import (
     CARD,
+    NETWORK_FILES,
     Run,
     Score,
     Settings,
+    copy_files,
     digests,
     portable,
     versions,
@@ -22,7 +25,7 @@ from dgkd_core.deploy.folder import (
     write_settings,
 )
 from dgkd_core.depth.dpt import save_dpt, small_dpt
-from dgkd_core.models.registry import ModelConfig, build, save_model
+from dgkd_core.models.registry import ModelConfig, build, load_model, save_model
 from dgkd_core.runtime.files import write_text
 
 SPEC = ModelConfig(
@@ -68,3 +71,18 @@ def write_model(folder: Path) -> None:
     )
     write_run(folder, run)
     write_text(folder / CARD, card(SPEC, SETTINGS, run))
+
+
+def lively_weights(folder: Path) -> Path:
+    """The model folder with weights that part the picture into several classes."""
+    model, config = load_model(folder)
+    torch.manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if name.endswith("gate"):
+            nn.init.normal_(parameter, std=0.5)
+    with torch.no_grad():
+        model.classify[1].weight.mul_(30)
+        model.classify[1].bias.zero_()
+    save_model(folder.parent / "lively", model, config)
+    copy_files(folder.parent / "lively", NETWORK_FILES, folder)
+    return folder

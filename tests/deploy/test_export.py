@@ -16,10 +16,9 @@ import numpy as np
 import pytest
 import torch
 from cameras import display_p3
-from model_folder import SPEC
+from model_folder import SPEC, lively_weights
 from PIL import ExifTags, Image
 from support import ROOT, environment, one_line
-from torch import nn
 
 from dgkd_core import load
 from dgkd_core.cli.main import main
@@ -27,30 +26,15 @@ from dgkd_core.data.pictures import open_picture, to_photo
 from dgkd_core.deploy import export as module
 from dgkd_core.deploy.export import compare, dark_pictures, export, run_onnx, run_torch
 from dgkd_core.deploy.folder import NETWORK_FILES, copy_files
-from dgkd_core.models.registry import build, load_model, save_model
+from dgkd_core.models.registry import build, save_model
 
 pytest.importorskip("onnxscript")
 onnx = pytest.importorskip("onnx")
 
 
-def _lively(folder: Path) -> Path:
-    """The model folder with weights that part the picture into several classes."""
-    model, config = load_model(folder)
-    torch.manual_seed(1)
-    for name, parameter in model.named_parameters():
-        if name.endswith("gate"):
-            nn.init.normal_(parameter, std=0.5)
-    with torch.no_grad():
-        model.classify[1].weight.mul_(30)
-        model.classify[1].bias.zero_()
-    save_model(folder.parent / "lively", model, config)
-    copy_files(folder.parent / "lively", NETWORK_FILES, folder)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def lively(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _lively(Path(shutil.copytree(whole, tmp_path_factory.mktemp("lively") / "model")))
+    return lively_weights(Path(shutil.copytree(whole, tmp_path_factory.mktemp("lively") / "model")))
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +146,7 @@ def test_the_example_reads_photographs_as_predict_does(exported: Path, tmp_path:
 
 @pytest.mark.full
 def test_torch_without_depth(with_depth: Callable[..., Path], tmp_path: Path) -> None:
-    folder, out = _lively(with_depth("off", flip=False)), tmp_path / "night.pt2"
+    folder, out = lively_weights(with_depth("off", flip=False)), tmp_path / "night.pt2"
     main(["export", "-m", str(folder), "--format", "torch", "-o", str(out)])
     assert not out.with_name("night.depth.pt2").exists()
     content, model = out.read_bytes(), load(folder, "cpu")
@@ -185,7 +169,7 @@ def test_other_backbones(
     spec = replace(SPEC, backbone=f"timm:{backbone}", output_stride=16)
     save_model(tmp_path / "other", build(spec), spec)
     copy_files(tmp_path / "other", NETWORK_FILES, folder)
-    lines = export(_lively(folder), out, "onnx")
+    lines = export(lively_weights(folder), out, "onnx")
     assert "100.000 % of pixels of the same class" in "\n".join(lines)
     model, run = load(folder, "cpu"), run_onnx(out.read_bytes())
     assert compare(model, run, None).difference < 1e-4

@@ -71,17 +71,17 @@ def _plain_dpt() -> DPTForDepthEstimation:
     )
 
 
+TRANSFORMER: dict[str, Any] = {
+    "hidden_size": 16,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "out_features": ["stage1", "stage2", "stage3", "stage4"],
+    "reshape_hidden_states": False,
+}
+
+
 def _depth_anything(**more: Any) -> DepthAnythingForDepthEstimation:
-    backbone = Dinov2Config(
-        hidden_size=16,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        mlp_ratio=2,
-        image_size=70,
-        patch_size=14,
-        out_features=["stage1", "stage2", "stage3", "stage4"],
-        reshape_hidden_states=False,
-    )
+    backbone = Dinov2Config(**TRANSFORMER, mlp_ratio=2, image_size=70, patch_size=14)
     config = DepthAnythingConfig(
         backbone_config=backbone,
         reassemble_hidden_size=16,
@@ -96,14 +96,10 @@ def _depth_anything(**more: Any) -> DepthAnythingForDepthEstimation:
 
 def _zoedepth() -> ZoeDepthForDepthEstimation:
     backbone = BeitConfig(
-        hidden_size=16,
-        num_hidden_layers=4,
-        num_attention_heads=2,
+        **TRANSFORMER,
         intermediate_size=32,
         image_size=64,
         patch_size=16,
-        out_features=["stage1", "stage2", "stage3", "stage4"],
-        reshape_hidden_states=False,
         use_relative_position_bias=True,
     )
     config = ZoeDepthConfig(
