@@ -49,7 +49,11 @@ SIZES = ((1, 96, 128), (2, 131, 77))  # (N, H, W) that a graph is compared at
 # how far a graph may be from PyTorch: a probability, and the share of pixels with another class
 TOLERANCE, MOST_OTHERS = 1e-2, 1e-3
 METADATA = "dgkd"  # the key, in a file, of what it holds besides its graph, as JSON
-OUTPUTS = ("ids", "masks", "scores")
+OUTPUTS = {  # of the segmenter's graph: axes of any size
+    "ids": {0: "batch", 1: "height", 2: "width"},
+    "masks": {0: "batch", 2: "height", 3: "width"},
+    "scores": {0: "batch"},
+}
 
 Run = Callable[[Mapping[str, np.ndarray]], Sequence[np.ndarray]]
 
@@ -110,12 +114,22 @@ def _coarse(depth: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Graph:
-    """A traced network: its inputs and outputs by name, and what is told of it in the file."""
+    """A network to be traced.
 
-    program: ExportedProgram
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
+    Attributes:
+        inputs: an example of each, by name; ``axes`` of them may have other sizes.
+        outputs: names, each with those of its axes that may have other sizes.
+        about: what is told of the network in the file.
+        torch_can: torch.export gets done with it; with windows and rotary positions it is not
+            after ten minutes of CPU time.
+    """
+
+    network: nn.Module
+    inputs: Mapping[str, Tensor]
+    axes: Sequence[Mapping[int, Dim]]
+    outputs: Mapping[str, Mapping[int, str]]
     about: Mapping[str, Any]
+    torch_can: bool = True
 
 
 @dataclass(frozen=True)
@@ -130,13 +144,13 @@ class Parity:
         return f"probabilities within {self.difference:.1e}, {same}"
 
 
-def _traced(graph: nn.Module, inputs: Sequence[Tensor], shapes: Sequence[Any]) -> ExportedProgram:
-    """The graph of what a network computes, without a word of the sources that it came from."""
+def _exported(graph: Graph) -> ExportedProgram:
+    """What a network computes, without a word of the sources that it came from."""
     with torch.no_grad():
         program = torch.export.export(
-            graph.eval(),
-            tuple(inputs),
-            dynamic_shapes=tuple(shapes),
+            graph.network.eval(),
+            tuple(graph.inputs.values()),
+            dynamic_shapes=tuple(graph.axes),
             prefer_deferred_runtime_asserts_over_guards=True,  # some hold, but are not proven
         )
     for module in program.graph_module.modules():
@@ -160,13 +174,12 @@ def segmenter_graph(segmenter: Segmenter, config: ModelConfig, settings: Setting
     coarsest = max(*segmenter.encoder.strides, config.output_stride)
     least = max(LEAST_SIDE, int(coarsest / min(settings.scales)) + 1)
     sides = [Dim(name, min=least, max=most) for name in ("height", "width")]
-    inputs, shapes = [torch.rand(2, 3, height, width)], [{0: count, 2: sides[0], 3: sides[1]}]
+    inputs = {"image": torch.rand(2, 3, height, width)}
+    axes = [{0: count, 2: sides[0], 3: sides[1]}]
     if settings.depth != "off":
         own = [Dim(f"depth_{side.__name__}", min=2, max=LARGEST_SIDE) for side in sides]
-        axes = own if raw else sides
-        inputs.append(torch.rand(2, 1, *((64, 48) if raw else (height, width))))
-        shapes.append({0: count, 2: axes[0], 3: axes[1]})
-    graph = SegmenterGraph(segmenter, settings.scales, settings.flip, raw)
+        inputs["depth"] = torch.rand(2, 1, *((64, 48) if raw else (height, width)))
+        axes.append(dict(zip((0, 2, 3), (count, *(own if raw else sides)), strict=True)))
     about = {
         "classes": ["background", *config.classes],
         "depth": settings.depth,
@@ -177,8 +190,10 @@ def segmenter_graph(segmenter: Segmenter, config: ModelConfig, settings: Setting
         "long_side": settings.long_side or LARGEST,
         "scales": list(settings.scales),
     }
-    names = ("image", "depth")[: len(inputs)]
-    return Graph(_traced(graph, inputs, shapes), names, OUTPUTS, about)
+    network = SegmenterGraph(segmenter, settings.scales, settings.flip, raw)
+    parts = list(segmenter.encoder.modules())
+    known = not any(hasattr(part, name) for part in parts for name in ("window_size", "rope"))
+    return Graph(network, inputs, axes, OUTPUTS, about, known)
 
 
 def depth_graph(model: Model) -> Graph | None:
@@ -205,36 +220,66 @@ def depth_graph(model: Model) -> Graph | None:
         "mean": list(processor.image_mean) if processor.do_normalize else [0.0] * 3,
         "std": list(processor.image_std) if processor.do_normalize else [1.0] * 3,
     }
-    shape = {0: Dim("batch", min=1, max=MOST_PICTURES)}
-    program = _traced(DepthGraph(network), [torch.rand(2, 3, height, width)], [shape])
-    return Graph(program, ("pixels",), ("depth",), about)
+    inputs, axes = {"pixels": torch.rand(2, 3, height, width)}, {0: Dim("batch", max=MOST_PICTURES)}
+    return Graph(DepthGraph(network), inputs, [axes], {"depth": {0: "batch"}}, about)
 
 
 def as_onnx(graph: Graph) -> bytes:
-    """An ONNX file's content."""
+    """An ONNX file's content.
+
+    By PyTorch's former exporter, which records one run, and in it the sizes as tensors: it takes
+    seconds, and any network. The newer one takes minutes to reason about the sizes of a
+    transformer, and does not get done with windows.
+    """
     import onnx
-    from onnxscript import opset18
+    from torch.onnx import register_custom_op_symbolic
 
-    def rounded(number: Any, digits: None = None) -> Any:  # half to even, as Python's
-        return opset18.Cast(opset18.Round(number), to=onnx.TensorProto.INT64)
-
-    with warnings.catch_warnings(action="ignore"):  # of the exporter's own deprecations
-        made = torch.onnx.export(
-            graph.program,
-            dynamo=True,
-            verbose=False,
+    for mode in ("linear", "cubic"):
+        register_custom_op_symbolic(f"aten::_upsample_bi{mode}2d_aa", _resize(mode), OPSET)
+    axes = [{axis: dim.__name__ for axis, dim in axes.items()} for axes in graph.axes]
+    buffer = io.BytesIO()
+    with torch.no_grad(), warnings.catch_warnings(action="ignore"):  # of what a trace cannot see
+        torch.onnx.export(
+            graph.network.eval(),
+            tuple(graph.inputs.values()),
+            buffer,  # type: ignore[arg-type]
+            dynamo=False,
             opset_version=OPSET,
-            input_names=graph.inputs,
-            output_names=graph.outputs,
-            custom_translation_table={round: rounded},
+            input_names=list(graph.inputs),
+            output_names=list(graph.outputs),
+            dynamic_axes=dict(zip(graph.inputs, axes, strict=True)) | dict(graph.outputs),
         )
-    assert made is not None
-    proto = made.model_proto
+    proto = onnx.load_from_string(buffer.getvalue())
     _strip(proto)
     proto.metadata_props.add(key=METADATA, value=json.dumps(graph.about))
     onnx.checker.check_model(proto, full_check=True)
     content: bytes = proto.SerializeToString(deterministic=True)
     return content
+
+
+def _resize(mode: str) -> Callable[..., Any]:
+    """How ONNX says F.interpolate with antialias, which the exporter does not know."""
+    from torch.onnx import symbolic_helper
+
+    def constant(g: Any, values: Sequence[int], dtype: torch.dtype) -> Any:
+        return g.op("Constant", value_t=torch.tensor(values, dtype=dtype))
+
+    @symbolic_helper.parse_args("v", "v", "b", "v")
+    def resize(g: Any, x: Any, size: Any, align_corners: bool, factors: Any) -> Any:
+        start, end = (constant(g, [i], torch.int64) for i in (0, 2))
+        sizes = g.op("Concat", g.op("Slice", g.op("Shape", x), start, end), size, axis_i=0)
+        none = constant(g, [], torch.float32)
+        return g.op(
+            "Resize",
+            *(x, none, none, sizes),
+            mode_s=mode,
+            coordinate_transformation_mode_s="half_pixel",
+            cubic_coeff_a_f=-0.5,
+            exclude_outside_i=1,
+            antialias_i=1,
+        )
+
+    return resize
 
 
 def _strip(proto: Any) -> None:
@@ -248,7 +293,7 @@ def _strip(proto: Any) -> None:
     for value in (*proto.graph.input, *proto.graph.output):
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param:
-                dim.dim_param = names[dim.dim_param]
+                dim.dim_param = names.get(dim.dim_param, "channels")
     del proto.graph.value_info[:], proto.metadata_props[:], proto.graph.metadata_props[:]
     parts = (*proto.graph.input, *proto.graph.output, *proto.graph.initializer, *proto.graph.node)
     for part in parts:
@@ -286,10 +331,11 @@ def _spell_out(program: ExportedProgram) -> None:
 
 def as_torch(graph: Graph) -> bytes:
     """A .pt2 file's content."""
-    _spell_out(graph.program)
+    program = _exported(graph)
+    _spell_out(program)
     buffer, about = io.BytesIO(), json.dumps(graph.about)
     with warnings.catch_warnings(action="ignore"):  # of its own archive's making
-        torch.export.save(graph.program, buffer, extra_files={METADATA: about})
+        torch.export.save(program, buffer, extra_files={METADATA: about})
     return buffer.getvalue()
 
 
@@ -373,7 +419,7 @@ def _example(out: Path, graph: Graph, depth: Graph | None, depth_name: str) -> s
 
 def check_packages() -> None:
     """Raise InputError where a package that writes, checks or runs ONNX is not installed."""
-    for package in ("onnx", "onnxscript", "onnxruntime"):
+    for package in ("onnx", "onnxruntime"):
         if find_spec(package) is None:
             raise InputError(f"{package} is not installed: pip install 'dgkd[export]'")
 
@@ -397,16 +443,16 @@ def export(folder: str | Path, out: Path, form: str) -> list[str]:
     if form == "onnx":
         check_packages()
     model = load(folder, "cpu")
-    if any(hasattr(module, "window_size") for module in model.segmenter.encoder.modules()):
-        raise InputError(
-            f"{folder}: {model.config.backbone} attends in windows; torch.export does not get "
-            f"done with these for pictures of any size, expected another kind of model.backbone"
-        )
     torch.manual_seed(0)
     write, run = (as_onnx, run_onnx) if form == "onnx" else (as_torch, run_torch)
     depth_out = out.with_name(f"{out.stem}.depth{out.suffix}")
     try:
         graph = segmenter_graph(model.segmenter, model.config, model.settings)
+        if form == "torch" and not graph.torch_can:
+            raise InputError(
+                f"{folder}: {model.config.backbone} has windows or rotary positions, which "
+                f"torch.export does not get done with, expected --format onnx"
+            )
         depth = depth_graph(model)
         contents = {out: write(graph)} | ({depth_out: write(depth)} if depth else {})
         runs = [run(content) for content in contents.values()]

@@ -68,7 +68,7 @@ def infer(
     n, size = image.shape[0], image.shape[-2:]
     masks = probabilities = None
     for scale in scales:
-        scaled = [torch.sym_max(16, round(side * scale)) for side in size]
+        scaled = [_scaled(side, scale) for side in size]
         x = image if list(size) == scaled else _resized(image, scaled)
         d = depth if depth is None or list(size) == scaled else _resized(depth, scaled)
         if flip:
@@ -86,6 +86,12 @@ def infer(
     if masks is None or probabilities is None:
         raise ValueError("scales must hold at least one scale")
     return masks / len(scales), probabilities
+
+
+def _scaled(side: Any, scale: float) -> Any:
+    if isinstance(side, Tensor):  # in a network that torch.jit traces
+        return (side * scale).round().clamp(min=16).long()
+    return torch.sym_max(16, round(side * scale))
 
 
 def _resized(x: Tensor, size: Sequence[Any]) -> Tensor:

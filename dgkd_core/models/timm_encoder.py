@@ -296,8 +296,8 @@ class TimmEncoder(Encoder):
             return output.permute(0, 3, 1, 2), lambda x: x.permute(0, 2, 3, 1)
         rows, columns = (side // self.strides[place] for side in self._size)
         prefix = output.shape[1] - rows * columns  # the class token, registers
-        tokens = output[:, prefix:].mT.unflatten(2, (rows, columns))
-        return tokens, lambda x: torch.cat([output[:, :prefix], x.flatten(2).mT], 1)
+        tokens = output[:, prefix:].transpose(1, 2).reshape(*output.shape[::2], rows, columns)
+        return tokens, lambda x: torch.cat([output[:, :prefix], x.flatten(2).transpose(1, 2)], 1)
 
 
 def _layout(output: Any, channels: int) -> str:

@@ -94,7 +94,7 @@ def start(run: Run, stage: str) -> torch.device:
         torch.set_num_threads(run.threads)
     torch.use_deterministic_algorithms(run.deterministic, warn_only=True)
     # filling what torch.empty returns is a help to find faults, and a fifth of a step on a CPU
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = not run.deterministic
     return get_device()
 

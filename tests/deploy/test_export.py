@@ -28,7 +28,6 @@ from dgkd_core.deploy.export import compare, dark_pictures, export, run_onnx, ru
 from dgkd_core.deploy.folder import NETWORK_FILES, copy_files
 from dgkd_core.models.registry import build, save_model
 
-pytest.importorskip("onnxscript")
 onnx = pytest.importorskip("onnx")
 
 
@@ -160,12 +159,21 @@ def test_torch_without_depth(with_depth: Callable[..., Path], tmp_path: Path) ->
 
 
 @pytest.mark.full
-@pytest.mark.parametrize(("backbone", "least"), [("test_vit", 17), ("test_convnext", 17)])
+@pytest.mark.parametrize(
+    ("backbone", "least"),
+    [
+        *[("test_vit", 33), ("test_convnext", 33)],
+        *[("vit_tiny_patch16_dinov3_qkvb", 33), ("swin_s3_tiny_224", 65)],
+    ],
+)
 def test_other_backbones(
     with_depth: Callable[..., Path], tmp_path: Path, backbone: str, least: int
 ) -> None:
-    """A plain transformer and one that is padded; a picture has two of their coarsest features."""
-    folder, out = with_depth("given"), tmp_path / "night.onnx"
+    """Plain transformers, one that is padded, and one of windows, at two sizes and two scales.
+
+    A picture has two of their coarsest features.
+    """
+    folder, out = with_depth("given", scales=(0.5, 1.0)), tmp_path / "night.onnx"
     spec = replace(SPEC, backbone=f"timm:{backbone}", output_stride=16)
     save_model(tmp_path / "other", build(spec), spec)
     copy_files(tmp_path / "other", NETWORK_FILES, folder)
@@ -197,10 +205,12 @@ def test_what_cannot_be_exported_is_one_line_and_nothing_is_written(
     with monkeypatch.context() as patch:
         patch.setattr(torch.export, "export", fails)
         said("a.pt2", "torch", whole, "no such operation")
-        patch.setattr(module, "find_spec", lambda name: None if name == "onnxscript" else name)
-        said("a.onnx", "onnx", "onnxscript", "pip install 'dgkd[export]'")
+        patch.setattr(module, "find_spec", lambda name: None if name == "onnx" else name)
+        said("a.onnx", "onnx", "onnx is not", "pip install 'dgkd[export]'")
     with monkeypatch.context() as patch:
-        for name in ("segmenter_graph", "depth_graph", "as_torch"):
+        any_graph = module.Graph(torch.nn.Identity(), {}, [], {}, {})
+        patch.setattr(module, "segmenter_graph", lambda *_: any_graph)
+        for name in ("depth_graph", "as_torch"):
             patch.setattr(module, name, lambda *_: None)
         patch.setattr(module, "run_torch", lambda content: _constant)
         said("a.pt2", "torch", whole, "something else", "nothing was written")
@@ -209,6 +219,6 @@ def test_what_cannot_be_exported_is_one_line_and_nothing_is_written(
     with monkeypatch.context() as patch:
         model.segmenter.encoder.window_size = 7
         patch.setattr(module, "load", lambda *_: model)
-        said("a.pt2", "torch", whole, "timm:test_resnet attends in windows")
+        said("a.pt2", "torch", whole, "timm:test_resnet has windows", "--format onnx")
     model.dpt[1].keep_aspect_ratio = True
     one_line(lambda: module.depth_graph(model), whole / "depth", "aspect ratio")
