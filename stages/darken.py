@@ -25,13 +25,13 @@ def darken(params: Params, state: State) -> None:
     manifest = read_manifest(source)
     settings = params.lowlight.model_dump()
     cache = state.cache("dark")
-    make_dark(manifest, source, params.seed, settings, "darken", cache)
+    make_dark(manifest, source, params.data.seed, settings, "darken", cache)
     if not distributed.is_main_process():
         return
     metrics = write_dark(manifest, out, cache)
     preview = out.with_name("preview.png")
     images, real = Pack(source / "images.zip"), Pack(source / "dark.zip")
-    write_preview(preview, manifest.entries, images, settings, params.seed, real)
+    write_preview(preview, manifest.entries, images, settings, params.data.seed, real)
     write_metrics("metrics/darken.json", metrics)
     taken = sum(bool(entry.dark) for entry in manifest.entries)
     if taken:

@@ -104,7 +104,7 @@ def prepare(params: Params, state: State) -> None:
     items: Iterator[Item | InputError]
     if data.kind == "scenes":
         classes, size = drawing.CLASSES, data.scenes
-        drawn = scene_items(params.seed, size.train, size.val, size.size)
+        drawn = scene_items(data.seed, size.train, size.val, size.size)
         items = iter(Progress(drawn, "prepare", size.train + size.val, lines=4))
     else:
         found = find(data)

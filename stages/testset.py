@@ -52,7 +52,7 @@ def testset(name: str, params: Params, state: State) -> None:
     )
     night = f"{label}, dark"
     settings, cache = params.lowlight.model_dump(), state.cache("dark")
-    make_dark(manifest, out, params.seed, settings, night, cache)
+    make_dark(manifest, out, params.data.seed, settings, night, cache)
     if distributed.is_main_process():
         write_dark(manifest, places.dark, cache)
     distributed.barrier()

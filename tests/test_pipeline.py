@@ -111,11 +111,12 @@ COMPUTE = (
     "depth_model depth_adapt depth teacher distill cam refine segment evaluate package testset"
 )
 READERS = {
-    "seed": "prepare darken depth_model depth_adapt teacher distill segment package testset",
+    "seed": "depth_model depth_adapt teacher distill segment package testset",
     "compile": "teacher distill segment package",
     "deterministic": COMPUTE,
     "threads": COMPUTE,
     "data": "prepare package",
+    "data.seed": "prepare darken package testset",
     **{f"data.{root}": "prepare" for root in ("root", "sbd_root", "lis_root")},
     "data.long_side": "prepare package testset",
     "data.depth_root": "depth",

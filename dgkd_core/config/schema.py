@@ -24,6 +24,7 @@ def _interval(name: str, value: tuple[float, float]) -> None:
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Scale = Annotated[float, Field(ge=0.1, le=4)]
 Span = tuple[Positive, Positive]
 Jitter = tuple[Fraction, Fraction, Fraction, Annotated[float, Field(ge=0, le=0.5)]]
@@ -43,6 +44,10 @@ class Scenes(_Section):
 class Data(_Section):
     """Where pictures and labels come from."""
 
+    seed: Seed = Field(
+        description="the drawn scenes and the nights follow it; apart from `seed`, so that runs of "
+        "several seeds learn from, and are scored on, the same pictures"
+    )
     kind: Literal["scenes", "voc", "lis", "voc2lis", "folder"] = Field(
         description="scenes: drawn by the code; voc: PASCAL VOC 2012; lis: LIS's real pairs; "
         "voc2lis: train on darkened VOC, test on LIS; folder: any pictures with a CSV of labels"
@@ -555,7 +560,7 @@ class Package(_Section):
 class Params(_Section):
     """All of params.yaml."""
 
-    seed: int = Field(ge=0, lt=2**31, description="every random draw of every stage follows it")
+    seed: Seed = Field(description="every random draw in training follows it")
     deterministic: bool = Field(description="the same bytes twice on a GPU too; false is faster")
     threads: Count | None = Field(
         description="threads of a CPU that networks compute with; null: all cores. Another number "

@@ -185,7 +185,7 @@ def write_preview(
         entries: of the whole data set; those shown are spread evenly over them.
         images: the pack of normal pictures.
         settings: ``kind``, ``physical`` and ``simple``, as `darken` takes them.
-        seed: the run's seed; a picture is darkened by the draws that are its own.
+        seed: the nights' seed; a picture is darkened by the draws that are its own.
         real: the pack of real dark pictures.
     """
 

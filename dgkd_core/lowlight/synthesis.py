@@ -39,7 +39,7 @@ class Night:
 
 
 def picture_rng(seed: int, name: str) -> np.random.Generator:
-    """A generator that depends on the run's seed and the picture's id, and on nothing else."""
+    """A generator that depends on a seed and the picture's id, and on nothing else."""
     digest = hashlib.sha256(f"{seed}\0{name}".encode()).digest()
     return np.random.default_rng(np.frombuffer(digest, np.uint32))
 

@@ -64,7 +64,7 @@ def test_a_dark_picture_does_not_depend_on_others_their_order_or_the_workers(
         assert decode_rgb(found[name], name).shape == (*SIZES[number % len(SIZES)], 3)
     (sheet,) = sheets
     assert Image.open(io.BytesIO(sheet)).width == 20 + columns * (256 + 8) - 8
-    apply_preset("tiny", [f"lowlight.kind={kind}", "seed=1"])
+    apply_preset("tiny", [f"lowlight.kind={kind}", "data.seed=1"])
     _prepare(NAMES)
     run_stages("darken")
     assert Pack(DARK).read("p4.png") != found["p4"]
