@@ -51,7 +51,7 @@ TOLERANCE, MOST_OTHERS = 1e-2, 1e-3
 METADATA = "dgkd"  # the key, in a file, of what it holds besides its graph, as JSON
 OUTPUTS = {  # of the segmenter's graph: axes of any size
     "ids": {0: "batch", 1: "height", 2: "width"},
-    "masks": {0: "batch", 2: "height", 3: "width"},
+    "masks": {0: "batch", 1: "channels", 2: "height", 3: "width"},
     "scores": {0: "batch"},
 }
 
@@ -221,7 +221,8 @@ def depth_graph(model: Model) -> Graph | None:
         "std": list(processor.image_std) if processor.do_normalize else [1.0] * 3,
     }
     inputs, axes = {"pixels": torch.rand(2, 3, height, width)}, {0: Dim("batch", max=MOST_PICTURES)}
-    return Graph(DepthGraph(network), inputs, [axes], {"depth": {0: "batch"}}, about)
+    outputs = {"depth": {0: "batch", 2: "rows", 3: "columns"}}
+    return Graph(DepthGraph(network), inputs, [axes], outputs, about)
 
 
 def as_onnx(graph: Graph) -> bytes:
@@ -258,7 +259,7 @@ def as_onnx(graph: Graph) -> bytes:
 
 
 def _resize(mode: str) -> Callable[..., Any]:
-    """How ONNX says F.interpolate with antialias, which the exporter does not know."""
+    """F.interpolate with antialias in ONNX's words, which the exporter lacks."""
     from torch.onnx import symbolic_helper
 
     def constant(g: Any, values: Sequence[int], dtype: torch.dtype) -> Any:
@@ -283,17 +284,7 @@ def _resize(mode: str) -> Callable[..., Any]:
 
 
 def _strip(proto: Any) -> None:
-    """Take out what tells of the machine and the sources, and give the axes their names."""
-    axes = [dim.dim_param for dim in proto.graph.input[0].type.tensor_type.shape.dim]
-    names = {axes[0]: "batch", **dict(zip(axes[2:], ("height", "width"), strict=True))}
-    if len(proto.graph.input) > 1:
-        own = [dim.dim_param for dim in proto.graph.input[1].type.tensor_type.shape.dim[2:]]
-        for axis, name in zip(own, ("depth_height", "depth_width"), strict=True):
-            names.setdefault(axis, name)
-    for value in (*proto.graph.input, *proto.graph.output):
-        for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_param:
-                dim.dim_param = names.get(dim.dim_param, "channels")
+    """Take out what tells of the machine and the sources."""
     del proto.graph.value_info[:], proto.metadata_props[:], proto.graph.metadata_props[:]
     parts = (*proto.graph.input, *proto.graph.output, *proto.graph.initializer, *proto.graph.node)
     for part in parts:
