@@ -120,8 +120,6 @@ class Graph:
         inputs: an example of each, by name; ``axes`` of them may have other sizes.
         outputs: names, each with those of its axes that may have other sizes.
         about: what is told of the network in the file.
-        torch_can: torch.export gets done with it; with windows and rotary positions it is not
-            after ten minutes of CPU time.
     """
 
     network: nn.Module
@@ -129,7 +127,6 @@ class Graph:
     axes: Sequence[Mapping[int, Dim]]
     outputs: Mapping[str, Mapping[int, str]]
     about: Mapping[str, Any]
-    torch_can: bool = True
 
 
 @dataclass(frozen=True)
@@ -191,9 +188,7 @@ def segmenter_graph(segmenter: Segmenter, config: ModelConfig, settings: Setting
         "scales": list(settings.scales),
     }
     network = SegmenterGraph(segmenter, settings.scales, settings.flip, raw)
-    parts = list(segmenter.encoder.modules())
-    known = not any(hasattr(part, name) for part in parts for name in ("window_size", "rope"))
-    return Graph(network, inputs, axes, OUTPUTS, about, known)
+    return Graph(network, inputs, axes, OUTPUTS, about)
 
 
 def depth_graph(model: Model) -> Graph | None:
@@ -220,7 +215,8 @@ def depth_graph(model: Model) -> Graph | None:
         "mean": list(processor.image_mean) if processor.do_normalize else [0.0] * 3,
         "std": list(processor.image_std) if processor.do_normalize else [1.0] * 3,
     }
-    inputs, axes = {"pixels": torch.rand(2, 3, height, width)}, {0: Dim("batch", max=MOST_PICTURES)}
+    inputs = {"pixels": torch.rand(2, 3, height, width)}
+    axes = {0: Dim("batch", min=1, max=MOST_PICTURES)}
     outputs = {"depth": {0: "batch", 2: "rows", 3: "columns"}}
     return Graph(DepthGraph(network), inputs, [axes], outputs, about)
 
@@ -434,16 +430,17 @@ def export(folder: str | Path, out: Path, form: str) -> list[str]:
     if form == "onnx":
         check_packages()
     model = load(folder, "cpu")
+    parts, slow = model.segmenter.encoder.modules(), ("window_size", "rope")
+    if form == "torch" and any(hasattr(part, name) for part in parts for name in slow):
+        raise InputError(
+            f"{folder}: {model.config.backbone} has windows or rotary positions, which "
+            f"torch.export does not get done with, expected --format onnx"
+        )
     torch.manual_seed(0)
     write, run = (as_onnx, run_onnx) if form == "onnx" else (as_torch, run_torch)
     depth_out = out.with_name(f"{out.stem}.depth{out.suffix}")
     try:
         graph = segmenter_graph(model.segmenter, model.config, model.settings)
-        if form == "torch" and not graph.torch_can:
-            raise InputError(
-                f"{folder}: {model.config.backbone} has windows or rotary positions, which "
-                f"torch.export does not get done with, expected --format onnx"
-            )
         depth = depth_graph(model)
         contents = {out: write(graph)} | ({depth_out: write(depth)} if depth else {})
         runs = [run(content) for content in contents.values()]

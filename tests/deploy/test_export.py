@@ -208,9 +208,7 @@ def test_what_cannot_be_exported_is_one_line_and_nothing_is_written(
         patch.setattr(module, "find_spec", lambda name: None if name == "onnx" else name)
         said("a.onnx", "onnx", "onnx is not", "pip install 'dgkd[export]'")
     with monkeypatch.context() as patch:
-        any_graph = module.Graph(torch.nn.Identity(), {}, [], {}, {})
-        patch.setattr(module, "segmenter_graph", lambda *_: any_graph)
-        for name in ("depth_graph", "as_torch"):
+        for name in ("segmenter_graph", "depth_graph", "as_torch"):
             patch.setattr(module, name, lambda *_: None)
         patch.setattr(module, "run_torch", lambda content: _constant)
         said("a.pt2", "torch", whole, "something else", "nothing was written")
