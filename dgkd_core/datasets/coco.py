@@ -20,15 +20,12 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from dgkd_core.data.pictures import MOST_PIXELS
 from dgkd_core.runtime.checks import name_problem, normal_id, shown, together
 from dgkd_core.runtime.errors import InputError
 
-IGNORED = 255
 _FOLDER = "JPEGImages/"
 _LONGEST_SIDE = 65_535  # JPEG's limit
-_MOST_PIXELS = 178_956_970  # beyond which Pillow opens no picture
-_LONGEST_OUTLINE = 1_000_000  # pixels; the drawing takes 80 bytes of memory for each
-_WHOLE = 1 << 53
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,28 +106,26 @@ def _polygon(numbers: Any, width: int, height: int) -> list[float]:
         if type(number) not in (int, float) or not -side <= number <= 2 * side:
             axis = "xy"[place % 2]
             raise InputError(f"{axis} = {shown(number)}, expected {-side} to {2 * side}")
-    points = np.array(numbers, np.float64).reshape(-1, 2)
-    length = np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum()
-    if length + len(points) > _LONGEST_OUTLINE:
-        raise InputError(f"an outline of {length:.0f} pixels, expected {_LONGEST_OUTLINE} at most")
     return numbers
 
 
-def _whole(record: dict[str, Any], key: str, low: int = -_WHOLE, high: int = _WHOLE) -> int:
-    value: Any = record.get(key)
-    if type(value) is int and low <= value <= high:  # true is no number here
+def _found(record: dict[str, Any], key: str) -> str:
+    return f"{key} {shown(record[key])}" if key in record else f"no {key}"
+
+
+def _whole(record: dict[str, Any], key: str, allowed: range | None = None) -> int:
+    value = record.get(key)
+    if type(value) is int and (allowed is None or value in allowed):  # true is no number here
         return value
-    limits = f" from {low} to {high}" if low > -_WHOLE else ""
-    given = f"{key} {shown(value)}" if key in record else f"no {key}"
-    raise InputError(f"{given}, expected a whole number{limits}")
+    limits = f" from {allowed[0]} to {allowed[-1]}" if allowed else ""
+    raise InputError(f"{_found(record, key)}, expected a whole number{limits}")
 
 
 def _text(record: dict[str, Any], key: str) -> str:
     value = record.get(key)
     if isinstance(value, str):
         return value
-    given = f"{key} {shown(value)}" if key in record else f"no {key}"
-    raise InputError(f"{given}, expected text")
+    raise InputError(f"{_found(record, key)}, expected text")
 
 
 def _file_name(record: dict[str, Any]) -> str:
@@ -224,9 +219,10 @@ class _Reader:
             name = _file_name(record)
             if (first := names.setdefault(normal_id(name), where)) != where:
                 raise InputError(f"file_name {shown(name)} again, {first} has it")
-            width, height = (_whole(record, key, 1, _LONGEST_SIDE) for key in ("width", "height"))
-            if width * height > _MOST_PIXELS:
-                raise InputError(f"{width}x{height} pixels, expected {_MOST_PIXELS} at most")
+            side = range(1, _LONGEST_SIDE + 1)
+            width, height = (_whole(record, key, side) for key in ("width", "height"))
+            if width * height > MOST_PIXELS:
+                raise InputError(f"{width}x{height} pixels, expected {MOST_PIXELS} at most")
             pictures[id_] = Picture(name, width, height, (), ())
 
         self.each("images", read)
@@ -245,7 +241,7 @@ class _Reader:
                 raise InputError(f"image_id {image}, expected the id of one of the images")
             if (category := _whole(record, "category_id")) not in categories:
                 raise InputError(f"category_id {category}, expected the id of a category")
-            crowd = _whole({"iscrowd": 0, **record}, "iscrowd", 0, 1) == 1
+            crowd = _whole({"iscrowd": 0, **record}, "iscrowd", range(2)) == 1
             if picture := pictures[image]:
                 runs = _runs(record, picture.width, picture.height)
                 found[image].append(Annotation(categories[category], crowd, runs))
@@ -290,17 +286,11 @@ def rasterise(picture: Picture, class_ids: Mapping[str, int]) -> np.ndarray:
     Args:
         picture: from ``read_coco``, which has checked what is drawn here.
         class_ids: the ids, 1 to 254, by category name.
-
-    Raises:
-        ValueError: a class id out of range.
     """
-    for name, id_ in class_ids.items():
-        if not 1 <= id_ < IGNORED:
-            raise ValueError(f"class id {id_} of {name!r}, expected 1 to {IGNORED - 1}")
     mask = np.zeros((picture.height, picture.width), np.uint8)
     largest_first = sorted(picture.annotations, key=lambda each: -int(coco_mask.area(each.runs)))
     for annotation in largest_first:
         ignored = annotation.crowd or annotation.category not in class_ids
         inside = coco_mask.decode(annotation.runs) == 1
-        mask[inside] = IGNORED if ignored else class_ids[annotation.category]
+        mask[inside] = 255 if ignored else class_ids[annotation.category]
     return mask

@@ -16,6 +16,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from os.path import splitext
 from pathlib import Path
 
 from dgkd_core.runtime.checks import PHOTO_SUFFIXES, class_problem, name_problem, normal_id, shown
@@ -56,17 +57,11 @@ class Labels:
         return self.rows[id_].labels
 
 
-def strip_suffix(text: str) -> str:
-    """``text`` without a picture file's suffix, in capitals or not."""
-    lower = text.lower()
-    for suffix in PHOTO_SUFFIXES:
-        if lower.endswith(suffix) and len(text) > len(suffix):
-            return text[: -len(suffix)]
-    return text
-
-
 def _id(cell: str) -> str:
-    return normal_id(strip_suffix(cell.strip()).strip())
+    """The id that a cell holds: without a picture file's suffix, in capitals or not."""
+    name = cell.strip()
+    stem, suffix = splitext(name)
+    return normal_id((stem if suffix.lower() in PHOTO_SUFFIXES else name).strip())
 
 
 class _Table:

@@ -1,4 +1,4 @@
-"""LIS, the Low-light Instance Segmentation data set, and VOC -> LIS.
+"""LIS, the Low-light Instance Segmentation data set: 1,561 real pairs to train, 669 to test on.
 
 Layout: ``RGB-normal/JPEGImages/N.png`` and ``RGB-dark/JPEGImages/N+1.JPG`` show one scene (pictures
 right in ``RGB-normal`` and ``RGB-dark`` are found, too), ``annotations/lis_coco_JPG_train+1.json``
@@ -19,19 +19,14 @@ from dgkd_core.datasets.coco import Picture, rasterise, read_coco
 from dgkd_core.datasets.labels import read_labels_csv
 from dgkd_core.datasets.names import LIS as CLASSES
 from dgkd_core.datasets.source import (
-    DataSet,
     Ids,
     Listed,
     Mask,
     MaskFile,
-    Source,
     Tree,
-    gather,
-    own,
     pictures_by_id,
     read_ids,
 )
-from dgkd_core.datasets.voc import VocTree
 from dgkd_core.runtime.errors import InputError
 
 _ANNOTATIONS = ("lis_coco_JPG_{}+1.json", "lis_coco_png_{}+1.json")
@@ -65,9 +60,9 @@ class LisTree(Tree):
     def __init__(
         self, root: Path, classes: Sequence[str], key: str, labels: Path | None = None
     ) -> None:
-        super().__init__(classes, read_labels_csv(labels, CLASSES) if labels else None)
-        self.root = root
-        self.pictures = {}
+        table = read_labels_csv(labels, CLASSES) if labels else None
+        super().__init__(root, _MASKS, classes, table)
+        self._pictures: dict[str, dict[str, Path]] = {}
         for kind in ("normal", "dark"):
             folders = (root / f"RGB-{kind}" / "JPEGImages", root / f"RGB-{kind}")
             folder = next((folder for folder in folders if folder.is_dir()), None)
@@ -76,9 +71,9 @@ class LisTree(Tree):
                     f"{key}: {root} holds no RGB-{kind} folder, expected LIS's layout "
                     f"(RGB-normal and RGB-dark)"
                 )
-            self.pictures[kind] = pictures_by_id(folder, self.problems)
+            self._pictures[kind] = pictures_by_id(folder, self.problems)
         dark = "RGB-dark/JPEGImages", "RGB-dark"
-        self._listed = Listed(dark, _MASKS, self.pictures["dark"].__contains__)
+        self._listed = Listed(dark, _MASKS, self._pictures["dark"].__contains__)
         self.annotated: dict[str, tuple[Path, Picture]] = {}  # by dark id
 
     def ids(self, name: str) -> tuple[str, list[str]]:
@@ -96,16 +91,14 @@ class LisTree(Tree):
             )
         return path.name, read_ids(path, self._listed, self.problems, self.notes)
 
-    def _mask(self, id_: str) -> Mask | None:
+    def mask(self, id_: str) -> Mask | None:
         for folder in _MASKS:
             path = self.root / folder / f"{id_}.png"
             if path.is_file():
                 return MaskFile(path, Ids(CLASSES, self.classes))
         return CocoMask(*self.annotated[id_], self.classes) if id_ in self.annotated else None
 
-    def _labels(self, id_: str) -> tuple[str, ...]:
-        if self.table is not None:
-            return self.table.of(id_)
+    def labels(self, id_: str) -> tuple[str, ...]:
         if id_ not in self.annotated:
             raise InputError(
                 f"{self.root}: {id_} has no labels, expected annotations/"
@@ -113,65 +106,15 @@ class LisTree(Tree):
             )
         return self.annotated[id_][1].labels
 
-    def source(self, id_: str, split: str) -> Source | None:
+    def pictures(self, id_: str, split: str) -> tuple[Path, Path]:
         if not id_.isdecimal() or int(id_) < 1:
             raise InputError(f"{self.root}: {id_!r} is not the number of a dark picture")
         normal = str(int(id_) - 1)
         for kind, name in (("dark", id_), ("normal", normal)):
-            if name not in self.pictures[kind]:
+            if name not in self._pictures[kind]:
                 why = "" if kind == "dark" else f", the normal twin of {id_}"
                 raise InputError(
                     f"{self.root}: no picture {name} in RGB-{kind}{why}, but the {split} list "
                     f"names it"
                 )
-        if not (labels := own(self._labels(id_), self.classes)):
-            return None
-        mask = self._mask(id_)
-        if mask is None and split == "val":
-            raise InputError(f"{self.root}: no mask for {id_}, needed to score val")
-        pictures = self.pictures["normal"][normal], self.pictures["dark"][id_]
-        return Source(id_, split, labels, *pictures, mask)
-
-
-def keep_classes(wanted: Sequence[str]) -> tuple[str, ...]:
-    """LIS's classes to keep, in the order of their new ids; none given keeps all.
-
-    Raises:
-        InputError: a name is not among LIS's.
-    """
-    for name in wanted:
-        if name not in CLASSES:
-            raise InputError(
-                f"data.classes: {name!r} is not a LIS class, expected among {', '.join(CLASSES)}"
-            )
-    return tuple(wanted) or CLASSES
-
-
-def read_lis(
-    root: Path,
-    classes: Sequence[str],
-    train_list: str,
-    val_list: str,
-    labels: Path | None = None,
-) -> DataSet:
-    """LIS's real pairs: 1,561 train and 669 test pictures in the official annotations."""
-    tree = LisTree(root, classes, "data.root", labels)
-    return gather(classes, [(tree, "train", train_list), (tree, "val", val_list)])
-
-
-def read_voc2lis(
-    root: Path,
-    lis_root: Path,
-    classes: Sequence[str],
-    train_list: str,
-    val_list: str,
-    sbd_root: Path | None = None,
-    labels: Path | None = None,
-) -> DataSet:
-    """VOC -> LIS: VOC's pictures that hold one of LIS's classes to train on, LIS's list to test on.
-
-    VOC's ids are mapped by name; its other classes become 255. VOC's pictures are
-    darkened, LIS's are dark.
-    """
-    voc, lis = VocTree(root, classes, sbd_root, labels), LisTree(lis_root, classes, "data.lis_root")
-    return gather(classes, [(voc, "train", train_list), (lis, "val", val_list)])
+        return self._pictures["normal"][normal], self._pictures["dark"][id_]

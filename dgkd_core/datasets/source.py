@@ -6,6 +6,7 @@ Readers (`voc`, `lis`, `folder`) give a `DataSet`; `ingest` opens, checks and pa
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -216,7 +217,11 @@ def pictures_by_id(
     to be read where there is another of its name: cameras write raw and JPEG.
     """
     found: dict[str, Path] = {}
-    files = [p for p in _files(folder) if p.suffix.lower() in suffixes and p.name[0] != "."]
+    try:
+        paths = sorted(path for path in folder.iterdir() if not path.is_dir())
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read ({error.strerror})") from error
+    files = [p for p in paths if p.suffix.lower() in suffixes and p.name[0] != "."]
     plain = {normal_id(p.stem) for p in files if p.suffix.lower() in PICTURE_SUFFIXES}
     for path in files:
         id_ = normal_id(path.stem)
@@ -234,41 +239,58 @@ def pictures_by_id(
     return found
 
 
-class Tree:
+class Tree(ABC):
     """The files of a published data set: what the readers of its layout (`voc`, `lis`) share.
 
     Args:
+        masks: the folders that masks may be in.
         classes: the names to keep.
         table: image-level labels in place of the data set's own.
     """
 
-    def __init__(self, classes: Sequence[str], table: Labels | None) -> None:
+    def __init__(
+        self, root: Path, masks: tuple[str, ...], classes: Sequence[str], table: Labels | None
+    ) -> None:
+        self.root, self.masks = root, masks
         self.classes, self.table = tuple(classes), table
         self.problems = list(table.problems) if table else []
         self.notes: list[str] = []
         self.left_out = 0  # pictures that hold none of the classes
 
+    @abstractmethod
     def ids(self, name: str) -> tuple[str, list[str]]:
         """The file of a list and the picture ids in it; InputError where it cannot be read."""
-        raise NotImplementedError
 
-    def source(self, id_: str, split: str) -> Source | None:
-        """A picture's files, None where it holds none of the classes; InputError: one lacks."""
-        raise NotImplementedError
+    @abstractmethod
+    def pictures(self, id_: str, split: str) -> tuple[Path, Path | None]:
+        """A listed picture by day and, where the data set has it, in the dark; or InputError."""
 
-    def sources(self, listed: Iterable[tuple[str, str]]) -> list[Source]:
-        """The files of listed pictures, (id, split) each, that hold one of the classes."""
+    @abstractmethod
+    def labels(self, id_: str) -> tuple[str, ...]:
+        """The classes that the data set itself says a picture holds; or InputError."""
+
+    @abstractmethod
+    def mask(self, id_: str) -> Mask | None:
+        """Where a picture's mask is, if it has one."""
+
+    def sources(self, ids: Iterable[str], split: str) -> list[Source]:
+        """The files of those listed pictures that hold one of the classes."""
         found = []
-        for id_, split in listed:
+        for id_ in ids:
             try:
-                source = self.source(id_, split)
+                normal, dark = self.pictures(id_, split)
+                all_labels = self.table.of(id_) if self.table else self.labels(id_)
+                if not (labels := own(all_labels, self.classes)):
+                    self.left_out += 1
+                    continue
+                mask = self.mask(id_)
+                if mask is None and split == "val":
+                    places = " or ".join(self.masks)
+                    said = f"no mask for {id_} in {places}, needed to score val"
+                    raise InputError(f"{self.root}: {said}")
+                found.append(Source(id_, split, labels, normal, dark, mask))
             except InputError as error:
                 self.problems.append(str(error))
-                continue
-            if source is None:
-                self.left_out += 1
-            else:
-                found.append(source)
         return found
 
 
@@ -277,35 +299,30 @@ def gather(classes: Sequence[str], lists: Sequence[tuple[Tree, str, str]]) -> Da
 
     One that is listed twice is a problem.
     """
-    listed: dict[Tree, list[tuple[str, str]]] = {tree: [] for tree, _, _ in lists}
-    seen: dict[str, str] = {}
+    sources: list[Source] = []
+    seen: dict[str, str] = {}  # by id the list that names it
     for tree, split, name in lists:
         try:
             file, ids = tree.ids(name)
         except InputError as error:
             tree.problems.extend(str(error).splitlines())
             continue
+        new = []
         for id_ in ids:
             if id_ in seen:
                 said = f"{file}: {id_} is listed already in {seen[id_]}, expected once"
                 tree.problems.append(said)
-                continue
-            seen[id_] = file
-            listed[tree].append((id_, split))
-    sources = [source for tree, pairs in listed.items() for source in tree.sources(pairs)]
-    notes = [note for tree in listed for note in tree.notes]
-    if none := sum(tree.left_out for tree in listed):
+            else:
+                seen[id_] = file
+                new.append(id_)
+        sources += tree.sources(new, split)
+    trees = list(dict.fromkeys(tree for tree, _, _ in lists))
+    notes = [note for tree in trees for note in tree.notes]
+    if none := sum(tree.left_out for tree in trees):
         notes.append(f"{none} pictures hold none of the {len(classes)} classes, left out")
-    problems = [problem for tree in listed for problem in tree.problems]
+    problems = [problem for tree in trees for problem in tree.problems]
     # train_aug reads the list of val, too
     return DataSet(tuple(classes), sources, *(list(dict.fromkeys(x)) for x in (problems, notes)))
-
-
-def _files(folder: Path) -> list[Path]:
-    try:
-        return sorted(path for path in folder.iterdir() if not path.is_dir())
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be read ({error.strerror})") from error
 
 
 def own(labels: Iterable[str], classes: Sequence[str]) -> tuple[str, ...]:

@@ -23,8 +23,7 @@ def _voc_root(path: Path) -> Path | None:
 def _voc_list(root: Path, path: Path, classes: Sequence[str]) -> DataSet:
     """A list of VOC's own: pictures of the day, to be darkened as val is."""
     tree = VocTree(root, classes)
-    ids = dict.fromkeys(tree.listed(path))
-    sources = tree.sources((id_, "val") for id_ in ids)
+    sources = tree.sources(dict.fromkeys(tree.listed(path)), "val")
     return DataSet(tuple(classes), sources, tree.problems, tree.notes)
 
 

@@ -19,14 +19,11 @@ from dgkd_core.datasets import sbd
 from dgkd_core.datasets.labels import read_labels_csv
 from dgkd_core.datasets.names import VOC as CLASSES
 from dgkd_core.datasets.source import (
-    DataSet,
     Ids,
     Listed,
     Mask,
     MaskFile,
-    Source,
     Tree,
-    gather,
     own,
     pictures_by_id,
     read_ids,
@@ -107,12 +104,12 @@ class VocTree(Tree):
             raise InputError(
                 f"data.sbd_root: SBD has VOC's classes, but {_other(classes)!r} is none of VOC's"
             )
-        super().__init__(classes, read_labels_csv(labels, self.known) if labels else None)
-        self.root = root
+        table = read_labels_csv(labels, self.known) if labels else None
+        super().__init__(root, _MASKS, classes, table)
         self.sbd = sbd.find_dataset(sbd_root) if sbd_root is not None else None
         self.ids_of_masks = Ids(self.known, self.classes)
         self._listed = Listed(("JPEGImages",), _MASKS, lambda id_: bool(self._image(id_)))
-        self._by_id = cache(self._pictures)
+        self._by_id = cache(self._all_of)
 
     def _list(self, name: str) -> Path:
         folders = [self.root / "ImageSets" / kind for kind in ("Segmentation", "Main")]
@@ -134,7 +131,7 @@ class VocTree(Tree):
         """The picture ids of a list."""
         return read_ids(path, self._listed, self.problems, self.notes)
 
-    def _pictures(self, folder: str) -> dict[str, Path]:
+    def _all_of(self, folder: str) -> dict[str, Path]:
         place = self.root / folder
         return pictures_by_id(place, []) if place.is_dir() else {}
 
@@ -146,7 +143,7 @@ class VocTree(Tree):
     def _image(self, id_: str) -> Path | None:
         return self._file("JPEGImages", id_, ".jpg")
 
-    def _mask(self, id_: str) -> Mask | None:
+    def mask(self, id_: str) -> Mask | None:
         for folder in _MASKS:
             if found := self._file(folder, id_, ".png"):
                 return MaskFile(found, self.ids_of_masks)
@@ -154,39 +151,15 @@ class VocTree(Tree):
             return SbdMask(path, self.ids_of_masks)
         return None
 
-    def _labels(self, id_: str) -> tuple[str, ...]:
-        if self.table is not None:
-            return self.table.of(id_)
+    def labels(self, id_: str) -> tuple[str, ...]:
         path = self.root / "Annotations" / f"{id_}.xml"
         if not (labels := read_labels(path, self.known)):
             raise InputError(f"{path}: no object, expected at least one: the image's labels")
         return labels
 
-    def source(self, id_: str, split: str) -> Source | None:
+    def pictures(self, id_: str, split: str) -> tuple[Path, None]:
         image = self._image(id_)
         if image is None:
             path = self.root / "JPEGImages" / f"{id_}.jpg"
             raise InputError(f"{path}: no such file, but the {split} list names it")
-        if not (labels := own(self._labels(id_), self.classes)):
-            return None
-        mask = self._mask(id_)
-        if mask is None and split == "val":
-            raise InputError(f"{id_}: no mask in SegmentationClass(Aug), needed to score val")
-        return Source(id_, split, labels, image, mask=mask)
-
-
-def read_voc(
-    root: Path,
-    classes: Sequence[str],
-    train_list: str,
-    val_list: str,
-    sbd_root: Path | None = None,
-    labels: Path | None = None,
-) -> DataSet:
-    """VOC 2012, with labels reduced to ``classes``; pictures that hold none of them are left out.
-
-    Raises:
-        InputError: the folder has another layout.
-    """
-    tree = VocTree(root, classes, sbd_root, labels)
-    return gather(classes, [(tree, "train", train_list), (tree, "val", val_list)])
+        return image, None

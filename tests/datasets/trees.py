@@ -10,10 +10,22 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from scipy.io import savemat
+from support import ROOT
 
+from dgkd_core.config.params import load_params
+from dgkd_core.config.schema import Data
+from dgkd_core.datasets.find import find
 from dgkd_core.datasets.names import LIS
+from dgkd_core.datasets.source import DataSet
 
+COMMITTED = load_params(ROOT / "params.yaml").data.model_dump()
 WIDTH, HEIGHT = 12, 8
+
+
+def found_by(**values: Any) -> DataSet:
+    """What `find` finds by these values of params' section data over the committed ones."""
+    given = {name: str(x) if isinstance(x, Path) else x for name, x in values.items()}
+    return find(Data.model_validate(COMMITTED | given))
 
 
 def photo(path: Path, shade: int = 120, size: tuple[int, int] = (WIDTH, HEIGHT)) -> Path:
@@ -81,6 +93,11 @@ class VocTree:
     def image(self, id_: str) -> Path:
         return self.root / "JPEGImages" / f"{id_}.jpg"
 
+    def read(self, *classes: str, train: str = "train", **values: Any) -> DataSet:
+        """The training list ``train`` and VOC's val."""
+        lists = {"train_list": train, "val_list": "val", "classes": list(classes)}
+        return found_by(**{"kind": "voc", "root": self.root} | lists | values)
+
     def xml(self, id_: str) -> Path:
         return self.root / "Annotations" / f"{id_}.xml"
 
@@ -141,6 +158,10 @@ class LisSet:
 
     def dark(self, number: int) -> Path:
         return self.root / "RGB-dark" / "JPEGImages" / f"{number}.JPG"
+
+    def read(self, *classes: str, **values: Any) -> DataSet:
+        lists = {"train_list": "train", "val_list": "test", "classes": list(classes)}
+        return found_by(**{"kind": "lis", "root": self.root} | lists | values)
 
     def annotations(self, name: str) -> Path:
         return self.root / "annotations" / f"lis_coco_JPG_{name}+1.json"
