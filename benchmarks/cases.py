@@ -43,7 +43,7 @@ from dgkd_core.distill.dgkd import DGKD
 from dgkd_core.distill.dist import dist_loss
 from dgkd_core.evaluation.inference import infer
 from dgkd_core.imaging.pamr import PAMR
-from dgkd_core.lowlight.darkening import Job, dark_picture
+from dgkd_core.lowlight.darkening import dark_picture
 from dgkd_core.lowlight.fresh import fresh_night
 from dgkd_core.models.network import Network, Segmenter
 from dgkd_core.models.registry import ModelConfig, build, build_encoder, save_model
@@ -297,18 +297,15 @@ def darken(options: Options, case: str, folder: Path, device: torch.device) -> F
         return None
     params, normal = options.params, Pack(folder / "artifacts" / NORMAL)
     settings = params.lowlight.model_dump()
-    jobs: list[Job] = [
-        (entry, normal.read(entry.image), None, params.seed, settings)
-        for entry in first(folder, FEW).entries
-    ]
-    jobs *= 8 if case else 1
+    entries = first(folder, FEW).entries * (8 if case else 1)
+    make = partial(dark_picture, images=normal, real=normal, seed=params.seed, settings=settings)
     processes = options.threads if case else 0
 
     def call() -> None:
-        deque(ordered_map(dark_picture, jobs, processes), maxlen=0)
+        deque(ordered_map(make, entries, processes), maxlen=0)
 
-    size = f"{len(jobs)}x3x{options.size}x{options.size}, {params.lowlight.kind}"
-    return Found(Timeline(CPU).measure(call, options.calls), size, len(jobs), "float64")
+    size = f"{len(entries)}x3x{options.size}x{options.size}, {params.lowlight.kind}"
+    return Found(Timeline(CPU).measure(call, options.calls), size, len(entries), "float64")
 
 
 def data(options: Options, case: str, folder: Path, device: torch.device) -> Found:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +19,23 @@ from dgkd_core.runtime.progress import Progress
 from dgkd_core.runtime.result_cache import ResultCache
 
 _NAN = float("nan")
-Job = tuple[Entry, bytes | None, bytes | None, int, Mapping[str, Any]]
 
 
-def dark_picture(job: Job) -> tuple[bytes, tuple[float, ...]]:
+def dark_picture(
+    entry: Entry, images: Pack, real: Pack, seed: int, settings: Mapping[str, Any]
+) -> tuple[bytes, tuple[float, ...]]:
     """The dark PNG of one picture, and its luma before and after, noise level and ratio.
 
     What does not apply is NaN. Depends on the picture, its id, the seed and the settings alone.
+
+    Args:
+        images, real: packs of the normal pictures and of the really dark ones.
+        settings: the lowlight section of params, as keywords of `lowlight.darken`.
     """
-    entry, normal, real, seed, settings = job
-    image = decode_rgb(normal, entry.image) if normal is not None else None
+    image = decode_rgb(images.read(entry.image), entry.image) if entry.image else None
     day = luma(image) if image is not None else _NAN
-    if real is not None:
-        dark = decode_rgb(real, entry.dark)
+    if entry.dark:
+        dark = decode_rgb(real.read(entry.dark), entry.dark)
         return encode_rgb(dark), (day, luma(dark), _NAN, _NAN)
     assert image is not None
     night = darken(image, picture_rng(seed, entry.id), **settings)
@@ -50,19 +55,15 @@ def make_dark(
 
     Args:
         source: the folder with images.zip and dark.zip that the manifest names members of.
-        settings: the lowlight section of params, as keywords of `lowlight.darken`.
+        settings: as `dark_picture` takes them.
         cache: what it holds is not made again.
     """
     images, real = Pack(source / "images.zip"), Pack(source / "dark.zip")
     left = distributed.broadcast([i for i, e in enumerate(manifest.entries) if e.id not in cache])
     todo = [manifest.entries[i] for i in distributed.shard(left)]
-
-    def job(entry: Entry) -> Job:
-        normal = images.read(entry.image) if entry.image else None
-        return entry, normal, real.read(entry.dark) if entry.dark else None, seed, settings
-
     total, each = len(manifest.entries), distributed.world_size()
-    dark = ordered_map(dark_picture, map(job, todo))
+    make = partial(dark_picture, images=images, real=real, seed=seed, settings=settings)
+    dark = ordered_map(make, todo)
     made = Progress(dark, label, total, 4, total - len(left), each)
     for entry, (content, row) in zip(todo, made, strict=True):
         cache.put([(entry.id, content, row)])

@@ -175,7 +175,7 @@ def write_preview(
     images: Pack,
     settings: Mapping[str, Any],
     seed: int,
-    real: Pack | None = None,
+    real: Pack,
 ) -> None:
     """Draw ``PICTURES`` entries at several strengths and write the sheet, atomically.
 
@@ -198,7 +198,6 @@ def write_preview(
         chosen = spread(made, PICTURES)
         groups = [_made_rows(entry, by_day(entry), settings, seed) for entry in chosen]
     else:
-        assert real is not None
         titles, notes = ["normal", "dark", "brightened", ""], ["These pictures are really dark."]
         chosen = spread(entries, PICTURES)
         if not all(entry.image for entry in chosen):

@@ -16,16 +16,13 @@ images = hnp.arrays(
 )
 
 
-@settings(deadline=None, derandomize=True, max_examples=60)
+@settings(deadline=None, derandomize=True, max_examples=40)
 @given(image=images, kind=st.sampled_from(EXPOSURES))
 def test_shape_type_range_and_order_also_in_8_bits(image: np.ndarray, kind: str) -> None:
     before = image.copy()
     out = expose(image, kind)
-    assert out.shape == image.shape
-    assert out.dtype == np.float32
-    assert np.isfinite(out).all()
-    assert out.min() >= 0
-    assert out.max() <= 1
+    assert (out.shape, out.dtype) == (image.shape, np.float32)
+    assert ((out >= 0) & (out <= 1)).all()
     assert np.array_equal(image, before)
     order = np.argsort(image.reshape(-1), kind="stable")
     assert (np.diff(out.reshape(-1)[order]) >= 0).all()
@@ -37,27 +34,20 @@ def test_shape_type_range_and_order_also_in_8_bits(image: np.ndarray, kind: str)
     assert np.abs(rounded / 255 - out).max() <= 0.5001 / 255
 
 
-@pytest.mark.parametrize("percentile", [50, 90, 99.5])
-def test_gains_white_is_the_percentile(percentile: float) -> None:
+def test_gains_white_is_the_percentile() -> None:
     image = np.random.default_rng(0).integers(1, 90, (50, 60, 3)).astype(np.uint8)
-    ordered = np.sort(image.reshape(-1))
-    white = ordered[int(np.ceil(percentile / 100 * image.size)) - 1]
-    expected = np.minimum(image / white, 1)
-    assert np.allclose(expose(image, "gain", percentile), expected, atol=1e-6)
+    white = np.sort(image.reshape(-1))[int(np.ceil(0.995 * image.size)) - 1]
+    assert np.allclose(expose(image, "gain"), np.minimum(image / white, 1), atol=1e-6)
 
 
-def test_gamma_brings_a_flat_picture_to_the_mean() -> None:
-    for level in (3, 12, 60):
-        out = expose(np.full((4, 4, 3), level, np.uint8), "gamma", mean=0.4)
-        assert np.allclose(out, 0.4, atol=1e-4)
-    bright = np.full((4, 4, 3), 200, np.uint8)
-    assert np.allclose(expose(bright, "gamma"), 200 / 255)
+def test_gamma_brings_a_dark_flat_picture_to_the_mean() -> None:
+    for level, expected in ((3, 0.4), (60, 0.4), (200, 200 / 255)):
+        out = expose(np.full((4, 4, 3), level, np.uint8), "gamma")
+        assert np.allclose(out, expected, atol=1e-4)
 
 
 def test_what_does_not_fit_is_named() -> None:
-    with pytest.raises(
-        ValueError, match=r"exposure must be one of none, gain, gamma, curve, got 'auto'"
-    ):
+    with pytest.raises(ValueError, match="one of none, gain, gamma, curve, got 'auto'"):
         expose(np.zeros((2, 2, 3), np.uint8), "auto")
     with pytest.raises(ValueError, match=r"image must be \(H, W, 3\) uint8, got \(2, 2\) float64"):
         expose(np.zeros((2, 2)), "none")

@@ -42,9 +42,12 @@ def test_there_are_as_many_places_as_fit(limit: int, places: int) -> None:
 
 def test_another_size_or_key_is_not_kept() -> None:
     cache = ImageCache(SIZES[:1], 1 << 20)
-    cache.put(KEY, np.zeros((7, 5, 3), np.uint8))
-    cache.put(KEY, np.zeros(SHAPE, np.float32))
-    cache.put(SIZES[1][0], np.zeros(SHAPE, np.uint8))
+    for key, shape, kind in (
+        (KEY, (7, 5, 3), "u1"),
+        (KEY, SHAPE, "f4"),
+        (SIZES[1][0], SHAPE, "u1"),
+    ):
+        cache.put(key, np.zeros(shape, kind))
     assert len(cache) == 0
 
 

@@ -34,9 +34,10 @@ RGB = RNG.integers(0, 256, (5, 7, 3)).astype(np.uint8)
 GREY = RNG.integers(0, 256, (5, 7)).astype(np.uint8)
 
 
-def _file(array: np.ndarray, kind: str = "PNG", **options: Any) -> bytes:
+def _file(array: np.ndarray, kind: str = "PNG", mode: str | None = None, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, kind, **options)
+    picture = Image.fromarray(array)
+    (picture.convert(mode) if mode else picture).save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -54,18 +55,9 @@ def _deep_rgb(values: np.ndarray) -> bytes:
     return start + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
-def _cmyk() -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(RGB).convert("CMYK").save(buffer, "JPEG")
-    return buffer.getvalue()
-
-
-def _two(kind: str) -> bytes:
-    return _file(RGB, kind, save_all=True, append_images=[Image.fromarray(RGB[::-1])])
-
-
 GREYS = np.repeat(GREY[..., None], 3, 2)
 COLOURS = np.array(voc_palette(), np.uint8).reshape(256, 3)
+FIRST = "the first of 2 pictures in its file"
 CONVERTED: list[tuple[bytes, str | None, Any]] = [  # a file, what is said of it, what it shows
     (encode_rgb(RGB), None, RGB),
     (_file(RGB, "WEBP", lossless=True), None, RGB),
@@ -73,12 +65,13 @@ CONVERTED: list[tuple[bytes, str | None, Any]] = [  # a file, what is said of it
     (_file(np.dstack([GREY, GREY])), "grey with transparency, converted to 8-bit RGB", GREYS),
     (_file(np.dstack([RGB, GREY])), "transparent, converted to 8-bit RGB", RGB),
     (encode_mask(GREY), "palette, converted to 8-bit RGB", COLOURS[GREY]),
-    (_cmyk(), "CMYK, converted to 8-bit RGB", None),
+    (_file(RGB, "JPEG", "CMYK"), "CMYK, converted to 8-bit RGB", None),
     (_file(GREY.astype(np.uint16) * 257), "16-bit grey, converted to 8-bit RGB", GREYS),
     (_deep_rgb(RGB.astype(np.uint16) * 257), "16 bits a channel, converted to 8-bit RGB", RGB),
-    (_two("MPO"), "the first of 2 pictures in its file", None),
-    (_two("TIFF"), "the first of 2 pictures in its file", RGB),
-    (_two("PNG"), "the first of 2 pictures in its file", RGB),
+    *(
+        (_file(RGB, kind, save_all=True, append_images=[Image.fromarray(RGB[::-1])]), *said)
+        for kind, *said in (("MPO", FIRST, None), ("TIFF", FIRST, RGB))
+    ),
 ]
 
 
@@ -92,12 +85,6 @@ def test_other_pictures_become_rgb_of_8_bits_and_it_is_said(
     if shows is not None:
         assert np.array_equal(decode_rgb(photo.content, "x"), shows)
         assert np.array_equal(decode_rgb(content, "x"), shows)
-
-
-@pytest.mark.parametrize("grey", [GREY.astype(np.int32) * 70000, GREY.astype(np.float32) / 255])
-def test_more_than_16_bits_are_refused(grey: np.ndarray) -> None:
-    with pytest.raises(InputError, match=r"p\.png: a picture of mode [IF] .*, expected 8 or 16"):
-        decode_rgb(_file(grey, "TIFF"), "p.png")
 
 
 def test_a_plain_photo_is_kept_byte_for_byte() -> None:
@@ -125,26 +112,22 @@ def _orientation(kind: int, count: int, value: bytes) -> bytes:
     return b"Exif\0\0MM\0\x2a" + struct.pack(">I", 8) + entry + value + bytes(8)
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 @pytest.mark.parametrize(
     ("exif", "note"),
     [
         (b"Exif\0\0MM\0\x2a\0\0", "unreadable EXIF, counts as none"),
-        (b"Exif\0\0http://ns.example/", "unreadable EXIF, counts as none"),
-        (_orientation(3, 1, b"\0\0\0\0"), None),
         (_orientation(3, 1, b"\0\x09\0\0"), None),
         (_orientation(2, 2, b"6\0\0\0"), None),
         (_orientation(3, 1, b"\0\x06\0\0"), "turned upright (EXIF)"),
     ],
 )
-@pytest.mark.parametrize("more", [{}, {"dpi": (72, 72)}])  # without it Pillow hides what is wrong
-def test_odd_exif_turns_nothing_and_ends_nothing(
-    exif: bytes, note: str | None, kind: str, more: Any
-) -> None:
-    photo = read_photo(_file(RGB, kind, exif=exif, **more), "x")
-    assert photo.notes == ((note,) if note else ())
-    turned = note is not None and note.startswith("turned")
-    assert (photo.width, photo.height) == ((5, 7) if turned else (7, 5))
+def test_odd_exif_turns_nothing_and_ends_nothing(exif: bytes, note: str | None) -> None:
+    for kind, more in (("PNG", {}), ("JPEG", {}), ("JPEG", {"dpi": (72, 72)})):
+        # without the resolution Pillow hides what is wrong
+        photo = read_photo(_file(RGB, kind, exif=exif, **more), "x")
+        assert photo.notes == ((note,) if note else ())
+        turned = note is not None and note.startswith("turned")
+        assert (photo.width, photo.height) == ((5, 7) if turned else (7, 5))
 
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -158,7 +141,6 @@ LAB = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
         (display_p3(), "other colours, converted to sRGB", (215, 93, 31)),
         (display_p3()[:200], "unreadable colour profile, counts as none", (200, 100, 50)),
         (LAB, "unreadable colour profile, counts as none", (200, 100, 50)),
-        (b"?", "unreadable colour profile, counts as none", (200, 100, 50)),
     ],
 )
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
@@ -233,26 +215,12 @@ def test_a_bomb_is_refused_before_it_is_unpacked() -> None:
 
 @pytest.mark.parametrize("decode", [decode_rgb, decode_mask, decode_depth])
 def test_damaged_files_are_named(decode: Any) -> None:
-    for content in (b"", b"text", encode_rgb(RGB)[:60], encode_rgb(RGB)[:20]):
+    for content in (b"", b"text", encode_rgb(RGB)[:60]):
         with pytest.raises(InputError, match=r"^p\.png: (an empty|not a picture|cannot be)"):
             decode(content, "p.png")
-
-
-@pytest.mark.filterwarnings("ignore")  # of Pillow, about the damage
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF"])
-def test_random_damage_raises_nothing_else(kind: str) -> None:
-    whole = _file(RGB, kind, exif=_orientation(3, 1, b"\0\x06\0\0"), icc_profile=display_p3())
-    rng = np.random.default_rng(3)
-    refused = 0
-    for _ in range(60):
-        damaged = bytearray(whole)
-        for place in rng.integers(len(damaged), size=3):
-            damaged[place] = rng.integers(256)
-        try:
-            read_photo(bytes(damaged), "p")
-        except InputError:
-            refused += 1
-    assert refused > 5
+    for grey in (GREY.astype(np.int32) * 70000, GREY.astype(np.float32) / 255):
+        said = "p.png: a picture of mode"
+        one_line(lambda grey=grey: decode_rgb(_file(grey, "TIFF"), "p.png"), said, "8 or 16")
 
 
 def test_masks_round_trip_every_id_and_colours_are_refused() -> None:
@@ -279,7 +247,6 @@ def _palette_file(colours: list[int]) -> bytes:
     [
         ([0, 1, 2, 3], None),
         ([0, 2, 1], "index 1 has the colour that VOC gives the id 2"),
-        ([0, 12, 255], "index 1 has the colour that VOC gives the id 12"),
         ([0, 1, 255], "index 2 has the colour that VOC gives the id 255"),
         ([1], "index 0 has the colour that VOC gives the id 1"),
         ([0, 256, 1], None),  # a palette of the user's own
@@ -315,14 +282,16 @@ def test_depth_round_trip_in_16_bits() -> None:
 
 
 def test_depth_of_other_bit_depths() -> None:
-    assert np.allclose(decode_depth(_file(GREY), "d"), GREY / 255)
-    assert np.allclose(decode_depth(_file(GREY > 99), "d"), GREY > 99)
-    assert np.allclose(decode_depth(_file(np.repeat(GREY[..., None], 3, 2)), "d"), GREY / 255)
-    wide = GREY.astype(np.int32) * 257
-    assert np.allclose(decode_depth(_file(wide, "TIFF"), "d"), GREY / 255)
     real = GREY.astype(np.float32) / 300
-    assert np.allclose(decode_depth(_file(real, "TIFF"), "d"), real)
-    assert np.allclose(decode_depth(_file(real * 40, "TIFF"), "d"), real / real.max())
+    for content, expected in (
+        (_file(GREY), GREY / 255),
+        (_file(GREY > 99), GREY > 99),
+        (_file(GREYS), GREY / 255),
+        (_file(GREY.astype(np.int32) * 257, "TIFF"), GREY / 255),
+        (_file(real, "TIFF"), real),
+        (_file(real * 40, "TIFF"), real / real.max()),
+    ):
+        assert np.allclose(decode_depth(content, "d"), expected)
 
 
 @pytest.mark.parametrize(
@@ -361,8 +330,6 @@ def _saved(save: Any, value: Any) -> bytes:
 HEADERS = (
     # of a petabyte
     "{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000000000000,)}",
-    "{'descr': '|u1', 'fortran_order': False, 'shape': (-1,)}",
-    "{'descr': '|u1', 'fortran_order': False, b'shape': (1,)}",
     "__import__('os').system('true')",
     "[" * 4000 + "]" * 4000,
 )
@@ -371,9 +338,8 @@ HEADERS = (
 @pytest.mark.parametrize(
     "content",
     [
-        *(b"", b"text", encode_array(GREY)[:-3], encode_array(GREY)[:40]),
+        *(b"text", encode_array(GREY)[:-3], encode_array(GREY)[:40], *map(_npy, HEADERS)),
         *(_saved(np.savez, GREY), _saved(np.save, np.array([{"a": 1}], object))),
-        *map(_npy, HEADERS),
     ],
 )
 def test_damaged_and_hostile_arrays_are_one_line(content: bytes) -> None:

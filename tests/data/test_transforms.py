@@ -18,9 +18,9 @@ from packs import write_packs
 from dgkd_core.config.choices import MEAN
 from dgkd_core.data.manifest import Entry, Manifest
 from dgkd_core.data.samples import Crops, Inputs, training_batches
-from dgkd_core.data.transforms import Geometry, apply_geometry, colour_jitter, draw_geometry
+from dgkd_core.data.transforms import Geometry, colour_jitter, draw_geometry
 
-SETTINGS = settings(deadline=None, derandomize=True, max_examples=25)
+SETTINGS = settings(deadline=None, derandomize=True, max_examples=30)
 SIZES = (
     *((1, 1), (1, 2), (2, 1), (1, 9), (9, 1), (1, 150), (150, 1), (3, 120), (120, 3)),
     *((2, 2), (5, 8), (17, 17), (40, 56), (90, 70)),
@@ -28,12 +28,6 @@ SIZES = (
 CLASSES = ("ant", "bee", "cat", "dog")
 JITTER = (0.3, 0.3, 0.3, 0.1)
 
-sizes = st.one_of(
-    st.tuples(st.integers(1, 40), st.integers(1, 40)),
-    st.tuples(st.just(1), st.integers(1, 300)),
-    st.tuples(st.integers(1, 300), st.just(1)),
-    st.tuples(st.integers(1, 3), st.integers(100, 300)),
-)
 scales = st.tuples(st.floats(0.02, 1.2), st.floats(1.0, 2.5)).map(lambda s: (s[0], s[0] * s[1]))
 long_sides = st.tuples(st.integers(1, 60), st.integers(0, 60)).map(lambda s: (s[0], s[0] + s[1]))
 crops = st.integers(1, 48)
@@ -115,29 +109,6 @@ def test_every_place_and_both_flips_are_drawn() -> None:
     assert all(g.height == g.width for g in sizes)
 
 
-@SETTINGS
-@given(size=sizes, scale=scales, crop=crops, seed=seeds)
-def test_any_picture_is_where_its_geometry_says(
-    size: tuple[int, int], scale: tuple[float, float], crop: int, seed: int
-) -> None:
-    rng = np.random.default_rng(seed)
-    g = draw_geometry(rng, *size, scale, crop)
-    for new, old, place in ((g.height, size[0], g.top), (g.width, size[1], g.left)):
-        assert max(1, scale[0] * old - 0.5) <= new <= max(1, scale[1] * old + 0.5)
-        assert min(0, new - crop) <= place <= max(0, new - crop)  # all of it, or no padding
-    picture = rng.random((3, *size), np.float32)
-    fill = torch.tensor(MEAN)
-    out = apply_geometry(torch.from_numpy(picture), g, fill, nearest=False)
-    assert out.shape == (3, crop, crop)
-    np.testing.assert_allclose(out, _slow_mean(picture, g, MEAN), atol=2e-5)
-    assert float(out.min()) >= 0
-    assert float(out.max()) <= 1 + 1e-6
-    labels = _label_of(*size).astype(np.int64)
-    found = apply_geometry(torch.from_numpy(labels)[None], g, 255, nearest=True)[0].numpy()
-    _check_labels(labels, g, found)
-    assert set(np.unique(found)) <= {*np.unique(labels), 255}
-
-
 @pytest.fixture(scope="module")
 def odd(tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, dict[str, Any]]:
     """A picture of every size in SIZES, random but for its labels, all parts tied to each other.
@@ -187,6 +158,9 @@ def test_all_parts_of_a_crop_are_aligned(
     g = draw_geometry(np.random.default_rng((seed, position)), height, width, span, crop)
     if long_side is not None:
         assert long_side[0] <= max(g.height, g.width) <= long_side[1]
+    for new, old, place in ((g.height, height, g.top), (g.width, width, g.left)):
+        assert max(1, span[0] * old - 0.5) <= new <= max(1, span[1] * old + 0.5)
+        assert min(0, new - crop) <= place <= max(0, new - crop)  # all of it, or no padding
     inside = torch.from_numpy(_inside(g))
     assert inside.any()
     assert torch.equal(sample["valid"][0], inside.float())
@@ -260,16 +234,13 @@ def test_each_amount_of_jitter_acts_and_no_further_than_it_says() -> None:
     assert max(factors) == pytest.approx(1.3, abs=0.06)
 
 
-@pytest.mark.parametrize("long_side", [None, (8, 60)])
 def test_batches_of_odd_pictures_are_the_same_for_any_number_of_workers(
-    odd: tuple[Manifest, dict[str, Any]],
-    monkeypatch: pytest.MonkeyPatch,
-    long_side: tuple[int, int] | None,
+    odd: tuple[Manifest, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = []
     for count in ("0", "2"):
         monkeypatch.setenv("DGKD_WORKERS", count)
-        given_ = _crops(odd, jitter=JITTER, long_side=long_side)
+        given_ = _crops(odd, jitter=JITTER, long_side=(8, 60))
         found.append(list(training_batches(given_, 3, 7, torch.device("cpu"))(0)))
     assert len(found[0]) == len(found[1]) == 7
     for one, other in zip(*found, strict=True):

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from dgkd_core.scenes import drawing, objects
+from dgkd_core.scenes import drawing
 from dgkd_core.scenes.drawing import CLASSES, Scene, render
 
 
 @pytest.fixture(scope="module")
 def many() -> list[Scene]:
-    return [render(7, "train", index, 64) for index in range(120)]
+    return [render(7, "train", index, 64) for index in range(100)]
 
 
 def _bytes(scene: Scene) -> tuple[object, ...]:
@@ -25,17 +25,12 @@ def test_a_scene_depends_on_its_arguments_alone_and_on_each_of_them() -> None:
     assert len({*forward, *(_bytes(render(*other)) for other in others)}) == 9
 
 
-@pytest.mark.parametrize("size", [32, 57, 160])
-def test_shapes_types_and_ranges(size: int) -> None:
-    scene = render(0, "train", 5, size)
-    assert (scene.image.shape, scene.image.dtype) == ((size, size, 3), np.uint8)
-    assert (scene.mask.shape, scene.mask.dtype) == ((size, size), np.uint8)
-    assert (scene.depth.shape, scene.depth.dtype) == ((size, size), np.float32)
-    assert 0 <= scene.depth.min() < scene.depth.max() <= 1
-
-
 def test_labels_are_the_mask_and_each_is_large_enough(many: list[Scene]) -> None:
     for scene in [*many, *(render(1, "tiny", index, 32) for index in range(20))]:
+        size = scene.mask.shape[0]
+        assert (scene.image.shape, scene.image.dtype) == ((size, size, 3), np.uint8)
+        assert (scene.depth.shape, scene.depth.dtype) == ((size, size), np.float32)
+        assert 0 <= scene.depth.min() < scene.depth.max() <= 1
         ids, counts = np.unique(scene.mask, return_counts=True)
         assert scene.labels == tuple(int(k) for k in ids if k)
         assert scene.labels
@@ -77,26 +72,9 @@ def test_the_ground_comes_nearer_downwards_and_objects_are_nearer_than_it(
         assert (scene.depth[rows] > level)[scene.mask[rows] > 0].all()
 
 
-@pytest.mark.parametrize("name", CLASSES)
-def test_every_drawing_fills_its_frame_and_no_more(name: str) -> None:
-    line = np.linspace(-1.3, 1.3, 131, dtype=np.float32)[None]
-    for seed in range(12):
-        rng = np.random.default_rng(seed)
-        draw, _tilt = objects.DRAWINGS[name]
-        inside, albedo, height, gloss = draw(line, -line.T, rng, objects.PALETTES[seed])
-        rows, cols = np.nonzero(inside)
-        assert 0.85 < max(np.ptp(rows), np.ptp(cols)) / 100 <= 1.15
-        assert albedo.shape == (131, 131, 3)
-        assert np.isfinite(height).all()
-        assert 0 <= gloss <= 1
-        assert 0.3 < inside.sum() / (np.ptp(rows) * np.ptp(cols)) < 0.95
-
-
-@pytest.mark.parametrize("arguments", [(-1, 0, 64), (0, -2, 64), (0, 0, 31), (0, 0, 1025)])
-def test_bad_arguments_are_refused(arguments: tuple[int, int, int]) -> None:
-    seed, index, size = arguments
-    with pytest.raises(ValueError, match=r"non-negative|size is \d+, expected 32 to 1024"):
-        render(seed, "train", index, size)
+def test_a_size_out_of_range_is_refused() -> None:
+    with pytest.raises(ValueError, match="size is 31, expected 32 to 1024"):
+        render(0, "train", 0, 31)
 
 
 def test_hidden_objects_are_dropped_and_visible_ones_kept() -> None:
