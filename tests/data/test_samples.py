@@ -58,9 +58,12 @@ MANIFEST = Manifest(
 )
 
 
-def _crops(packs: dict[str, Any], **options: Any) -> Crops:
+JITTER = (0.3, 0.3, 0.3, 0.1)
+
+
+def _crops(packs: dict[str, Any], manifest: Manifest = MANIFEST, **options: Any) -> Crops:
     keep: dict[str, Any] = {"seed": 3, "crop": 32, "scale": (0.5, 2.0)} | options
-    return Crops(MANIFEST, Inputs(**packs), **keep)
+    return Crops(manifest, Inputs(**packs), **keep)
 
 
 def test_only_training_pictures_and_only_what_was_asked_for(packs: dict[str, Any]) -> None:
@@ -118,14 +121,14 @@ def _fresh(packs: dict[str, Path], kind: str = "physical", **options: Any) -> Cr
     return _crops({**packs, "exposure": "gain", "night": night}, **{"crop": 48} | options)
 
 
-@pytest.mark.parametrize("jitter", [None, (0.3, 0.3, 0.3, 0.1)])
-@pytest.mark.parametrize("kind", ["physical", "simple"])
+@pytest.mark.parametrize(
+    ("kind", "jitter"), [("physical", None), ("physical", JITTER), ("simple", None)]
+)
 def test_a_fresh_night_is_that_of_the_normal_crop_and_never_of_padding(
     packs: dict[str, Path], kind: str, jitter: Any
 ) -> None:
-    crops, alone = (
-        _fresh(given_, kind, jitter=jitter) for given_ in (packs, {"normal": packs["normal"]})
-    )
+    crops = _fresh(packs, kind, jitter=jitter)
+    alone = _fresh({"normal": packs["normal"]}, kind, jitter=jitter)
     padded = 0
     for position in range(12):
         sample, name = crops[position, position % 3], "abc"[position % 3]
@@ -163,11 +166,9 @@ def test_every_visit_has_a_night_of_its_own_and_the_same_one_again(
 def test_no_fresh_night_in_place_of_a_real_one(packs: dict[str, Path], image: str) -> None:
     manifest = Manifest((), (Entry("a", "train", (), WIDTH, HEIGHT, image, "a.png"),))
     kept = packs if image else {"dark": packs["dark"]}
-    keep: dict[str, Any] = {"seed": 3, "crop": 32, "scale": (0.5, 2.0)}
-    fixed = Crops(manifest, Inputs(**kept, exposure="gain"), **keep)
+    fixed = _crops({**kept, "exposure": "gain"}, manifest)
     night = fresh_night(packs["normal"], 3, NIGHT)
-    inputs = Inputs(**kept, exposure="gain", night=night)
-    fresh = Crops(manifest, inputs, **keep, jitter=(0.3, 0.3, 0.3, 0.1))
+    fresh = _crops({**kept, "exposure": "gain", "night": night}, manifest, jitter=JITTER)
     for position in range(4):
         expected, found = fixed[position, 0], fresh[position, 0]
         assert list(found) == list(expected)
@@ -182,21 +183,16 @@ def _full() -> Any:
     return open("/dev/full", "r+b", buffering=0)
 
 
-@pytest.mark.parametrize(
-    ("owner", "name", "broken", "said"),
-    [
-        (Crops, "__getitem__", _die, r"was killed \(out of memory\?\); a smaller DGKD_WORKERS"),
-        (Pack, "read", lambda *_: {}["odd"], "odd"),
-        (samples, "_scratch", _full, r"finds no room \(No space.*; DGKD_WORKERS=0"),
-    ],
-)
+BROKEN: list[tuple[Any, str, Any, str]] = [
+    (Crops, "__getitem__", _die, r"was killed \(out of memory\?\); a smaller DGKD_WORKERS"),
+    (Pack, "read", lambda *_: {}["odd"], "odd"),
+    (samples, "_scratch", _full, r"finds no room \(No space.*; DGKD_WORKERS=0"),
+]
+
+
+@pytest.mark.parametrize(("owner", "name", "broken", "said"), BROKEN)
 def test_whatever_happens_to_a_worker_ends_the_batches(
-    packs: dict[str, Path],
-    monkeypatch: pytest.MonkeyPatch,
-    owner: Any,
-    name: str,
-    broken: Any,
-    said: str,
+    packs: Any, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, broken: Any, said: str
 ) -> None:
     monkeypatch.setenv("DGKD_WORKERS", "2")
     monkeypatch.setattr(owner, name, broken)
@@ -241,19 +237,12 @@ def test_twins_by_shape_hold_every_pair_once() -> None:
         assert batch[f"dark_{k}"][:, 0, 0, 0].tolist() == [-i for i in members]
 
 
-def test_the_number_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DGKD_WORKERS", "3")
-    assert workers(torch.device("cpu")) == 3
-    monkeypatch.delenv("DGKD_WORKERS")
-    assert workers(torch.device("cpu")) == 0
-    assert 1 <= workers(torch.device("cuda")) <= 8
-
-
 @pytest.mark.parametrize("count", ["0", "2"])
 def test_workers_decode_a_picture_once_for_all(
     packs: dict[str, Path], monkeypatch: pytest.MonkeyPatch, count: str
 ) -> None:
     monkeypatch.setenv("DGKD_WORKERS", count)
+    assert workers(torch.device("cpu")) == int(count)
     crops = _crops(packs, jitter=None)
     batches = training_batches(crops, 3, 8, torch.device("cpu"))
     expected = [{k: v.clone() for k, v in batch.items()} for batch in batches(0)]
@@ -263,6 +252,9 @@ def test_workers_decode_a_picture_once_for_all(
     monkeypatch.setattr(Pack, "read", lambda *_: pytest.fail("decoded twice"))
     for batch, before in zip(batches(0), expected, strict=True):
         assert all(torch.equal(batch[key], before[key]) for key in before)
+    monkeypatch.delenv("DGKD_WORKERS")
+    assert workers(torch.device("cpu")) == 0
+    assert 1 <= workers(torch.device("cuda")) <= 8
 
 
 def test_whole_pictures_and_depths(packs: dict[str, Path]) -> None:

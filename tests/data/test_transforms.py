@@ -186,38 +186,21 @@ def test_all_parts_of_a_crop_are_aligned(
 
 
 @SETTINGS
-@given(
-    index=st.integers(0, len(SIZES) - 1),
-    position=seeds,
-    crop=crops,
-    long_side=st.none() | long_sides,
-)
+@given(index=st.integers(0, len(SIZES) - 1), position=seeds, crop=crops)
 def test_jitter_changes_colours_alone_and_nothing_but_the_normal_picture(
-    odd: tuple[Manifest, dict[str, Any]],
-    index: int,
-    position: int,
-    crop: int,
-    long_side: tuple[int, int] | None,
+    odd: tuple[Manifest, dict[str, Any]], index: int, position: int, crop: int
 ) -> None:
-    plain = _crops(odd, crop=crop, long_side=long_side)[position, index]
-    jittered = _crops(odd, crop=crop, long_side=long_side, jitter=JITTER)[position, index]
+    plain = _crops(odd, crop=crop)[position, index]
+    jittered = _crops(odd, crop=crop, jitter=JITTER)[position, index]
     for name in ("dark", "depth", "pseudo", "valid", "labels"):
         assert torch.equal(plain[name], jittered[name])
     before = plain["normal"].flatten(1).T.numpy()
     after = jittered["normal"].flatten(1).T.numpy()
-    assert np.isfinite(after).all()
-    assert after.min() >= 0
-    assert after.max() <= 1
+    assert ((after >= 0) & (after <= 1)).all()
     # pixels of one colour keep one colour: what changes is the colour, not the place
     _, which = np.unique(before, axis=0, return_inverse=True)
     for colour in range(which.max() + 1):
         assert np.ptp(after[which.ravel() == colour], axis=0).max() < 1e-5
-    # brightness alone is one factor for the whole crop
-    bright = _crops(odd, crop=crop, long_side=long_side, jitter=(0.5, 0, 0, 0))[position, index]
-    values = bright["normal"].flatten(1).T.numpy()
-    known = (before > 0.05) & (values < 1)
-    if known.any():
-        assert np.ptp(values[known] / before[known]) < 1e-3
 
 
 def test_each_amount_of_jitter_acts_and_no_further_than_it_says() -> None:
@@ -229,7 +212,9 @@ def test_each_amount_of_jitter_acts_and_no_further_than_it_says() -> None:
         assert not torch.allclose(changed, image, atol=1e-3)
     assert torch.allclose(colour_jitter(image, rng, (0, 0, 0, 0)), image, atol=1e-5)
     grey = torch.full((3, 4, 4), 0.4)
-    factors = [float(colour_jitter(grey, rng, (0.3, 0, 0, 0)).mean()) / 0.4 for _ in range(60)]
+    made = [colour_jitter(grey, rng, (0.3, 0, 0, 0)) for _ in range(60)]
+    assert max(float(np.ptp(one.numpy())) for one in made) < 1e-6  # one factor for the whole crop
+    factors = [float(one.mean()) / 0.4 for one in made]
     assert min(factors) == pytest.approx(0.7, abs=0.06)
     assert max(factors) == pytest.approx(1.3, abs=0.06)
 

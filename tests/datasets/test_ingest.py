@@ -25,12 +25,10 @@ def _one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DGKD_WORKERS", "1")
 
 
-def _items(
-    tree: VocTree, *classes: str, long_side: int | None = None
-) -> Iterator[Item | InputError]:
+def _items(tree: VocTree, *classes: str) -> Iterator[Item | InputError]:
     found = tree.read(*classes)
     assert found.problems == []
-    return file_items(found.sources, found.classes, long_side)
+    return file_items(found.sources, found.classes, None)
 
 
 def test_a_voc_tree_becomes_packs_the_same_for_any_number_of_processes(
@@ -62,16 +60,6 @@ def test_a_subset_renumbers_masks_and_ignores_the_rest(voc_tree: VocTree, tmp_pa
     # of cat (8) and dog (12)
     expected = [0] * 3 + [255] * 3 + [2] * 3 + [255] * 3
     assert decode_mask(masks.read("t1.png"), "t1")[0].tolist() == expected
-
-
-def test_a_large_picture_and_its_mask_are_shrunk_together(
-    voc_tree: VocTree, tmp_path: Path
-) -> None:
-    manifest, notes = write_data_set(tmp_path / "out", CLASSES, _items(voc_tree, long_side=6))
-    assert {(entry.width, entry.height) for entry in manifest.entries} == {(6, 4)}
-    shrunk = decode_mask(Pack(tmp_path / "out/masks_val.zip").read("v1.png"), "v1")
-    assert (shrunk == columns(12)[::2, 1::2]).all()
-    assert notes == ["4 pictures: shrunk to a long side of 6 (t1, …)"]
 
 
 def test_a_mask_whose_classes_are_not_its_labels_is_named(

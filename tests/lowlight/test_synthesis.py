@@ -44,40 +44,10 @@ def sensor(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
     return seen
 
 
-# --- the picture ---------------------------------------------------------------------------------
-
-
-@KINDS
-def test_a_picture_depends_on_the_seed_and_its_name_alone(kind: str) -> None:
-    pictures = {name: _picture(i) for i, name in enumerate("abcd")}
-
-    def make(names: str, seed: int = 0) -> dict[str, bytes]:
-        return {
-            n: darken(pictures[n], picture_rng(seed, n), kind, PHYSICAL, SIMPLE).image.tobytes()
-            for n in names
-        }
-
-    forward = make("abcd")
-    assert make("dcba") == forward
-    assert make("c", seed=1)["c"] != forward["c"]
+def test_names_and_seeds_do_not_run_together() -> None:
+    """That a dark picture depends on them alone: tests/stages/test_darken_stage.py."""
     draws = {picture_rng(s, n).random() for s, n in ((1, "1a"), (11, "a"), (1, "a"), (11, "1a"))}
-    assert len(draws) == 4, "names and seeds do not run together"
-
-
-@KINDS
-def test_a_part_darkens_as_in_the_whole_and_the_input_is_left_alone(kind: str) -> None:
-    """The signal of a pixel does not depend on the picture around it."""
-    image = _picture(2, 300, 300)
-    image.setflags(write=False)
-    part = image[:1, :300]
-    large, small = (
-        darken(each, picture_rng(0, "a"), kind, PHYSICAL, SIMPLE) for each in (image, part)
-    )
-    assert small.image.shape == part.shape
-    assert small.image.dtype == small.clean().dtype == np.uint8
-    assert small.ratio == large.ratio
-    assert np.array_equal(small.clean(), large.clean()[:1])
-    assert luma(large.image) < luma(image)
+    assert len(draws) == 4
 
 
 @KINDS
@@ -86,6 +56,7 @@ def test_grey_stays_grey_and_black_stays_black_but_for_the_noise(
     kind: str, tone_curve: bool
 ) -> None:
     grey = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, 2)
+    grey.setflags(write=False)  # as cached pictures are
     settings = PHYSICAL | {"tone_curve": tone_curve, "ratio": (4.0, 4.0)}
     night = darken(grey, picture_rng(0, "grey"), kind, settings, SIMPLE)
     clean = night.clean().astype(int)
@@ -109,9 +80,6 @@ def test_luma_is_rec_601() -> None:
         assert luma(colours[:, i : i + 1]) == pytest.approx(255 * weight)
 
 
-# --- the simple model ----------------------------------------------------------------------------
-
-
 def test_the_simple_model_is_its_formula_and_its_noise() -> None:
     image = np.tile(_picture(), (8, 8, 1)) // 2 + 64
     spans = {"alpha": (0.95, 0.95), "beta": (0.6, 0.6), "gamma": (2.0, 2.0)}
@@ -122,9 +90,6 @@ def test_the_simple_model_is_its_formula_and_its_noise() -> None:
     noise = (night.image.astype(float) - 255 * expected)[expected > 0.1]
     assert noise.std() == pytest.approx(0.02 * 255, rel=0.03)
     assert noise.mean() == pytest.approx(0, abs=0.1)
-
-
-# --- the physical model --------------------------------------------------------------------------
 
 
 def test_unprocess_is_the_published_inverse() -> None:
