@@ -4,6 +4,7 @@ import io
 import struct
 import sys
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -34,11 +35,15 @@ RGB = RNG.integers(0, 256, (5, 7, 3)).astype(np.uint8)
 GREY = RNG.integers(0, 256, (5, 7)).astype(np.uint8)
 
 
-def _file(array: np.ndarray, kind: str = "PNG", mode: str | None = None, **options: Any) -> bytes:
+def _saved(save: Callable[[io.BytesIO], object]) -> bytes:
     buffer = io.BytesIO()
-    picture = Image.fromarray(array)
-    (picture.convert(mode) if mode else picture).save(buffer, kind, **options)
+    save(buffer)
     return buffer.getvalue()
+
+
+def _file(array: np.ndarray, kind: str = "PNG", mode: str | None = None, **options: Any) -> bytes:
+    picture = Image.fromarray(array)
+    return _saved(lambda b: (picture.convert(mode) if mode else picture).save(b, kind, **options))
 
 
 def _deep_rgb(values: np.ndarray) -> bytes:
@@ -168,9 +173,9 @@ def test_camera_raw_is_developed_upright_in_srgb() -> None:
 
 def test_heic_is_read() -> None:
     heif = pytest.importorskip("pillow_heif")
-    buffer = io.BytesIO()
-    heif.from_pillow(Image.new("RGB", (64, 48), (200, 100, 50))).save(buffer, quality=90)
-    photo = read_photo(buffer.getvalue(), "IMG_1.HEIC")
+    picture = heif.from_pillow(Image.new("RGB", (64, 48), (200, 100, 50)))
+    content = _saved(lambda buffer: picture.save(buffer, quality=90))
+    photo = read_photo(content, "IMG_1.HEIC")
     assert (photo.width, photo.height, photo.notes) == (64, 48, ())
     assert np.abs(decode_rgb(photo.content, "x").astype(int) - (200, 100, 50)).max() <= 8
 
@@ -196,11 +201,8 @@ def test_a_large_photo_is_shrunk_to_its_long_side() -> None:
     assert (photo.width, photo.height, photo.full_size) == (30, 13, (90, 40))
     assert decode_rgb(photo.content, "x").shape == (13, 30, 3)
     assert photo.notes == ("shrunk to a long side of 30",)
-    assert (fit((1, 5000), 100), fit((90, 40), 90), fit((9, 4), None)) == (
-        (1, 100),
-        (90, 40),
-        (9, 4),
-    )
+    sizes = fit((1, 5000), 100), fit((90, 40), 90), fit((9, 4), None)
+    assert sizes == ((1, 100), (90, 40), (9, 4))
 
 
 def test_a_bomb_is_refused_before_it_is_unpacked() -> None:
@@ -232,16 +234,6 @@ def test_masks_round_trip_every_id_and_colours_are_refused() -> None:
             decode_mask(_file(array), "m")
 
 
-def _palette_file(colours: list[int]) -> bytes:
-    """A mask of one row, index k in column k, in VOC's colours of these ids; 256: in white."""
-    every = np.array([*voc_palette(), 255, 255, 255]).reshape(257, 3)
-    picture = Image.fromarray(np.arange(len(colours), dtype=np.uint8)[None])
-    picture.putpalette(every[colours].ravel().tolist())
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
 @pytest.mark.parametrize(
     ("colours", "said"),
     [
@@ -255,7 +247,11 @@ def _palette_file(colours: list[int]) -> bytes:
     ],
 )
 def test_a_palette_in_another_order_is_noticed(colours: list[int], said: str | None) -> None:
-    content = _palette_file(colours)
+    """A mask of one row, index k in column k, in VOC's colours of these ids; 256: in white."""
+    every = np.array([*voc_palette(), 255, 255, 255]).reshape(257, 3)
+    picture = Image.fromarray(np.arange(len(colours), dtype=np.uint8)[None])
+    picture.putpalette(every[colours].ravel().tolist())
+    content = _saved(lambda buffer: picture.save(buffer, "PNG"))
     assert decode_mask(content, "m").tolist() == [list(range(len(colours)))]
     if said is None:
         decode_mask(content, "m", 20)
@@ -321,12 +317,6 @@ def _npy(header: str) -> bytes:
     return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
 
 
-def _saved(save: Any, value: Any) -> bytes:
-    buffer = io.BytesIO()
-    save(buffer, value)
-    return buffer.getvalue()
-
-
 HEADERS = (
     # of a petabyte
     "{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000000000000,)}",
@@ -339,7 +329,8 @@ HEADERS = (
     "content",
     [
         *(b"text", encode_array(GREY)[:-3], encode_array(GREY)[:40], *map(_npy, HEADERS)),
-        *(_saved(np.savez, GREY), _saved(np.save, np.array([{"a": 1}], object))),
+        _saved(lambda buffer: np.savez(buffer, GREY)),
+        _saved(lambda buffer: np.save(buffer, np.array([{"a": 1}], object))),
     ],
 )
 def test_damaged_and_hostile_arrays_are_one_line(content: bytes) -> None:
