@@ -1,4 +1,4 @@
-"""Where class maps come from, what sharpens them, and denoisers that have not learned."""
+"""Where class maps come from and what sharpens them; denoisers that have not learned."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ from dgkd_core.pseudo_labels.refinement import (
     sharpen_by_pamr,
     spread_by_attention,
 )
-from dgkd_core.runtime.errors import InputError
 
 pytestmark = pytest.mark.full
 Run = Callable[..., None]
@@ -66,7 +65,9 @@ def _expected_label(
     return pseudo_label(sharp, labels, 0.5, 0.1)
 
 
-def test_sources_of_class_maps_and_guides_of_refinement(project: Path, run_stages: Run) -> None:
+def test_sources_of_class_maps_and_guides_of_refinement(
+    project: Path, run_stages: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     apply_preset("tiny", [CONTROL])
     run_stages("prepare", "darken", "depth_model", "depth", "teacher", "distill")
     manifest = read_manifest("artifacts/prepare")
@@ -92,6 +93,13 @@ def test_sources_of_class_maps_and_guides_of_refinement(project: Path, run_stage
         assert np.array_equal(label, expected), (source, method, guide)
         seen[source] = maps.tobytes()
     assert len(set(seen.values())) == 3, "three sources, three kinds of maps"
+    # and denoisers that have not learned are named
+    apply_preset("tiny", [CONTROL, "distill.pairs=[map, deep]"])
+    capsys.readouterr()
+    run_stages("distill")
+    said = capsys.readouterr().out
+    for pair, named in (("deep", True), ("map", True), ("shallow", False)):
+        assert (f"the denoiser of {pair} has not learned yet (error " in said) == named
 
 
 def test_refinement_by_attention(project: Path, run_stages: Run) -> None:
@@ -121,23 +129,3 @@ def test_refinement_by_attention(project: Path, run_stages: Run) -> None:
         label = decode_mask(Pack("artifacts/refine/train.zip").read(name), name)
         assert np.array_equal(label, expected), guide
     assert not torch.equal(*affinities)
-    back = ["model.backbone=timm:test_resnet", "model.attention=false"]
-    apply_preset("tiny", [CONTROL, *back, "refine.method=attention"])
-    run_stages("teacher")
-    with pytest.raises(InputError, match=r"attention .* needs a plain transformer"):
-        run_stages("refine")
-
-
-def test_denoisers_that_have_not_learned_are_named(
-    project: Path, run_stages: Run, capsys: pytest.CaptureFixture[str]
-) -> None:
-    apply_preset("tiny", [CONTROL, "distill.pairs=[map, deep]"])
-    run_stages("prepare", "darken", "depth_model", "depth", "teacher")
-    capsys.readouterr()
-    run_stages("distill")
-    out = capsys.readouterr().out
-    for pair, named in (("deep", True), ("map", True), ("shallow", False)):
-        assert (f"the denoiser of {pair} has not learned yet (error " in out) == named
-    apply_preset("tiny", [CONTROL, "distill.denoiser=identity"])
-    run_stages("distill")
-    assert "not learned" not in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -17,7 +18,7 @@ import torch
 from dvclive import Live
 from dvclive.plots import Metric
 from forked import Workplace, at_call, forked, kill_me, same_bytes
-from support import copy_built
+from support import copy_built, read_live
 
 from dgkd_core.runtime.state import ResultCache, State, outputs
 from dgkd_core.training import fit, loop
@@ -39,6 +40,11 @@ def test_training_goes_on_after_a_kill_to_the_byte(
     assert "teacher: goes on after 3/6" in ended.output
     assert same_bytes(folder, chain, "teacher") >= 4
     assert not list((folder / ".dgkd/state").iterdir())
+    # the curve of scores, which ends with the metrics
+    scores = read_live(folder, "teacher")["val/miou"]
+    assert list(scores) == [2, 3, 4, 6]
+    metrics = json.loads(Path("metrics/teacher.json").read_text())
+    assert scores[6] == pytest.approx(metrics["val"]["miou"], abs=0.006)
 
 
 def remove_outputs(stage: str) -> None:
@@ -115,15 +121,24 @@ def test_training_survives_kills_drawn_from_a_seed(
 
 @pytest.mark.full
 @pytest.mark.parametrize("stage", ["depth_model", "depth_adapt", "segment"])
-def test_every_training_stage_goes_on_after_a_kill(
+def test_every_training_stage_goes_on_after_a_kill_or_a_wish_to_stop(
     stage: str, unbroken: Path, before: Workplace
 ) -> None:
-    folder = before(stage)
-    kill = partial(at_call, loop._Watch, "see_gradient", 4, kill_me)
-    assert forked(folder, stage, kill, EVERY_STEP).killed
-    ended = forked(folder, stage, environment=EVERY_STEP)
-    assert ended.status == 0, ended.output
+    """Without a state at intervals, what is kept after a wish was saved because of it."""
+
+    def at_step(number: int, then: Kill) -> Kill:
+        return partial(at_call, loop._Watch, "see_gradient", number, then)
+
+    folder, rarely = before(stage), {"DGKD_SAVE_EVERY": "100000"}
+    assert forked(folder, stage, at_step(4, kill_me), EVERY_STEP).killed
+    ask = partial(signal.raise_signal, signal.SIGTERM)
+    ended = forked(folder, stage, at_step(2, ask), rarely)
+    assert ended.status == 128 + signal.SIGTERM
     assert f"{stage}: goes on after 3/" in ended.output
+    assert ended.output.splitlines()[-1] == f"{stage}: stopped by SIGTERM; run it again to go on"
+    ended = forked(folder, stage, environment=rarely)
+    assert ended.status == 0, ended.output
+    assert f"{stage}: goes on after 5/" in ended.output
     same_bytes(folder, unbroken, stage)
 
 
@@ -155,20 +170,3 @@ def test_stages_of_many_files_go_on_with_what_is_missing(
     ended = forked(folder, stage, partial(setattr, ResultCache, "put", never))
     assert ended.status == 0, ended.output
     same_bytes(folder, unbroken, stage)
-
-
-@pytest.mark.full
-def test_a_signal_saves_and_ends_between_two_steps(unbroken: Path, before: Workplace) -> None:
-    """Without a state at intervals: what is kept was saved on the signal."""
-    folder, rarely = before("teacher"), {"DGKD_SAVE_EVERY": "100000"}
-
-    def ask() -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    asked = partial(at_call, loop._Watch, "see_gradient", 5, ask)
-    ended = forked(folder, "teacher", asked, rarely)
-    assert ended.status == 128 + signal.SIGTERM
-    assert ended.output.splitlines()[-1] == "teacher: stopped by SIGTERM; run it again to go on"
-    ended = forked(folder, "teacher", environment=rarely)
-    assert "teacher: goes on after 5/18" in ended.output
-    same_bytes(folder, unbroken, "teacher")
