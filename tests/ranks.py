@@ -14,7 +14,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-import accelerate  # noqa: F401  (imported once here, not in every child)
 import torch
 from forked import Ended, run_stage, spawn
 

@@ -21,7 +21,8 @@ from forked import Workplace, at_call, forked, kill_me, same_bytes
 from support import copy_built, read_live
 
 from dgkd_core.runtime.state import ResultCache, State, outputs
-from dgkd_core.training import fit, loop
+from dgkd_core.training import fit
+from dgkd_core.training.finite import Watch
 
 EVERY_STEP = {"DGKD_SAVE_EVERY": "0"}
 Kill = Callable[[], object]
@@ -33,7 +34,7 @@ def test_training_goes_on_after_a_kill_to_the_byte(
     folder = copy_built(chain, tmp_path / "copy")
     monkeypatch.chdir(folder)
     remove_outputs("teacher")
-    kill = partial(at_call, loop._Watch, "see_gradient", 4, kill_me)
+    kill = partial(at_call, Watch, "see_gradient", 4, kill_me)
     assert forked(folder, "teacher", kill, EVERY_STEP).killed
     ended = forked(folder, "teacher", environment=EVERY_STEP)
     assert ended.status == 0, ended.output
@@ -84,7 +85,7 @@ def killers(rng: random.Random) -> list[tuple[str, Kill]]:
     g = rng.randint(1, 8)
     during = [
         (f"step {a}, before its gradient", at(torch.autograd, "backward", a)),
-        (f"step {b}, after its gradient", at(loop._Watch, "see_gradient", b)),
+        (f"step {b}, after its gradient", at(Watch, "see_gradient", b)),
         (f"step {c}, after the optimizer", at(torch.optim.lr_scheduler.LambdaLR, "step", c + 1)),
         (f"state {d}, half written", at(State, "save", d, half_a_state)),
         (f"state {e}, before its rename", at(torch, "save", e, at(os, "replace"))),
@@ -127,7 +128,7 @@ def test_every_training_stage_goes_on_after_a_kill_or_a_wish_to_stop(
     """Without a state at intervals, what is kept after a wish was saved because of it."""
 
     def at_step(number: int, then: Kill) -> Kill:
-        return partial(at_call, loop._Watch, "see_gradient", number, then)
+        return partial(at_call, Watch, "see_gradient", number, then)
 
     folder, rarely = before(stage), {"DGKD_SAVE_EVERY": "100000"}
     assert forked(folder, stage, at_step(4, kill_me), EVERY_STEP).killed

@@ -6,7 +6,8 @@ from support import Toy, from_step, one_line
 from tasks import CPU
 from torch import nn
 
-from dgkd_core.training.loop import Batch, Losses, Recipe, train
+from dgkd_core.training.loop import Batch, Losses, train
+from dgkd_core.training.optimizer import Recipe
 
 
 def _curve(compiled: bool) -> list[dict[str, float]]:

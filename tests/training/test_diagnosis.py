@@ -18,7 +18,8 @@ from dgkd_core.models.network import Output
 from dgkd_core.runtime.signals import Interrupted, listening
 from dgkd_core.runtime.state import State
 from dgkd_core.training.diagnosis import fighting, pulls, rolled, share_found
-from dgkd_core.training.loop import Batch, Losses, Recipe, train
+from dgkd_core.training.loop import Batch, Losses, train
+from dgkd_core.training.optimizer import Recipe
 
 
 def test_norms_and_cosines_of_known_gradients() -> None:
@@ -46,13 +47,10 @@ def test_norms_and_cosines_of_known_gradients() -> None:
     assert a.grad is None
 
 
-def test_the_share_of_labelled_classes_found() -> None:
+def test_the_share_of_labelled_classes_found_and_every_picture_in_its_neighbours_place() -> None:
     scores = torch.tensor([[0.1, 2.0, -1.0], [-0.1, 0.3, 9.0]])
     assert share_found(scores, torch.tensor([[1.0, 0.0, 1.0], [1.0, 1.0, 0.0]])) == 0.5
     assert share_found(scores, torch.zeros(2, 3)) == 0
-
-
-def test_rolled_gives_every_picture_its_neighbours_tensors() -> None:
     logits, deep = torch.randn(3, 2, 1, 1), torch.randn(3, 4, 1, 1)
     out = rolled(Output(logits, logits.softmax(1), None, deep))
     assert torch.equal(out.logits, logits[[2, 0, 1]])

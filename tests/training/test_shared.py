@@ -27,7 +27,8 @@ from dgkd_core.runtime import distributed
 from dgkd_core.runtime.errors import InputError
 from dgkd_core.runtime.signals import Interrupted, listening
 from dgkd_core.runtime.state import State
-from dgkd_core.training.loop import Batch, Recipe, Task, train
+from dgkd_core.training.loop import Batch, Task, train
+from dgkd_core.training.optimizer import Recipe
 from dgkd_core.training.shared import on_whole_batches
 from dgkd_core.training.supervised import SegmenterTask
 from dgkd_core.training.weak import AuxiliaryClassifier, TeacherTask
