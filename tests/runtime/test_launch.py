@@ -15,7 +15,7 @@ from forked import Ended, alive, fork
 from support import ROOT, one_line
 
 from dgkd_core.runtime import launch
-from dgkd_core.runtime.launch import run_as, run_by, wanted
+from dgkd_core.runtime.launch import run_as, wanted
 
 
 @pytest.fixture(autouse=True)
@@ -225,25 +225,3 @@ time.sleep(1000)
 
 def test_none_outlives_a_launcher_that_is_killed(start: Start) -> None:
     assert start(f"{READY}\ntime.sleep(1000)", watch=_send(signal.SIGKILL)).killed
-
-
-# --- another launcher ----------------------------------------------------------------------------
-
-
-def test_a_command_starts_the_script_with_its_words_and_its_status_comes_back() -> None:
-    script = "import os, sys; print(os.environ.get('DGKD_LAUNCH'), sys.argv[1:]); sys.exit(7)"
-    Path("toy.py").write_text(script)
-
-    def body() -> None:
-        os.environ["DGKD_LAUNCH"] = "not to be seen"
-        sys.exit(run_by(f"{sys.executable} -u", ["toy.py", "a word"]))
-
-    ended = fork(body)
-    assert (ended.status, ended.output) == (7, "None ['a word']\n")
-
-
-@pytest.mark.parametrize("command", ["no-such-launcher --fast", "'unbalanced"])
-def test_a_command_that_cannot_be_started_is_named(command: str) -> None:
-    ended = fork(lambda: print(one_line(lambda: run_by(command, ["x.py"]))))
-    assert ended.status == 0, ended.output
-    assert ended.output.startswith(f"DGKD_LAUNCH is {command!r}: it cannot be started (")

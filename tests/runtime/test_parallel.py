@@ -5,7 +5,6 @@ import errno
 import multiprocessing
 import os
 import signal
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -100,13 +99,3 @@ def test_ahead_keeps_the_order_and_tells_of_trouble(thread: bool) -> None:
     assert next(results) == 1
     with pytest.raises(ZeroDivisionError):
         list(results)
-
-
-def test_ahead_computes_the_next_alone_while_one_is_used() -> None:
-    taken: list[int] = []
-    begun = [threading.Event() for _ in range(9)]
-    results = ahead(lambda i: begun[i].set() or i, (taken.append(i) or i for i in range(9)))
-    assert next(results) == 0
-    assert begun[1].wait(20), "nobody has asked for the second yet"
-    assert taken == [0, 1]
-    assert list(results) == list(range(1, 9))

@@ -10,7 +10,6 @@ import pytest
 from forked import fork, kill_me
 from support import CHAIN, ROOT, one_line
 
-from dgkd_core.runtime import lock as lock_module
 from dgkd_core.runtime.files import write_text
 from dgkd_core.runtime.lock import Lock
 from dgkd_core.runtime.state import State, outputs, stage_entry, stage_key
@@ -123,21 +122,3 @@ def test_a_lock_is_one_processs_and_freed_by_its_end(tmp_path: Path) -> None:
     assert fork(killed).killed
     assert lock.path.exists()
     assert lock.acquire()
-
-
-def test_a_lock_whose_file_was_removed_meanwhile_is_not_taken_for_held(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Between opening the file and locking it its holder may end and remove it."""
-    path, real, times = tmp_path / "lock", lock_module.fcntl.lockf, []
-
-    def lockf(descriptor: int, kind: int) -> None:
-        if not times:
-            path.unlink()
-        times.append(1)
-        real(descriptor, kind)
-
-    monkeypatch.setattr(lock_module.fcntl, "lockf", lockf)
-    assert Lock(path).acquire()
-    assert len(times) == 2
-    assert path.exists()

@@ -70,17 +70,6 @@ def _is_made_by(model: Path) -> bool:
     return all(depth.read(f"{id_}.png") == _by_hand(model, id_) for id_ in ids)
 
 
-def test_off_it_says_so_and_depth_is_by_the_dpt_as_it_was(project: Path, run_stages: Run) -> None:
-    apply_preset("tiny", ["depth.batch=1", "depth.adapt.lr=0.1"])
-    run_stages("prepare", "darken", "depth_model", "depth_adapt", "depth")
-    assert [path.name for path in ADAPTED.iterdir()] == ["source.json"]
-    assert json.loads((ADAPTED / "source.json").read_text()) == {"adapted": False}
-    assert _metrics() == {}
-    (live,) = (path for path in Path("metrics/live/depth_adapt").rglob("*") if path.is_file())
-    assert (live.name, live.read_text()) == ("metrics.json", "{}\n")
-    assert _is_made_by(MODEL)
-
-
 @pytest.mark.full
 def test_on_depth_is_by_the_adapted_dpt_the_same_every_time(project: Path, run_stages: Run) -> None:
     apply_preset("tiny", [*ON, "depth.batch=1"])
@@ -126,8 +115,12 @@ def test_pictures_without_a_normal_twin_are_left_out_and_none_at_all_is_one_line
         "depth.adapt.iterations",
     )
     assert sha256(ADAPTED) == weights, "what was there stays whole"
-    apply_preset("tiny", ["depth.adapt.iterations=0"])
+    # off it leaves depth as it was
+    apply_preset("tiny", ["depth.adapt.iterations=0", "depth.batch=1"])
     run_stages("depth_adapt", "depth")
+    assert json.loads((ADAPTED / "source.json").read_text()) == {"adapted": False}
+    assert _metrics() == {}
+    assert _is_made_by(MODEL)
     assert one_line(lambda: apply_preset("tiny", [*ON, "depth.model=gradient"])) == (
         "params.yaml: depth.adapt.iterations: is 3 with model gradient, which is no network, "
         "expected 0"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
 import signal
 import sys
@@ -75,43 +74,35 @@ def half_a_row() -> None:
     kill_me()
 
 
-def killers(rng: random.Random) -> list[tuple[str, Kill]]:
-    """Ways to be killed while training goes on, then ways to be killed after it."""
+def _at(owner: Any, name: str, number: int = 1, then: Kill = kill_me, **when: bool) -> Kill:
+    return partial(at_call, owner, name, number, then, **when)
 
-    def at(owner: Any, name: str, number: int = 1, then: Kill = kill_me, **when: bool) -> Kill:
-        return partial(at_call, owner, name, number, then, **when)
 
-    a, b, c, d, e, f = (rng.randint(1, 3) for _ in range(6))
-    g = rng.randint(1, 8)
-    during = [
-        (f"step {a}, before its gradient", at(torch.autograd, "backward", a)),
-        (f"step {b}, after its gradient", at(Watch, "see_gradient", b)),
-        (f"step {c}, after the optimizer", at(torch.optim.lr_scheduler.LambdaLR, "step", c + 1)),
-        (f"state {d}, half written", at(State, "save", d, half_a_state)),
-        (f"state {e}, before its rename", at(torch, "save", e, at(os, "replace"))),
-        (f"state {f}, after it", at(State, "save", f, after=True)),
-    ]
-    rng.shuffle(during)
-    return [
-        (f"value {g} of the curve", at(Metric, "dump", g, half_a_row, after=True)),
-        ("while it is scored on the way", at(ResultCache, "put", after=True)),
-        *during,
-        ("before the model is written", at(fit, "save_model")),
-        ("between model and score", at(fit, "score")),
-        ("while it is scored", at(ResultCache, "put", after=True)),
-        ("before the curve's end", at(Live, "end")),
-        ("before the metrics", at(fit, "write_metrics")),
-        ("before the state is removed", at(shutil, "rmtree")),
-    ]
+KILLS = {  # while training goes on, then after it: each run goes on from the one before
+    "a value of the curve, torn": _at(Metric, "dump", 5, half_a_row, after=True),
+    "while it is scored on the way": _at(ResultCache, "put", after=True),
+    "a step, before its gradient": _at(torch.autograd, "backward", 2),
+    "a state, half written": _at(State, "save", 3, half_a_state),
+    "a step, after its gradient": _at(Watch, "see_gradient", 3),
+    "a state, before its rename": _at(torch, "save", 1, _at(os, "replace")),
+    "a step, after the optimizer": _at(torch.optim.lr_scheduler.LambdaLR, "step", 2),
+    "a state, after it": _at(State, "save", 2, after=True),
+    "before the model is written": _at(fit, "save_model"),
+    "between model and score": _at(fit, "score"),
+    "while it is scored": _at(ResultCache, "put", after=True),
+    "before the curve's end": _at(Live, "end"),
+    "before the metrics": _at(fit, "write_metrics"),
+    "before the state is removed": _at(shutil, "rmtree"),
+}
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("stage", ["teacher", "distill"])
-def test_training_survives_kills_drawn_from_a_seed(
+def test_training_survives_every_kind_of_kill(
     stage: str, unbroken: Path, before: Workplace
 ) -> None:
     folder = before(stage)
-    for way, kill in killers(random.Random(stage)):
+    for way, kill in KILLS.items():
         ended = forked(folder, stage, kill, EVERY_STEP)
         assert ended.killed, (way, ended.output)
     ended = forked(folder, stage, environment=EVERY_STEP)

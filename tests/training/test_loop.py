@@ -195,3 +195,37 @@ def test_overflow_in_half_precision_ends_a_run_only_if_no_scale_helps(
     no_scale = "not finite at any loss scale down to 2e-05"
     one_line(lambda: run(60, lambda g: g + math.inf), no_scale)
     one_line(lambda: run(9, lambda g: g, bad_at=2), "step 3: loss cls is not finite")
+
+
+# --- torch.compile -------------------------------------------------------------------------------
+
+
+def _curve(compiled: bool) -> list[dict[str, float]]:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2))
+    batches = from_step([{"x": torch.randn(2, 3, 6, 6)} for _ in range(4)])
+
+    def step(batch: Batch, i: int) -> Losses:
+        guess = network(batch["x"])
+        late = {"size": guess.abs().mean()} if i >= 2 else {}  # as the mask loss sets in
+        return {"mse": (guess - 1).square().mean(), **late}
+
+    recipe = replace(RECIPE, iterations=4, optimizer="adamw", lr=0.01, lr_min=0.0)
+    return train("toy", Toy(step, [network]), batches, recipe, CPU, compiled=compiled)
+
+
+@pytest.mark.full
+def test_a_compiled_step_gives_the_same_curve() -> None:
+    torch._dynamo.reset()
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    for plain, fast in zip(_curve(False), _curve(True), strict=True):
+        assert fast == pytest.approx(plain, rel=1e-4)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > before, "nothing was compiled"
+
+
+def test_without_a_compiler_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_compiler(*_: object) -> None:
+        raise torch._dynamo.exc.TorchDynamoException("no C++ compiler\nand a long story")
+
+    monkeypatch.setattr(torch, "compile", lambda step: no_compiler)
+    one_line(lambda: _curve(True), "compile is true: torch.compile fails here (no C++ compiler)")
