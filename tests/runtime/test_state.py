@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
@@ -11,7 +10,6 @@ from forked import fork, kill_me
 from support import CHAIN, ROOT, one_line
 
 from dgkd_core.runtime.files import write_text
-from dgkd_core.runtime.lock import Lock
 from dgkd_core.runtime.state import State, outputs, stage_entry, stage_key
 
 
@@ -100,25 +98,3 @@ def test_two_processes_with_one_key_take_two_slots(here: Path) -> None:
     ended = fork(later)
     assert ended.status == 0, ended.output
     assert first.cache("maps")["a"] == (b"1", None)
-
-
-def test_a_lock_is_one_processs_and_freed_by_its_end(tmp_path: Path) -> None:
-    lock, parent = Lock(tmp_path / "deep/lock"), str(os.getpid())
-
-    def refused() -> None:
-        other = Lock(lock.path)
-        assert not other.acquire()
-        assert other.holder() == parent
-
-    def killed() -> None:
-        assert Lock(lock.path).acquire()
-        kill_me()
-
-    assert lock.acquire()
-    ended = fork(refused)
-    assert ended.status == 0, ended.output
-    lock.release()
-    assert not lock.path.exists()
-    assert fork(killed).killed
-    assert lock.path.exists()
-    assert lock.acquire()

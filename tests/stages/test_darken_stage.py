@@ -1,14 +1,12 @@
-"""The darken stage: a dark picture is its own business, and the sheet of strengths is drawn."""
+"""The darken stage: a dark picture is its own business."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from dgkd_core.config.presets import apply_preset
 from dgkd_core.data.manifest import Entry, Manifest, write_manifest
@@ -16,7 +14,7 @@ from dgkd_core.data.pack import Pack, write_pack
 from dgkd_core.data.pictures import decode_rgb, encode_rgb
 
 SIZES = ((1, 1), (1, 60), (60, 1), (9, 14), (24, 20))
-NAMES = [f"p{i}" for i in range(20)]  # more than the chunks of eight that a worker takes
+NAMES = [f"p{i}" for i in range(10)]  # more than the chunk of eight that a worker takes
 
 
 def _darkened(names: Sequence[str], run_stages: Callable[..., None]) -> dict[str, bytes]:
@@ -37,23 +35,14 @@ def _darkened(names: Sequence[str], run_stages: Callable[..., None]) -> dict[str
     return {name: pack.read(f"{name}.png") for name in names}
 
 
-@pytest.mark.parametrize(("kind", "columns"), [("physical", 5), ("simple", 3)])
 def test_a_dark_picture_does_not_depend_on_others_their_order_or_the_workers(
-    project: Path,
-    run_stages: Callable[..., None],
-    monkeypatch: pytest.MonkeyPatch,
-    kind: str,
-    columns: int,
+    project: Path, run_stages: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    apply_preset("tiny", [f"lowlight.kind={kind}"])
-    found, sheet = _darkened(NAMES, run_stages), Path("artifacts/darken/preview.png")
+    found = _darkened(NAMES, run_stages)
     for number, name in enumerate(NAMES):
         assert decode_rgb(found[name], name).shape == (*SIZES[number % len(SIZES)], 3)
-    drawn = sheet.read_bytes()
-    assert Image.open(io.BytesIO(drawn)).width == 20 + columns * (256 + 8) - 8
     assert _darkened(NAMES[3:5], run_stages) == {name: found[name] for name in NAMES[3:5]}
     monkeypatch.setenv("DGKD_WORKERS", "2")
     assert _darkened(NAMES[::-1], run_stages) == found
-    apply_preset("tiny", [f"lowlight.kind={kind}", "data.seed=1"])
+    apply_preset("tiny", ["data.seed=1"])
     assert _darkened(NAMES, run_stages)["p4"] != found["p4"]
-    assert sheet.read_bytes() != drawn

@@ -1,7 +1,6 @@
 """The numbers beside the losses: what they are, and that they leave the training alone."""
 
 import signal
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -79,7 +78,9 @@ def test_who_fights_the_classification(
     assert found == {pair: pytest.approx(numbers) for pair, numbers in expected.items()}
 
 
-def test_the_checks_change_nothing_and_a_stopped_run_tells_the_same(place: Path) -> None:
+def test_the_checks_change_nothing_and_a_stopped_run_tells_the_same(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe = Recipe(22, "sgd", 1e-2, 1e-4, 0.9, 0, 2.0, 1e-4)
 
     def run(told: bool, stop_at: int = -1, state: State | None = None) -> Any:
@@ -113,9 +114,14 @@ def test_the_checks_change_nothing_and_a_stopped_run_tells_the_same(place: Path)
     assert curve[0]["check/grad_kd_map"] == 0, "λ still was 0"
     assert curve[20]["check/grad_kd_map"] > 0
 
-    with listening(), suppress(Interrupted):
-        run(True, 19, State("toy"))
-    assert (place / "training.pt").exists()
+    monkeypatch.setenv("DGKD_SAVE_EVERY", "1000")
+    state = State("toy")
+    with listening(), pytest.raises(Interrupted, match="stopped by SIGTERM"):
+        run(True, 19, state)
+    content = state.load("training")
+    assert content is not None
+    assert content["step"] == 20, "saved after the step because of the wish"
+    state.close(succeeded=False)
     again, stopped_weights = run(True, state=State("toy"))
     assert again == curve
     assert all(map(same, weights, stopped_weights))

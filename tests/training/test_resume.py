@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,6 @@ from dgkd_core.imaging.pamr import PAMR
 from dgkd_core.models.network import Network
 from dgkd_core.models.registry import build_encoder
 from dgkd_core.runtime import state as state_module
-from dgkd_core.runtime.signals import Interrupted, listening
 from dgkd_core.runtime.state import State
 from dgkd_core.training.loop import Batch, Losses, train
 from dgkd_core.training.student import StudentTask
@@ -120,25 +118,6 @@ def test_the_curve_of_a_long_run_goes_on_within_a_row(place: Path) -> None:
     state.close(succeeded=False)
     assert run(State("toy")) == run(None)
     assert asked == [0, 51, 0], "no other batches are drawn than those left"
-
-
-def test_a_wish_to_stop_is_granted_after_the_step(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("DGKD_SAVE_EVERY", "1000")
-    whole, state = run_moody(), State("toy")
-
-    def ask(i: int) -> None:
-        if i == 3:
-            signal.raise_signal(signal.SIGTERM)
-
-    with listening(), pytest.raises(Interrupted, match="stopped by SIGTERM"):
-        run_moody(before=ask, state=state)
-    content = state.load("training")
-    assert content is not None
-    assert content["step"] == 4
-    state.close(succeeded=False)
-    assert _equal(run_moody(state=State("toy")), whole)
 
 
 def test_a_damaged_or_hostile_state_is_said_and_not_trusted(
