@@ -53,7 +53,7 @@ from dgkd_core.runtime.errors import InputError
 from dgkd_core.runtime.files import read_json, write_json
 from dgkd_core.runtime.parallel import ordered_map
 from dgkd_core.runtime.state import State
-from dgkd_core.training.loop import Precision
+from dgkd_core.training.loop import half_precision
 
 CPU = torch.device("cpu")
 PARTS: list[tuple[str, Any, str]] = [  # of a training step: name, class, method
@@ -139,7 +139,7 @@ def step(
             distill(params, State("distill", folder=folder / "state"))
     crop, batch = section.crop, section.batch
     size = f"{batch}x3x{crop}x{crop}, {model.backbone}"
-    return Found(timeline, size, batch, _name(Precision.of(device).half))
+    return Found(timeline, size, batch, _name(half_precision(device)))
 
 
 def backbones(options: Options, case: str, folder: Path, device: torch.device) -> Found:

@@ -68,7 +68,8 @@ def adapt(params: Params, state: State, log: Log) -> tuple[Any, Any, Any, torch.
     from dgkd_core.depth.dpt import load_dpt, network_inputs
     from dgkd_core.runtime.device import start
     from dgkd_core.training.adapt import AdaptationTask, freeze_what_nothing_reads
-    from dgkd_core.training.loop import Recipe, train
+    from dgkd_core.training.loop import train
+    from dgkd_core.training.optimizer import Recipe
 
     device, section, entries = start(params, "depth_adapt"), params.depth.adapt, with_twin("train")
     if not entries:

@@ -24,7 +24,8 @@ from dgkd_core.runtime.progress import Progress
 from dgkd_core.runtime.state import State
 from dgkd_core.scenes import drawing
 from dgkd_core.training.live import live_curve
-from dgkd_core.training.loop import Batch, Log, Losses, Recipe, train
+from dgkd_core.training.loop import Batch, Log, Losses, train
+from dgkd_core.training.optimizer import Recipe
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from dgkd_core.runtime.paths import ARTIFACTS
 from dgkd_core.runtime.state import State
 from dgkd_core.training.diagnosis import fighting
 from dgkd_core.training.fit import train_and_score
-from dgkd_core.training.loop import Precision
+from dgkd_core.training.loop import half_precision
 from dgkd_core.training.student import (
     StudentTask,
     freeze_what_nothing_compares,
@@ -81,7 +81,7 @@ def distill(params: Params, state: State) -> None:
     if params.model.attention:
         student.encoder.attend()
     pamr = PAMR(dilations=params.model.pamr_dilations)
-    ready_to_guide(teacher, device, Precision.of(device).half)  # after the student took its weights
+    ready_to_guide(teacher, device, half_precision(device))  # after the student took its weights
     guide = teacher if dgkd is not None else None
     task = StudentTask(student, guide, dgkd, pamr, section.mask_warmup, pretrained)
     view = dark_view(Store(), dark, depth, config)

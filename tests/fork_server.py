@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-PRELOADED = ("accelerate", "diffusers", "dvclive", "timm", "transformers", "dvc.cli", "dvc.repo")
+PRELOADED = ("diffusers", "dvclive", "timm", "transformers", "dvc.cli", "dvc.repo")
 CLIENT = """#!{python} -SE
 import json, os, socket, sys
 if not (len(sys.argv) > 1 and sys.argv[1].startswith("stages/")):

@@ -33,9 +33,9 @@ class _Residual(nn.Module):
 class NoisePredictor(nn.Module):
     """ε(x, t): predicts the noise in x (N, C, H, W) at step t (N,)."""
 
-    def __init__(self, channels: int, table: int = 1280) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.time = nn.Embedding(table, channels)
+        self.time = nn.Embedding(1280, channels)
         self.layers = nn.Sequential(
             _Residual(channels),
             _Residual(channels),

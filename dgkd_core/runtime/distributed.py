@@ -92,7 +92,6 @@ def process_group() -> Iterator[None]:
         return
     global _here
     import torch.distributed as dist
-    from accelerate import PartialState
 
     here = _Place(
         _number("RANK"),
@@ -106,14 +105,12 @@ def process_group() -> Iterator[None]:
     on_gpu = wanted_device().startswith("cuda")
     with _stoppable():
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=PATIENCE)
-        PartialState(cpu=not on_gpu)
     _here = here
     try:
         barrier()  # whoever has done its work must not leave while others still connect to it
         yield
     finally:
         _here = _Place()
-        PartialState._reset_state()
         dist.destroy_process_group()
 
 

@@ -7,8 +7,8 @@ Neither dvc.yaml nor params.yaml knows the number, so a larger machine invalidat
   the workers of ``dvc queue start -j N`` take a GPU each;
 * DGKD_LAUNCH, a command such as ``srun torchrun …``, starts them instead, on several machines say.
 
-torchrun would do on one machine, too, but it reports a process that ends as a traceback of its own
-and hands a terminal's signals to every process twice.
+torchrun would do on one machine, too, but it says some forty lines, a traceback of its own among
+them, where a process ends badly or Ctrl-C stops all, and then ends with status 1, not 130.
 """
 
 from __future__ import annotations

@@ -14,7 +14,8 @@ from dgkd_core.runtime.files import write_metrics
 from dgkd_core.runtime.paths import ARTIFACTS
 from dgkd_core.runtime.state import State
 from dgkd_core.training.live import live_curve
-from dgkd_core.training.loop import Recipe, Task, Validation, train
+from dgkd_core.training.loop import Task, Validation, train
+from dgkd_core.training.optimizer import Recipe
 
 FOLDERS = {"teacher": "teacher", "distill": "student", "segment": "segmenter"}  # of the models
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import get_total_norm
-from torch.optim.swa_utils import AveragedModel
 
 from dgkd_core.runtime import distributed, signals
 from dgkd_core.runtime.device import RandomStates, random_states, set_random_states
@@ -21,6 +18,8 @@ from dgkd_core.runtime.errors import InputError
 from dgkd_core.runtime.progress import Progress
 from dgkd_core.runtime.signals import Interrupted
 from dgkd_core.runtime.state import State
+from dgkd_core.training.finite import Watch
+from dgkd_core.training.optimizer import Recipe, make_optimizer, moving_average, parameter_groups
 
 SMALLEST_SCALE = 2.0**-16  # of the loss in float16; it begins at 2**16 and halves at an overflow
 
@@ -52,175 +51,12 @@ class Task(Protocol):
         ...
 
 
-@runtime_checkable
-class Layered(Protocol):
-    """A backbone whose blocks lie one above the other: `dgkd_core.models.encoder.Encoder`."""
-
-    def distances(self) -> dict[nn.Parameter, int]:
-        """How many blocks lie above each parameter."""
-        ...
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to optimise.
-
-    Attributes:
-        new_layers: learning rate factor of layers without weights.
-        ema: decay of the moving average of the weights, 0 to below 1; 0: none.
-        bias_lr: learning rate factor of biases.
-        no_decay: what has no weight decay: biases, norms (their scales, and other vectors).
-        sync_norms: of several processes: norms take their statistics from the whole batch.
-        layer_decay: learning rate factor from one block of a backbone to the one below it.
-    """
-
-    iterations: int
-    optimizer: str
-    lr: float
-    lr_min: float
-    lr_power: float
-    lr_warmup: int
-    new_layers: float
-    weight_decay: float
-    ema: float = 0.0
-    bias_lr: float = 2.0
-    no_decay: Sequence[str] = ("biases", "norms")
-    sync_norms: bool = True
-    layer_decay: float = 1.0
-
-    @classmethod
-    def of(cls, section: Any) -> Recipe:
-        """The recipe in a training stage's section of params.yaml."""
-        return cls(**{field.name: getattr(section, field.name) for field in fields(cls)})
-
-    def factor(self, step: int) -> float:
-        """The learning rate at ``step`` over the base rate: linear warm-up, polynomial decay."""
-        floor = self.lr_min / self.lr
-        decayed = floor + (1 - floor) * (1 - step / self.iterations) ** self.lr_power
-        return decayed * min(1.0, (step + 1) / (self.lr_warmup + 1))
-
-
-def parameter_groups(
-    modules: Iterable[nn.Module], pretrained: Iterable[nn.Parameter], recipe: Recipe
-) -> list[dict[str, object]]:
-    """Groups by rate and decay: new layers and biases have factors of their own on the rate."""
-    modules, old = list(modules), {id(parameter) for parameter in pretrained}
-    below: dict[nn.Parameter, int] = {}
-    if recipe.layer_decay < 1:
-        for layer in (layer for module in modules for layer in module.modules()):
-            if isinstance(layer, Layered):
-                below |= layer.distances()
-    groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
-    for name, parameter in (named for module in modules for named in module.named_parameters()):
-        if not parameter.requires_grad:
-            continue
-        rate = recipe.lr * (1.0 if id(parameter) in old else recipe.new_layers)
-        rate *= recipe.layer_decay ** below.get(parameter, 0)
-        bias = name.endswith("bias")
-        kind = "biases" if bias else "norms" if parameter.ndim < 2 else "weights"
-        decay = 0.0 if kind in recipe.no_decay else recipe.weight_decay
-        groups[rate * (recipe.bias_lr if bias else 1), decay].append(parameter)
-    return [
-        {"params": list(ps), "lr": rate, "weight_decay": decay}
-        for (rate, decay), ps in sorted(groups.items())
-    ]
-
-
-def make_optimizer(
-    groups: list[dict[str, object]], recipe: Recipe, fused: bool
-) -> torch.optim.Optimizer:
-    """SGD with momentum 0.9, or AdamW.
-
-    Args:
-        fused: 3 and 30 times as fast as without on a CPU core. Not where the loss is scaled: a
-            first step that overflows, and so is left out, leaves SGD's momentum uninitialised.
-    """
-    if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=recipe.lr, momentum=0.9, fused=fused)
-    return torch.optim.AdamW(groups, lr=recipe.lr, fused=fused)
-
-
-def moving_average(model: nn.Module, decay: float) -> AveragedModel:
-    """An exponential moving average of a network's weights and of its norms' statistics.
-
-    After the first update it is the network itself, after each other decay·average +
-    (1 − decay)·network; buffers of whole numbers are copied.
-    """
-
-    def update(average: Any, now: Any, updates: Any) -> None:
-        if average[0].is_floating_point():
-            torch._foreach_lerp_(average, now, 1 - decay)
-        else:
-            torch._foreach_copy_(average, now)
-
-    averaged = AveragedModel(model, multi_avg_fn=update, use_buffers=True)
-    averaged.eval().requires_grad_(False)
-    return averaged
-
-
-class _Watch:
-    """Remembers, on the device, the first step at which each loss term was not finite.
-
-    So for the gradient of their sum. Looking at a GPU's numbers makes the host wait, so there it
-    looks once per row of the curve and before a state is saved; on a CPU after every step.
-    """
-
-    never = 2**62
-    gradient = "gradient"
-
-    def __init__(self, recipe: Recipe) -> None:
-        self._recipe = recipe
-        self._first: dict[str, Tensor] = {}
-
-    def see(self, values: Mapping[str, Tensor], step: int) -> None:
-        for name, value in values.items():
-            now = torch.where(value.detach().isfinite(), self.never, step)
-            self._first[name] = torch.minimum(self._first.get(name, now), now)
-
-    def see_gradient(self, parameters: Sequence[nn.Parameter], step: int) -> None:
-        """Note the largest gradient, which is not finite where any is not."""
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        self.see({self.gradient: get_total_norm(gradients, torch.inf)}, step)
-
-    def check(self, blame: Callable[[], list[str]] = list) -> None:
-        """Raise at what has gone wrong first; losses before the gradient.
-
-        Args:
-            blame: finds the loss terms whose gradient is not finite, at the step just seen.
-        """
-        if not self._first:
-            return
-        steps = distributed.all_reduce_min(torch.stack(list(self._first.values()))).tolist()
-        first = dict(zip(self._first, steps, strict=True))
-        name = min(first, key=lambda term: (first[term], term == self.gradient))
-        step = first[name]
-        if step == self.never:
-            return
-        what = f"loss {name}"
-        if name == self.gradient:
-            terms = ", ".join(blame())
-            what = "the gradient of " + (f"loss {terms}" if terms else "the losses' sum")
-        rate = self._recipe.lr * self._recipe.factor(step)
-        raise InputError(
-            f"step {step + 1}: {what} is not finite at learning rate {rate:.3g}; "
-            f"a smaller lr or a longer lr_warmup usually helps"
-        )
-
-
-@dataclass(frozen=True)
-class Precision:
-    """What a training step computes in: ``half`` under autocast or None, and whether to scale."""
-
-    half: torch.dtype | None
-    scale: bool
-
-    @classmethod
-    def of(cls, device: torch.device) -> Precision:
-        """bfloat16 on a GPU that has it, else float16 with a loss scale; float32 on a CPU."""
-        if device.type != "cuda":
-            return cls(None, False)
-        brain = torch.cuda.is_bf16_supported()
-        return cls(torch.bfloat16 if brain else torch.float16, scale=not brain)
+def half_precision(device: torch.device) -> torch.dtype | None:
+    """What a step computes in where autocast may: bfloat16 on a GPU that has it, else float16, for
+    which the loss is scaled; None on a CPU, which computes in float32."""
+    if device.type != "cuda":
+        return None
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
 
 
 @dataclass(frozen=True)
@@ -279,14 +115,14 @@ class TrainingStep:
         for module in task.modules:
             module.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.task, self.recipe, self.device = task, recipe, device
-        self.precision = Precision.of(device)
+        self.half = half_precision(device)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.half == torch.float16)
         groups = parameter_groups(task.modules, task.pretrained, recipe)
-        self.optimizer = make_optimizer(groups, recipe, fused=not self.precision.scale)
+        self.optimizer = make_optimizer(groups, recipe, fused=not self.scaler.is_enabled())
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, recipe.factor)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision.scale)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.average = moving_average(task.modules[0], recipe.ema) if recipe.ema else None
-        self.watch = _Watch(recipe)
+        self.watch = Watch(recipe)
         self.compute: Callable[[Batch, int], Losses] = task
         if compiled:
             self.compute = torch.compile(task.__call__)
@@ -323,7 +159,9 @@ class TrainingStep:
         losses = self._losses(self.compute, batch, i)
         self.watch.see(losses, i)
         self.scaler.scale(torch.stack(list(losses.values())).sum()).backward()
-        if not self.precision.scale:  # where there is a scale, it deals with too large gradients
+        if (
+            not self.scaler.is_enabled()
+        ):  # where there is a scale, it deals with too large gradients
             self.watch.see_gradient(self.parameters, i)
         if on_cpu:
             self.watch.check(partial(self._blame, batch, i, drawn))
@@ -376,8 +214,7 @@ class TrainingStep:
         return found
 
     def _autocast(self) -> torch.autocast:
-        half = self.precision.half
-        return torch.autocast(self.device.type, half, enabled=half is not None)
+        return torch.autocast(self.device.type, self.half, enabled=self.half is not None)
 
     def _losses(self, compute: Callable[[Batch, int], Losses], batch: Batch, i: int) -> Losses:
         with self._autocast():

@@ -11,7 +11,7 @@ from support import ROOT, one_line
 from dgkd_core.config.params import load_params
 from dgkd_core.config.presets import apply_preset, preset_names
 from dgkd_core.runtime.files import sha256
-from dgkd_core.training.loop import Recipe
+from dgkd_core.training.optimizer import Recipe
 
 PARAMS = Path("params.yaml")
 COMMITTED = (ROOT / "params.yaml").read_text(encoding="utf-8")

@@ -29,7 +29,8 @@ from dgkd_core.distill.dist import dist_loss
 from dgkd_core.imaging.pamr import PAMR
 from dgkd_core.models.head import class_scores, mask_loss, pseudo_masks
 from dgkd_core.runtime import distributed
-from dgkd_core.training.loop import Batch, Recipe, TrainingStep
+from dgkd_core.training.loop import Batch, TrainingStep
+from dgkd_core.training.optimizer import Recipe
 from dgkd_core.training.student import StudentTask
 from dgkd_core.training.weak import TeacherTask, freeze
 

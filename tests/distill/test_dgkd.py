@@ -84,24 +84,31 @@ def test_class_maps_are_resized_masks_of_the_labelled_classes() -> None:
 
 @pytest.mark.parametrize("denoise", [True, False])
 @pytest.mark.parametrize("pairs", [PAIRS, ("shallow", "deep"), ()])
-@pytest.mark.parametrize("map_stride", [1, 3])
+@pytest.mark.parametrize("autoencoder", [None, 2])
 @torch.no_grad()
 def test_each_kd_loss_is_dist_of_the_denoised_student_and_the_teacher(
-    denoise: bool, pairs: tuple[str, ...], map_stride: int
+    denoise: bool, pairs: tuple[str, ...], autoencoder: int | None
 ) -> None:
-    dgkd = _dgkd(pairs=pairs, map_stride=map_stride, denoise=denoise).eval()
+    """At the masks' stride; in the latent of wide features, where there is one."""
+    options = {"pairs": pairs, "denoise": denoise, "autoencoder": autoencoder}
+    dgkd = _dgkd(map_stride=3 if autoencoder else 1, **options).eval()
     student, teacher = _output(1), _output(2)
     losses = dgkd(student, teacher, LABELS, SIZE)
-    kinds = ("kd", "diff") if denoise else ("kd",)
-    assert set(losses) == {f"{kind}_{pair}" for kind in kinds for pair in pairs}
-    assert set(dgkd.denoisers) == (set(pairs) if denoise else set())
+    wide = [pair for pair in pairs if pair != "map" and autoencoder]
+    named = {"kd": pairs, "diff": pairs if denoise else (), "ae": wide}
+    assert set(losses) == {f"{kind}_{pair}" for kind in named for pair in named[kind]}
     for pair in pairs:
-        mine, theirs = (
-            class_maps(x, LABELS, SIZE if map_stride == 1 else (5, 6))
-            if pair == "map"
-            else getattr(x, pair)
-            for x in (student, teacher)
-        )
+        if pair == "map":
+            size = (5, 6) if autoencoder else SIZE
+            mine, theirs = (class_maps(x, LABELS, size) for x in (student, teacher))
+        else:
+            mine, theirs = getattr(student, pair), getattr(teacher, pair)
+        if pair in wide:
+            latent = dgkd.latents[pair]
+            code = latent.encode(theirs)
+            assert code.shape == (2, 2, *theirs.shape[2:])
+            torch.testing.assert_close(losses[f"ae_{pair}"], _mse(latent.decode(code), theirs))
+            mine, theirs = latent.student(mine), code
         if denoise:
             mine = dgkd.denoisers[pair].denoise(mine)  # type: ignore[operator]
         torch.testing.assert_close(losses[f"kd_{pair}"], dist_loss(mine, theirs))
@@ -138,24 +145,6 @@ def test_logits_are_normalised_for_the_denoiser_and_compared_with_the_teachers_o
     assert seen[0][:, 0].abs().max() < 1e-3  # the constant background
     refined = denoiser.denoise(_normed(student.logits))
     torch.testing.assert_close(loss, _kl(refined, teacher.logits), atol=1e-4, rtol=1e-4)
-
-
-@pytest.mark.parametrize("denoise", [True, False])
-@torch.no_grad()
-def test_the_autoencoder_compares_wide_features_in_its_latent(denoise: bool) -> None:
-    dgkd = _dgkd(denoise=denoise, autoencoder=2).eval()
-    student, teacher = _output(1), _output(2)
-    losses = dgkd(student, teacher, LABELS, SIZE)
-    assert {name for name in losses if name.startswith("ae_")} == {"ae_deep", "ae_shallow"}
-    for pair in ("deep", "shallow"):
-        mine, theirs, latent = getattr(student, pair), getattr(teacher, pair), dgkd.latents[pair]
-        code = latent.encode(theirs)
-        assert code.shape == (2, 2, *theirs.shape[2:])
-        torch.testing.assert_close(losses[f"ae_{pair}"], _mse(latent.decode(code), theirs))
-        reduced = latent.student(mine)
-        if denoise:
-            reduced = dgkd.denoisers[pair].denoise(reduced)  # type: ignore[operator]
-        torch.testing.assert_close(losses[f"kd_{pair}"], dist_loss(reduced, code))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from forked import fork
@@ -63,15 +64,15 @@ def test_trouble_ends_with_a_line_and_a_status(
     assert capsys.readouterr() == ("", f"{said}\n")
 
 
-def test_a_fault_of_the_code_is_not_hidden() -> None:
+def test_a_fault_of_the_code_is_not_hidden_and_bad_params_end_before_the_body(
+    capsys: Says,
+) -> None:
     def body(params: Params, state: State) -> None:
         raise ValueError("shape")
 
     with pytest.raises(ValueError, match="shape"):
         run("cam", body)
-
-
-def test_bad_params_end_before_the_body(capsys: Says) -> None:
+    capsys.readouterr()
     Path("params.yaml").write_text("seed: 0\nseed: 1\n")
     with pytest.raises(SystemExit):
         run("cam", _never)
@@ -81,60 +82,42 @@ def test_bad_params_end_before_the_body(capsys: Says) -> None:
 
 # --- as several processes ------------------------------------------------------------------------
 
-
-@pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many processes were started, each time that some were."""
-    counts: list[int] = []
-    monkeypatch.setattr(module, "run_as", lambda count, words: counts.append(count) or 7)
-    return counts
+FOR_A_BATCH = "processes, to share a batch of"
+EIGHT, SEVEN = ({"batch": lambda params, size=size: size} for size in (8, 7))
 
 
 @pytest.mark.parametrize(
-    ("most", "batch", "count", "said"),
+    ("variables", "options", "count", "said"),
     [
-        ("3", None, 3, ""),
-        ("4", 8, 4, ""),
-        ("3", 8, 2, "cam: 2 of 3 processes, to share a batch of 8 evenly\n"),
+        ({"DGKD_PROCESSES": "3"}, {}, 3, ""),
+        ({"DGKD_PROCESSES": "4"}, EIGHT, 4, ""),
+        ({}, EIGHT, 2, f"cam: 2 of 3 {FOR_A_BATCH} 8 evenly\n"),
+        ({}, SEVEN, None, f"cam: 1 of 3 {FOR_A_BATCH} 7 evenly\n"),
+        ({}, {"shared": False}, None, ""),
+        ({"RANK": "0", "WORLD_SIZE": "1"}, {}, None, ""),  # torchrun's, where there are more GPUs
     ],
 )
-def test_several_processes_are_started_and_their_status_is_handed_on(
-    most: str,
-    batch: int | None,
-    count: int,
+def test_as_many_as_can_share_are_started_and_their_status_is_handed_on(
+    variables: dict[str, str],
+    options: dict[str, Any],
+    count: int | None,
     said: str,
-    started: list[int],
     monkeypatch: pytest.MonkeyPatch,
     capsys: Says,
 ) -> None:
-    monkeypatch.setenv("DGKD_PROCESSES", most)
-    with pytest.raises(SystemExit) as caught:
-        run("cam", _never, batch=None if batch is None else lambda params: batch)
-    assert caught.value.code == 7
-    assert started == [count]
-    assert capsys.readouterr().out == said
-
-
-@pytest.mark.parametrize(
-    ("variables", "options", "said"),
-    [
-        ({}, {"shared": False}, ""),
-        (
-            {},
-            {"batch": lambda params: 7},
-            "cam: 1 of 4 processes, to share a batch of 7 evenly\n",
-        ),
-        ({"RANK": "0", "WORLD_SIZE": "1"}, {}, ""),  # torchrun's, on a machine with more GPUs
-    ],
-)
-def test_where_only_one_can_run_none_is_started(
-    variables, options, said, started: list[int], monkeypatch: pytest.MonkeyPatch, capsys: Says
-) -> None:
-    for name, value in {"DGKD_PROCESSES": "4", **variables}.items():
+    started: list[int] = []
+    monkeypatch.setattr(module, "run_as", lambda count, words: started.append(count) or 7)
+    for name, value in {"DGKD_PROCESSES": "3", **variables}.items():
         monkeypatch.setenv(name, value)
-    run("cam", _nothing, **options)
-    assert capsys.readouterr().out.startswith(f"{said}cam: done in ")
-    assert started == []
+    if count is None:
+        run("cam", _nothing, **options)
+        said += "cam: done in "
+    else:
+        with pytest.raises(SystemExit) as caught:
+            run("cam", _never, **options)
+        assert caught.value.code == 7
+    assert started == ([] if count is None else [count])
+    assert capsys.readouterr().out.startswith(said)
 
 
 WHOLE = "expected a whole number of processes, 1 or more"

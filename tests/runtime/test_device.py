@@ -2,51 +2,26 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
-from forked import spawn
 
 from dgkd_core.runtime import device as module
 from dgkd_core.runtime.device import get_device, take_gpu
 
-
-class Holders:
-    """Children that have taken a GPU and hold it until they are killed."""
-
-    def __init__(self) -> None:
-        self.children: list[tuple[int, int]] = []
-
-    def take(self, call: Callable[[], int | None]) -> int:
-        """The GPU that a child of its own gets."""
-        reading, writing = os.pipe()
-
-        def body() -> None:
-            os.write(writing, f"{call()}\n".encode())
-            signal.pause()
-
-        child = spawn(body, writing)
-        os.close(writing)
-        with os.fdopen(reading) as told:
-            gpu = int(told.readline())
-        self.children.append((gpu, child))
-        return gpu
-
-    def kill(self, *gpus: int) -> None:
-        for gpu, child in list(self.children):
-            if gpu in gpus:
-                os.kill(child, signal.SIGKILL)
-                os.waitpid(child, 0)
-                self.children.remove((gpu, child))
+Take = Callable[[Callable[[], int | None]], Any]
 
 
 @pytest.fixture
-def holders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Holders]:
+def take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Take]:
+    """A new child that takes a GPU, its ``gpu``, and holds it until it is killed."""
     monkeypatch.delenv("DGKD_DEVICE", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -56,33 +31,44 @@ def holders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Holders
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     monkeypatch.setattr(torch, "empty", lambda *size, device: None)
     monkeypatch.setattr(module.tempfile, "gettempdir", lambda: str(tmp_path))
-    found = Holders()
-    yield found
-    found.kill(0, 1)
+    fork, children = multiprocessing.get_context("fork"), []
+
+    def run(call: Callable[[], int | None]) -> Any:
+        told = fork.SimpleQueue()
+        child: Any = fork.Process(target=lambda: (told.put(call()), signal.pause()))
+        child.start()
+        children.append(child)
+        child.gpu = told.get()
+        return child
+
+    yield run
+    for child in children:
+        child.kill()
+        child.join()
 
 
-def _of(name: str) -> int | None:
-    os.environ["DGKD_DEVICE"] = name
-    return get_device().index
+def test_runs_side_by_side_share_the_gpus_and_a_kill_frees_one(take: Take) -> None:
+    first = [take(take_gpu) for _ in range(5)]
+    assert [child.gpu for child in first] == [0, 1, 0, 1, 0]
+    for child in first[1::2]:
+        child.kill()
+        child.join()
+    assert [take(take_gpu).gpu for _ in range(4)] == [1, 1, 1, 0]
 
 
-def test_runs_side_by_side_share_the_gpus_and_a_kill_frees_one(holders: Holders) -> None:
-    assert [holders.take(take_gpu) for _ in range(5)] == [0, 1, 0, 1, 0]
-    holders.kill(1)
-    assert [holders.take(take_gpu) for _ in range(4)] == [1, 1, 1, 0]
+def test_a_gpu_that_a_run_names_is_left_alone_by_the_next(take: Take) -> None:
+    def named(name: str) -> int | None:
+        os.environ["DGKD_DEVICE"] = name
+        return get_device().index
 
-
-@pytest.mark.parametrize("named", [0, 1])
-def test_a_gpu_that_a_run_names_is_left_alone_by_the_next(named: int, holders: Holders) -> None:
-    for _ in range(2):
-        assert holders.take(lambda: _of(f"cuda:{named}")) == named
-        assert holders.take(lambda: _of("cuda")) == 1 - named, "of which fewer runs use it"
+    names = "cuda:1", "cuda", "cuda:1", "cuda"
+    assert [take(lambda name=name: named(name)).gpu for name in names] == [1, 0, 1, 0]
 
 
 def test_a_run_of_several_processes_takes_one_each(
-    holders: Holders, monkeypatch: pytest.MonkeyPatch
+    take: Take, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module.distributed, "world_size", lambda: 2)
     for rank in (1, 0):
         monkeypatch.setattr(module.distributed, "local_rank", lambda rank=rank: rank)
-        assert holders.take(lambda: get_device().index) == rank
+        assert take(lambda: get_device().index).gpu == rank

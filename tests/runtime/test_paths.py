@@ -28,18 +28,13 @@ def test_the_root_is_the_project_deeper_in_a_repository(
     assert project_root() == (project if dvc_lies != "." else project / "sub/deep")
 
 
-def test_other_dvc_folders_are_no_experiments(
-    project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(project / ".dvc/tmp/other/x")
-    assert project_root() == Path.cwd()
-
-
 @pytest.mark.parametrize("place", [".", *EXPERIMENTS])
 def test_a_path_means_the_same_everywhere(
     place: str, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", "/home/someone")
+    monkeypatch.chdir(project / ".dvc/tmp/other/x")
+    assert project_root() == Path.cwd(), "no experiment"
     monkeypatch.chdir(project / place)
     assert project_root() == project
     for written, meant in {
@@ -50,14 +45,8 @@ def test_a_path_means_the_same_everywhere(
         "~/voc": Path("/home/someone/voc"),
     }.items():
         assert resolve(written) == meant
-
-
-def test_what_the_experiment_holds_itself_is_taken_from_there(
-    project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(project / EXPERIMENTS[0])
-    Path("data/mine").mkdir(parents=True)
-    assert resolve("data/mine") == project / EXPERIMENTS[0] / "data/mine"
+    Path("data/mine").mkdir(parents=True, exist_ok=True)  # what an experiment holds itself
+    assert resolve("data/mine") == project / place / "data/mine"
 
 
 def test_data_outside_of_the_project_becomes_absolute(

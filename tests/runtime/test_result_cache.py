@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from forked import fork, kill_me
@@ -13,11 +13,6 @@ from support import one_line
 from dgkd_core.runtime import distributed
 from dgkd_core.runtime import result_cache as module
 from dgkd_core.runtime.result_cache import ResultCache, unfinished
-
-
-@dataclass(frozen=True)
-class Piece:
-    id: str
 
 
 @pytest.mark.parametrize("kept", [True, False])
@@ -35,33 +30,32 @@ def test_what_was_put_comes_back_with_every_bit(kept: bool, tmp_path: Path) -> N
     assert [path.name for path in tmp_path.iterdir()] == ["cache"] * kept
 
 
-def test_a_kill_leaves_what_was_put_and_nothing_by_halves(tmp_path: Path) -> None:
+def test_what_a_kill_leaves_by_halves_or_a_disk_damages_counts_as_none(tmp_path: Path) -> None:
     def body() -> None:
         cache = ResultCache(tmp_path)
-        cache.put([("a", b"1", None)])
+        cache.put([("a", b"12345" * 9, [1])])
         Path.replace = lambda path, target: kill_me()  # type: ignore[assignment, method-assign]
         cache.put([("b", b"2", None)])
 
     assert fork(body).killed
     cache = ResultCache(tmp_path)
-    assert cache["a"] == (b"1", None)
+    assert cache["a"] == (b"12345" * 9, [1])
     assert "b" not in cache
     cache.put([("b", b"3", None)])
     assert cache["b"] == (b"3", None)
+    for cut in (-2, 9, 0):
+        for file in tmp_path.iterdir():
+            file.write_bytes(file.read_bytes()[:cut])
+        assert "a" not in cache
+        assert "b" not in cache
 
 
-@pytest.mark.parametrize("cut", [0, 30, -2])
-def test_a_damaged_piece_counts_as_none(cut: int, tmp_path: Path) -> None:
-    cache = ResultCache(tmp_path)
-    cache.put([("a", b"12345" * 9, [1])])
-    (file,) = tmp_path.iterdir()
-    file.write_bytes(file.read_bytes()[:cut])
-    assert "a" not in cache
+def _groups(*names: str) -> list[list[SimpleNamespace]]:
+    return [[SimpleNamespace(id=letter) for letter in name] for name in names]
 
 
 def test_a_group_is_made_again_as_a_whole(capsys: pytest.CaptureFixture[str]) -> None:
-    cache = ResultCache(None)
-    groups = [[Piece("a"), Piece("b")], [Piece("c"), Piece("d")], [Piece("e")]]
+    cache, groups = ResultCache(None), _groups("ab", "cd", "e")
     cache.put((key, b"", None) for key in ("x/a", "x/b", "x/c", "y/e"))
     assert list(unfinished(groups, cache, "x")) == groups[1:]
     lines = capsys.readouterr().out.splitlines()
@@ -82,7 +76,7 @@ def test_each_process_makes_its_share_of_what_is_missing_and_all_have_all(tmp_pa
 
     def body() -> list[int]:
         cache = ResultCache(tmp_path)
-        for (piece,) in unfinished([[Piece(name)] for name in "abcdefgh"], cache, "x"):
+        for (piece,) in unfinished(_groups(*"abcdefgh"), cache, "x"):
             cache.put([(f"x/{piece.id}", b"", 10 + distributed.rank())])
         return [cache[f"x/{name}"][1] for name in "abcdefgh"]
 

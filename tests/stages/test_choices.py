@@ -1,4 +1,4 @@
-"""Where class maps come from, what sharpens them, and denoisers that have not learned."""
+"""Where class maps come from and what sharpens them; denoisers that have not learned."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ from dgkd_core.pseudo_labels.refinement import (
     sharpen_by_pamr,
     spread_by_attention,
 )
-from dgkd_core.runtime.errors import InputError
 
 pytestmark = pytest.mark.full
 Run = Callable[..., None]
@@ -35,61 +34,64 @@ DEPTH = Path("artifacts/depth/depth.zip")
 CONTROL = "depth.model=gradient"
 
 
-def _expected_maps(entry: Entry, labels: np.ndarray, source: str) -> np.ndarray:
-    masks, store = [], Store()
-    if source in ("student", "mean"):
-        student, config = load_model("artifacts/student")
-        dark = store.pictures([entry], DARK, config.exposure, dark=True)
-        masks.append(infer(student, dark, store.depths([entry], DEPTH), [1.0], True)[0][0])
-    if source in ("teacher", "mean"):
-        teacher, _ = load_model("artifacts/teacher")
-        normal = store.pictures([entry], IMAGES, "none", dark=False)
-        masks.append(infer(teacher, normal, None, [1.0], True)[0][0])
-    return class_maps(sum(masks) / len(masks), labels)
+def _of_stages(entry: Entry) -> tuple[np.ndarray, np.ndarray]:
+    """Class maps and pseudo label of a training picture as cam and refine left them."""
+    maps = decode_array(Pack("artifacts/cam/train.zip").read(f"{entry.id}.npy"), entry.id)
+    label = decode_mask(Pack("artifacts/refine/train.zip").read(f"{entry.id}.png"), entry.id)
+    return maps, label
 
 
-def _expected_label(
-    entry: Entry, labels: np.ndarray, maps: np.ndarray, method: str, guide: str, depth: bool
-) -> np.ndarray:
+def _picture(entry: Entry, guide: str) -> np.ndarray:
     if guide == "dark":
-        picture = expose(Store().rgb(DARK, f"{entry.id}.png"), "gain")
-    else:
-        picture = Store().rgb(IMAGES, entry.image).astype(np.float32) / 255
-    if depth:
-        beside = decode_depth(Pack(DEPTH).read(f"{entry.id}.png"), entry.id)
-        picture = np.concatenate([picture, beside[..., None]], 2).astype(np.float32)
-    sharp = maps.astype(np.float32) / 255
-    if method == "pamr":
-        sharp = sharpen_by_pamr(maps, picture, PAMR(2, (1, 2)))
-    elif method == "crf":
-        sharp = sharpen_by_crf(maps, picture, DenseCRF(2))
-    return pseudo_label(sharp, labels, 0.5, 0.1)
+        return expose(Store().rgb(DARK, f"{entry.id}.png"), "gain")
+    return Store().rgb(IMAGES, entry.image).astype(np.float32) / 255
 
 
-def test_sources_of_class_maps_and_guides_of_refinement(project: Path, run_stages: Run) -> None:
-    apply_preset("tiny", [CONTROL])
+def _mask(entry: Entry, network: str) -> torch.Tensor:
+    """What a network makes of the picture alone."""
+    model, store = load_model(f"artifacts/{network}")[0], Store()
+    pack, exposure = (DARK, "gain") if network == "student" else (IMAGES, "none")
+    x = store.pictures([entry], pack, exposure, dark=network == "student")
+    depth = store.depths([entry], DEPTH) if network == "student" else None
+    return infer(model, x, depth, [1.0], True)[0][0]
+
+
+def test_sources_of_class_maps_and_guides_of_refinement(
+    project: Path, run_stages: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And a warning of denoisers that have not learned."""
+    apply_preset("tiny", [CONTROL, "distill.pairs=[map, deep]"])
     run_stages("prepare", "darken", "depth_model", "depth", "teacher", "distill")
+    said = capsys.readouterr().out
+    for pair, named in (("deep", True), ("map", True), ("shallow", False)):
+        assert (f"the denoiser of {pair} has not learned yet (error " in said) == named
     manifest = read_manifest("artifacts/prepare")
     entry = next(e for e in manifest.split("train") if e.labels)
-    labels, seen = manifest.label_vector(entry), {}
-    for source, method, guide, depth in (
-        ("student", "pamr", "dark", False),
-        ("student", "pamr", "dark", True),
-        ("teacher", "pamr", "normal", False),
-        ("mean", "pamr", "normal", True),
-        ("mean", "crf", "normal", False),
-        ("mean", "none", "dark", False),
+    labels, seen = manifest.label_vector(entry), dict[str, bytes]()
+    student, teacher = _mask(entry, "student"), _mask(entry, "teacher")
+    beside = decode_depth(Pack(DEPTH).read(f"{entry.id}.png"), entry.id)[..., None]
+    pamr, crf = PAMR(2, (1, 2)), DenseCRF(2)
+    for source, mask, method, guide, depth in (
+        ("student", student, "pamr", "dark", True),
+        ("teacher", teacher, "pamr", "normal", False),
+        ("mean", (student + teacher) / 2, "crf", "normal", False),
+        ("mean", (student + teacher) / 2, "none", "dark", False),
     ):
         chosen = [f"cam.source={source}", f"refine.method={method}", f"refine.guide={guide}"]
         chosen += [f"refine.depth={str(depth).lower()}", "refine.threshold=0.5"]
         apply_preset("tiny", [CONTROL, *chosen])
         run_stages("cam", "refine")
-        maps = decode_array(Pack("artifacts/cam/train.zip").read(f"{entry.id}.npy"), entry.id)
-        difference = maps.astype(int) - _expected_maps(entry, labels, source)
+        maps, label = _of_stages(entry)
+        difference = maps.astype(int) - class_maps(mask, labels)
         assert abs(difference).max() <= 1, source  # a batch of one may round otherwise
-        label = decode_mask(Pack("artifacts/refine/train.zip").read(f"{entry.id}.png"), entry.id)
-        expected = _expected_label(entry, labels, maps, method, guide, depth)
-        assert np.array_equal(label, expected), (source, method, guide)
+        picture, sharp = _picture(entry, guide), maps.astype(np.float32) / 255
+        if depth:
+            picture = np.concatenate([picture, beside], 2).astype(np.float32)
+        if method == "pamr":
+            sharp = sharpen_by_pamr(maps, picture, pamr)
+        elif method == "crf":
+            sharp = sharpen_by_crf(maps, picture, crf)
+        assert np.array_equal(label, pseudo_label(sharp, labels, 0.5, 0.1)), (source, method)
         seen[source] = maps.tobytes()
     assert len(set(seen.values())) == 3, "three sources, three kinds of maps"
 
@@ -101,43 +103,20 @@ def test_refinement_by_attention(project: Path, run_stages: Run) -> None:
     run_stages("prepare", "darken", "depth_model", "depth", "teacher", "distill", "cam")
     manifest = read_manifest("artifacts/prepare")
     entry = next(e for e in manifest.split("train") if e.labels)
-    labels = manifest.label_vector(entry)
-    maps = decode_array(Pack("artifacts/cam/train.zip").read(f"{entry.id}.npy"), entry.id)
-    affinities = []
+    labels, affinities = manifest.label_vector(entry), []
     for guide, folder in (("dark", "student"), ("normal", "teacher")):
         chosen = ["refine.method=attention", f"refine.guide={guide}", "refine.threshold=0.5"]
         apply_preset("tiny", [*vit, *chosen])
         run_stages("refine")
-        network, config = load_model(Path("artifacts", folder))
-        pack, name = (DARK, f"{entry.id}.png") if guide == "dark" else (IMAGES, entry.image)
-        exposure = config.exposure if guide == "dark" else "none"
+        maps, label = _of_stages(entry)
+        network, _ = load_model(Path("artifacts", folder))
         network.encoder.attend()
+        x = torch.from_numpy(_picture(entry, guide)).permute(2, 0, 1)[None]
         with torch.inference_mode():
-            network(Store().pictures([entry], pack, exposure, dark=guide == "dark"))
+            network(x)
         affinities.append(network.encoder.affinity)
         spread_out = spread_by_attention(maps, affinities[-1])
         assert not np.array_equal(spread_out, maps)
-        expected = _expected_label(entry, labels, spread_out, "pamr", guide, depth=False)
-        label = decode_mask(Pack("artifacts/refine/train.zip").read(name), name)
-        assert np.array_equal(label, expected), guide
+        sharp = sharpen_by_pamr(spread_out, _picture(entry, guide), PAMR(2, (1, 2)))
+        assert np.array_equal(label, pseudo_label(sharp, labels, 0.5, 0.1)), guide
     assert not torch.equal(*affinities)
-    back = ["model.backbone=timm:test_resnet", "model.attention=false"]
-    apply_preset("tiny", [CONTROL, *back, "refine.method=attention"])
-    run_stages("teacher")
-    with pytest.raises(InputError, match=r"attention .* needs a plain transformer"):
-        run_stages("refine")
-
-
-def test_denoisers_that_have_not_learned_are_named(
-    project: Path, run_stages: Run, capsys: pytest.CaptureFixture[str]
-) -> None:
-    apply_preset("tiny", [CONTROL, "distill.pairs=[map, deep]"])
-    run_stages("prepare", "darken", "depth_model", "depth", "teacher")
-    capsys.readouterr()
-    run_stages("distill")
-    out = capsys.readouterr().out
-    for pair, named in (("deep", True), ("map", True), ("shallow", False)):
-        assert (f"the denoiser of {pair} has not learned yet (error " in out) == named
-    apply_preset("tiny", [CONTROL, "distill.denoiser=identity"])
-    run_stages("distill")
-    assert "not learned" not in capsys.readouterr().out

@@ -1,14 +1,12 @@
-"""The darken stage: a dark picture is its own business, and the sheet of strengths is drawn."""
+"""The darken stage: a dark picture is its own business."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from dgkd_core.config.presets import apply_preset
 from dgkd_core.data.manifest import Entry, Manifest, write_manifest
@@ -16,56 +14,35 @@ from dgkd_core.data.pack import Pack, write_pack
 from dgkd_core.data.pictures import decode_rgb, encode_rgb
 
 SIZES = ((1, 1), (1, 60), (60, 1), (9, 14), (24, 20))
-NAMES = [f"p{i}" for i in range(20)]  # more than the chunks of eight that a worker takes
-DARK, SHEET = Path("artifacts/darken/dark.zip"), Path("artifacts/darken/preview.png")
+NAMES = [f"p{i}" for i in range(10)]  # more than the chunk of eight that a worker takes
 
 
-def _prepare(names: Sequence[str]) -> None:
-    """What prepare would write for these pictures: each picture depends on its name alone."""
-    entries = []
-    with (
-        write_pack("artifacts/prepare/images.zip") as images,
-        write_pack("artifacts/prepare/dark.zip"),
-    ):
+def _darkened(names: Sequence[str], run_stages: Callable[..., None]) -> dict[str, bytes]:
+    """What the stage makes of pictures that depend on their names alone."""
+    entries, source = [], Path("artifacts/prepare")
+    with write_pack(source / "images.zip") as images, write_pack(source / "dark.zip"):
         for name in names:
             number = NAMES.index(name)
             height, width = SIZES[number % len(SIZES)]
-            rng = np.random.default_rng(number)
+            picture = np.random.default_rng(number).integers(0, 256, (height, width, 3), np.uint8)
             split = "train" if number % 4 else "val"
             entries.append(Entry(name, split, ("cat",), width, height, f"{name}.png"))
-            picture = rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
             images.add(f"{name}.png", encode_rgb(picture))
-    write_manifest("artifacts/prepare", Manifest(("cat",), tuple(entries)))
+    write_manifest(source, Manifest(("cat",), tuple(entries)))
+    run_stages("darken")
+    pack = Pack("artifacts/darken/dark.zip")
+    assert pack.names() == sorted(f"{name}.png" for name in names)
+    return {name: pack.read(f"{name}.png") for name in names}
 
 
-@pytest.mark.parametrize(("kind", "columns"), [("physical", 5), ("simple", 3)])
 def test_a_dark_picture_does_not_depend_on_others_their_order_or_the_workers(
-    project: Path,
-    run_stages: Callable[..., None],
-    monkeypatch: pytest.MonkeyPatch,
-    kind: str,
-    columns: int,
+    project: Path, run_stages: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    apply_preset("tiny", [f"lowlight.kind={kind}"])
-    found: dict[str, bytes] = {}
-    sheets = set()
-    for names, workers in ((NAMES, "1"), (NAMES, "2"), (NAMES[::-1], "2"), (NAMES[3:5], "1")):
-        monkeypatch.setenv("DGKD_WORKERS", workers)
-        _prepare(names)
-        run_stages("darken")
-        pack = Pack(DARK)
-        assert pack.names() == sorted(f"{name}.png" for name in names)
-        for name in names:
-            content = pack.read(f"{name}.png")
-            assert found.setdefault(name, content) == content
-        if names is NAMES:
-            sheets.add(SHEET.read_bytes())
+    found = _darkened(NAMES, run_stages)
     for number, name in enumerate(NAMES):
         assert decode_rgb(found[name], name).shape == (*SIZES[number % len(SIZES)], 3)
-    (sheet,) = sheets
-    assert Image.open(io.BytesIO(sheet)).width == 20 + columns * (256 + 8) - 8
-    apply_preset("tiny", [f"lowlight.kind={kind}", "data.seed=1"])
-    _prepare(NAMES)
-    run_stages("darken")
-    assert Pack(DARK).read("p4.png") != found["p4"]
-    assert SHEET.read_bytes() != sheet
+    assert _darkened(NAMES[3:5], run_stages) == {name: found[name] for name in NAMES[3:5]}
+    monkeypatch.setenv("DGKD_WORKERS", "2")
+    assert _darkened(NAMES[::-1], run_stages) == found
+    apply_preset("tiny", ["data.seed=1"])
+    assert _darkened(NAMES, run_stages)["p4"] != found["p4"]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import testset
 from PIL import Image
-from support import one_line, read_live
+from support import copy_built, one_line, read_live
 
 from dgkd_core.config.params import load_params
 from dgkd_core.config.presets import apply_preset
@@ -22,7 +22,7 @@ from dgkd_core.data.pictures import decode_mask, decode_rgb
 from dgkd_core.lowlight.synthesis import darken_simple, picture_rng
 from dgkd_core.runtime.errors import InputError
 from dgkd_core.runtime.files import sha256
-from dgkd_core.runtime.state import State, outputs
+from dgkd_core.runtime.state import State
 from dgkd_core.scenes import drawing
 
 Run = Callable[..., None]
@@ -138,36 +138,30 @@ def test_dark_pictures_alone_and_a_teacher_from_elsewhere(
     run_stages("cam")
     one_line(lambda: run_stages("refine"), "refine.guide is normal, which needs normal-light")
 
-    # and what can, does
+    # so does a network from elsewhere that is another one
+    choose(*IN_THE_DARK, "segment.teacher=elsewhere", "segment.init=weights")
+    words = "elsewhere: a network for", "segment.teacher expects a segmenter"
+    one_line(lambda: run_stages("segment"), *words)
+    choose(*IN_THE_DARK, f"data.classes=[{', '.join(reversed(CLASSES))}]")
+    run_stages("prepare")
+    one_line(lambda: run_stages("teacher"), "elsewhere", "a network for ball,", "expects a network")
+    one_line(lambda: choose("teacher.model=nowhere"), "teacher.model", "nowhere is not a folder")
     choose(*IN_THE_DARK)
-    run_stages(*AFTER_TEACHER)
+    run_stages("prepare")
+    config = Path("elsewhere/model.json")
+    text = config.read_text()
+    config.write_text(f"{text}\n")
+    one_line(lambda: run_stages("teacher"), "elsewhere", "teacher.model_sha256 expects")
+    config.write_text(text)
+
+    # and what can, does
+    run_stages("teacher", *AFTER_TEACHER)
     evaluated = metrics("evaluate")
     assert set(evaluated["segmenter"]) == {"dark"}
     assert "Teacher, normal val" not in page()
     assert "Teacher, on normal pictures" not in page()  # no curve
     assert set(evaluated["teacher"]) == {"dark", "dark_exposed"}
     assert sha256("artifacts/teacher/model.safetensors") == sha256("elsewhere/model.safetensors")
-
-
-@pytest.mark.full
-def test_a_teacher_from_elsewhere_must_fit_and_be_the_pinned_one(
-    project: Path, run_stages: Run
-) -> None:
-    make(project / "mine", ("normal",))
-    choose()
-    run_stages("prepare", "teacher")
-    shutil.copytree("artifacts/teacher", "elsewhere")
-    choose("teacher.model=elsewhere", f"data.classes=[{', '.join(reversed(CLASSES))}]")
-    run_stages("prepare")
-    one_line(lambda: run_stages("teacher"), "elsewhere", "a network for ball,", "expects a network")
-    choose("teacher.model=elsewhere")
-    with open("elsewhere/model.json", "a") as file:
-        file.write("\n")
-    one_line(lambda: run_stages("teacher"), "elsewhere", "teacher.model_sha256 expects")
-    one_line(lambda: choose("teacher.model=nowhere"), "teacher.model", "nowhere is not a folder")
-    choose("segment.teacher=elsewhere", "segment.init=weights")
-    words = "elsewhere: a network for", "segment.teacher expects a segmenter"
-    one_line(lambda: run_stages("segment"), *words)
 
 
 @pytest.mark.full
@@ -213,20 +207,6 @@ def add(root: Path, id_: str, split: str, size: tuple[int, int]) -> None:
         table.write(f"{id_},ball,{split}\n")
 
 
-def test_large_pictures_are_shrunk_with_their_masks(
-    project: Path, run_stages: Run, capsys: pytest.CaptureFixture[str]
-) -> None:
-    add(make(project / "mine", ("normal",), count=4), "large", "val", (800, 500))
-    choose("data.long_side=160")
-    run_stages("prepare")
-    assert "prepare: 1 picture: shrunk to a long side of 160 (large)" in capsys.readouterr().out
-    entry = next(e for e in read_manifest("artifacts/prepare").entries if e.id == "large")
-    assert (entry.width, entry.height) == (160, 100)
-    mask = decode_mask(Pack("artifacts/prepare/masks_val.zip").read("large.png"), "large")
-    assert mask.shape == (100, 160)
-    assert (mask == (np.arange(160) < 80)).all()
-
-
 SIZES = {
     **{"one wide": (1, 40), "one high": (40, 1), "one pixel": (1, 1)},
     **{"long": (400, 5), "tall": (3, 300), "smaller than the crop": (20, 17)},
@@ -247,24 +227,27 @@ def test_pictures_of_odd_sizes_go_through_the_whole_chain(project: Path, run_sta
 
 
 @pytest.mark.full
-def test_further_test_sets(project: Path, run_stages: Run) -> None:
-    make(project / "made", ("dark",), count=8)
-    shutil.move(project / "made/dark", project / "night")
-    shutil.copytree(project / "made/masks", project / "night/masks")
-    shutil.copy(project / "made/labels.csv", project / "night")
-    (project / "few.txt").write_text("night/é 3.png\nnight/é 0.png\n", encoding="utf-8")
-    apply_preset("tiny", ["evaluate.sets={dusk: night, few: few.txt}"])
-    run_stages(*UP_TO_DEPTH, "teacher", *AFTER_TEACHER[:-1])
+def test_further_test_sets(
+    chain: Path, tmp_path: Path, run_stages: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = copy_built(chain, tmp_path / "copy")
+    monkeypatch.chdir(folder)
+    made = make(tmp_path / "made", ("dark",))
+    night = made.rename(tmp_path / "night") / "dark"
+    for name in ("masks", "labels.csv"):
+        shutil.move(night.with_name(name), night / name)
+    few = tmp_path / "few.txt"
+    few.write_text("night/dark/é 3.png\nnight/dark/é 0.png\n", encoding="utf-8")
+    apply_preset("tiny", [f"evaluate.sets={{dusk: {night}, few: {few}}}"])
     for name in ("dusk", "few"):
         testset.testset(name, load_params(), State("testset", name))
     run_stages("report")
     assert "2 pictures, 0 of them with a mask" in page()
-    dusk, few = metrics("testset/dusk"), metrics("testset/few")
+    dusk, two = metrics("testset/dusk"), metrics("testset/few")
     assert dusk["pictures"] == {"count": 8, "scored": 2}
-    assert few["pictures"] == {"count": 2, "scored": 0}
+    assert two["pictures"] == {"count": 2, "scored": 0}
     assert set(dusk["segmenter"]) == {"dark"}
     assert dusk["segmenter"]["dark"] is not None
-    assert few["segmenter"]["dark"] is None
+    assert two["segmenter"]["dark"] is None
     assert len(Pack(Path("artifacts/testset/few/predictions.zip"))) == 2
     assert Path("artifacts/testset/dusk/sheet.png").is_file()
-    one_line(lambda: outputs("testset", "dawn"), "evaluate.sets.dawn", "dusk, few")

@@ -23,41 +23,30 @@ def _ramp(height: int, width: int) -> np.ndarray:
     return np.repeat(np.linspace(0, 1, height)[:, None], width, 1)
 
 
-@pytest.fixture
-def measured(project: Path, run_stages: Callable[..., None]) -> list[str]:
-    """Ramps that come nearer downwards, in three sizes and bit depths; the pictures' ids."""
+def test_given_maps_are_resized_to_their_pictures_and_missing_or_damaged_ones_named(
+    project: Path, run_stages: Callable[..., None]
+) -> None:
+    """Ramps that come nearer downwards, in three sizes and bit depths."""
     run_stages("prepare", "darken")
     apply_preset("tiny", GIVEN)
     run_stages("depth_model")
-    folder = project / "measured"
-    folder.mkdir()
+    assert json.loads(Path("artifacts/depth_model/source.json").read_text()) == {"model": "given"}
+    Path("measured").mkdir()
     ids = [entry.id for entry in read_manifest("artifacts/prepare").entries]
-    for i, id_ in enumerate(ids):
+    paths = [Path(f"measured/{id_}.png").resolve() for id_ in ids]
+    for i, path in enumerate(paths):
         ramp = _ramp(*((30, 20), (96, 96), (200, 31))[i % 3])
         most, kind = ((255, np.uint8), (65535, np.uint16))[i % 2]
-        Image.fromarray(np.rint(ramp * most).astype(kind)).save(folder / f"{id_}.png")
-    return ids
-
-
-@pytest.mark.parametrize("invert", [False, True])
-def test_given_maps_are_resized_to_their_pictures(
-    measured: list[str], run_stages: Callable[..., None], invert: bool
-) -> None:
-    apply_preset("tiny", [*GIVEN, f"depth.invert={str(invert).lower()}"])
-    run_stages("depth")
-    pack = Pack("artifacts/depth/depth.zip")
-    expected = _ramp(48, 48)
-    for id_ in measured:
-        depth = decode_depth(pack.read(f"{id_}.png"), id_)
-        assert depth.shape == (48, 48)
-        np.testing.assert_allclose(depth, 1 - expected if invert else expected, atol=0.03)
-    assert json.loads(Path("artifacts/depth_model/source.json").read_text()) == {"model": "given"}
-
-
-def test_all_missing_and_damaged_maps_are_named_and_nothing_is_written(
-    measured: list[str], run_stages: Callable[..., None]
-) -> None:
-    paths = [Path(f"measured/{id_}.png").resolve() for id_ in measured]
+        Image.fromarray(np.rint(ramp * most).astype(kind)).save(path)
+    made = Path("artifacts/depth/depth.zip")
+    for invert, expected in (("false", _ramp(48, 48)), ("true", 1 - _ramp(48, 48))):
+        apply_preset("tiny", [*GIVEN, f"depth.invert={invert}"])
+        run_stages("depth")
+        for id_ in ids:
+            depth = decode_depth(Pack(made).read(f"{id_}.png"), id_)
+            assert depth.shape == (48, 48)
+            np.testing.assert_allclose(depth, expected, atol=0.03)
+    made.unlink()
     paths[2].unlink()
     paths[4].write_bytes(b"")
     Image.fromarray(np.full((9, 9), -0.5, np.float32)).save(paths[5], "TIFF")
@@ -70,4 +59,4 @@ def test_all_missing_and_damaged_maps_are_named_and_nothing_is_written(
         f"{paths[5]}: negative or non-finite depth, expected values from 0 (far) up",
         f"{paths[7]}: a colour picture, expected a one-channel depth map",
     ]
-    assert not Path("artifacts/depth/depth.zip").exists()
+    assert not made.exists()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import os
-import random
 import shutil
 import signal
 import sys
@@ -17,10 +17,11 @@ import torch
 from dvclive import Live
 from dvclive.plots import Metric
 from forked import Workplace, at_call, forked, kill_me, same_bytes
-from support import copy_built
+from support import copy_built, read_live
 
 from dgkd_core.runtime.state import ResultCache, State, outputs
-from dgkd_core.training import fit, loop
+from dgkd_core.training import fit
+from dgkd_core.training.finite import Watch
 
 EVERY_STEP = {"DGKD_SAVE_EVERY": "0"}
 Kill = Callable[[], object]
@@ -32,13 +33,18 @@ def test_training_goes_on_after_a_kill_to_the_byte(
     folder = copy_built(chain, tmp_path / "copy")
     monkeypatch.chdir(folder)
     remove_outputs("teacher")
-    kill = partial(at_call, loop._Watch, "see_gradient", 4, kill_me)
+    kill = partial(at_call, Watch, "see_gradient", 4, kill_me)
     assert forked(folder, "teacher", kill, EVERY_STEP).killed
     ended = forked(folder, "teacher", environment=EVERY_STEP)
     assert ended.status == 0, ended.output
     assert "teacher: goes on after 3/6" in ended.output
     assert same_bytes(folder, chain, "teacher") >= 4
     assert not list((folder / ".dgkd/state").iterdir())
+    # the curve of scores, which ends with the metrics
+    scores = read_live(folder, "teacher")["val/miou"]
+    assert list(scores) == [2, 3, 4, 6]
+    metrics = json.loads(Path("metrics/teacher.json").read_text())
+    assert scores[6] == pytest.approx(metrics["val"]["miou"], abs=0.006)
 
 
 def remove_outputs(stage: str) -> None:
@@ -68,43 +74,35 @@ def half_a_row() -> None:
     kill_me()
 
 
-def killers(rng: random.Random) -> list[tuple[str, Kill]]:
-    """Ways to be killed while training goes on, then ways to be killed after it."""
+def _at(owner: Any, name: str, number: int = 1, then: Kill = kill_me, **when: bool) -> Kill:
+    return partial(at_call, owner, name, number, then, **when)
 
-    def at(owner: Any, name: str, number: int = 1, then: Kill = kill_me, **when: bool) -> Kill:
-        return partial(at_call, owner, name, number, then, **when)
 
-    a, b, c, d, e, f = (rng.randint(1, 3) for _ in range(6))
-    g = rng.randint(1, 8)
-    during = [
-        (f"step {a}, before its gradient", at(torch.autograd, "backward", a)),
-        (f"step {b}, after its gradient", at(loop._Watch, "see_gradient", b)),
-        (f"step {c}, after the optimizer", at(torch.optim.lr_scheduler.LambdaLR, "step", c + 1)),
-        (f"state {d}, half written", at(State, "save", d, half_a_state)),
-        (f"state {e}, before its rename", at(torch, "save", e, at(os, "replace"))),
-        (f"state {f}, after it", at(State, "save", f, after=True)),
-    ]
-    rng.shuffle(during)
-    return [
-        (f"value {g} of the curve", at(Metric, "dump", g, half_a_row, after=True)),
-        ("while it is scored on the way", at(ResultCache, "put", after=True)),
-        *during,
-        ("before the model is written", at(fit, "save_model")),
-        ("between model and score", at(fit, "score")),
-        ("while it is scored", at(ResultCache, "put", after=True)),
-        ("before the curve's end", at(Live, "end")),
-        ("before the metrics", at(fit, "write_metrics")),
-        ("before the state is removed", at(shutil, "rmtree")),
-    ]
+KILLS = {  # while training goes on, then after it: each run goes on from the one before
+    "a value of the curve, torn": _at(Metric, "dump", 5, half_a_row, after=True),
+    "while it is scored on the way": _at(ResultCache, "put", after=True),
+    "a step, before its gradient": _at(torch.autograd, "backward", 2),
+    "a state, half written": _at(State, "save", 3, half_a_state),
+    "a step, after its gradient": _at(Watch, "see_gradient", 3),
+    "a state, before its rename": _at(torch, "save", 1, _at(os, "replace")),
+    "a step, after the optimizer": _at(torch.optim.lr_scheduler.LambdaLR, "step", 2),
+    "a state, after it": _at(State, "save", 2, after=True),
+    "before the model is written": _at(fit, "save_model"),
+    "between model and score": _at(fit, "score"),
+    "while it is scored": _at(ResultCache, "put", after=True),
+    "before the curve's end": _at(Live, "end"),
+    "before the metrics": _at(fit, "write_metrics"),
+    "before the state is removed": _at(shutil, "rmtree"),
+}
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("stage", ["teacher", "distill"])
-def test_training_survives_kills_drawn_from_a_seed(
+def test_training_survives_every_kind_of_kill(
     stage: str, unbroken: Path, before: Workplace
 ) -> None:
     folder = before(stage)
-    for way, kill in killers(random.Random(stage)):
+    for way, kill in KILLS.items():
         ended = forked(folder, stage, kill, EVERY_STEP)
         assert ended.killed, (way, ended.output)
     ended = forked(folder, stage, environment=EVERY_STEP)
@@ -115,15 +113,24 @@ def test_training_survives_kills_drawn_from_a_seed(
 
 @pytest.mark.full
 @pytest.mark.parametrize("stage", ["depth_model", "depth_adapt", "segment"])
-def test_every_training_stage_goes_on_after_a_kill(
+def test_every_training_stage_goes_on_after_a_kill_or_a_wish_to_stop(
     stage: str, unbroken: Path, before: Workplace
 ) -> None:
-    folder = before(stage)
-    kill = partial(at_call, loop._Watch, "see_gradient", 4, kill_me)
-    assert forked(folder, stage, kill, EVERY_STEP).killed
-    ended = forked(folder, stage, environment=EVERY_STEP)
-    assert ended.status == 0, ended.output
+    """Without a state at intervals, what is kept after a wish was saved because of it."""
+
+    def at_step(number: int, then: Kill) -> Kill:
+        return partial(at_call, Watch, "see_gradient", number, then)
+
+    folder, rarely = before(stage), {"DGKD_SAVE_EVERY": "100000"}
+    assert forked(folder, stage, at_step(4, kill_me), EVERY_STEP).killed
+    ask = partial(signal.raise_signal, signal.SIGTERM)
+    ended = forked(folder, stage, at_step(2, ask), rarely)
+    assert ended.status == 128 + signal.SIGTERM
     assert f"{stage}: goes on after 3/" in ended.output
+    assert ended.output.splitlines()[-1] == f"{stage}: stopped by SIGTERM; run it again to go on"
+    ended = forked(folder, stage, environment=rarely)
+    assert ended.status == 0, ended.output
+    assert f"{stage}: goes on after 5/" in ended.output
     same_bytes(folder, unbroken, stage)
 
 
@@ -155,20 +162,3 @@ def test_stages_of_many_files_go_on_with_what_is_missing(
     ended = forked(folder, stage, partial(setattr, ResultCache, "put", never))
     assert ended.status == 0, ended.output
     same_bytes(folder, unbroken, stage)
-
-
-@pytest.mark.full
-def test_a_signal_saves_and_ends_between_two_steps(unbroken: Path, before: Workplace) -> None:
-    """Without a state at intervals: what is kept was saved on the signal."""
-    folder, rarely = before("teacher"), {"DGKD_SAVE_EVERY": "100000"}
-
-    def ask() -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    asked = partial(at_call, loop._Watch, "see_gradient", 5, ask)
-    ended = forked(folder, "teacher", asked, rarely)
-    assert ended.status == 128 + signal.SIGTERM
-    assert ended.output.splitlines()[-1] == "teacher: stopped by SIGTERM; run it again to go on"
-    ended = forked(folder, "teacher", environment=rarely)
-    assert "teacher: goes on after 5/18" in ended.output
-    same_bytes(folder, unbroken, "teacher")

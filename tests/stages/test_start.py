@@ -1,53 +1,13 @@
-"""A Python that lacks the packages gets one line from every stage, not a traceback."""
+"""How a stage starts: with one line where something lacks, and only with the packages it uses."""
 
 import json
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
+from support import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 STAGES = sorted(path.stem for path in (ROOT / "stages").glob("[a-z]*.py"))
-
-
-def test_there_are_fourteen_stages() -> None:
-    assert len(STAGES) == 14
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_missing_packages_are_one_line_and_status_1(stage: str, tmp_path: Path) -> None:
-    """-S leaves site-packages out, -E the environment's PYTHONPATH."""
-    done = subprocess.run(
-        [sys.executable, "-S", "-E", ROOT / "stages" / f"{stage}.py"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert done.stdout == ""
-    (line,) = done.stderr.splitlines()
-    assert line.startswith(f"{stage}: this Python ({sys.executable}) lacks torch, ")
-    assert "ruamel.yaml" in line
-    assert line.endswith("run `make setup` once, then `source .venv/bin/activate`")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_an_unusable_params_file_is_one_line_of_the_stage(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, ROOT / "stages" / "prepare.py"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert done.stderr == (
-        "prepare: params.yaml: no such file; run from the project's root folder\n"
-    )
-
-
 HEAVY = ("accelerate", "diffusers", "dvclive", "timm", "torchvision", "transformers")
 LIGHT = ("prepare", "darken", "depth_adapt", "report")  # depth_adapt mostly does nothing
 IMPORT_EACH = """
@@ -68,6 +28,26 @@ for stage in sys.argv[3:]:
         found[stage] = json.load(out)
 print(json.dumps(found))
 """
+
+
+def test_missing_packages_and_missing_params_are_one_line_and_status_1(tmp_path: Path) -> None:
+    """-S leaves site-packages out, -E the environment's PYTHONPATH."""
+
+    def said(*words: str, stage: str = "prepare") -> str:
+        command = [sys.executable, *words, str(ROOT / f"stages/{stage}.py")]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout, list(tmp_path.iterdir())) == (1, "", [])
+        (line,) = done.stderr.splitlines()
+        return line
+
+    assert len(STAGES) == 14
+    for stage in STAGES:
+        line = said("-S", "-E", stage=stage)
+        assert line.startswith(f"{stage}: this Python ({sys.executable}) lacks torch, ")
+        assert "ruamel.yaml" in line
+        assert line.endswith("run `make setup` once, then `source .venv/bin/activate`")
+    expected = "prepare: params.yaml: no such file; run from the project's root folder"
+    assert said() == expected
 
 
 def test_a_stage_imports_what_it_uses_when_it_uses_it() -> None:

@@ -15,7 +15,8 @@ from dgkd_core.distill.dgkd import DGKD
 from dgkd_core.imaging.pamr import PAMR
 from dgkd_core.models.network import Network, Segmenter
 from dgkd_core.models.registry import build_encoder
-from dgkd_core.training.loop import Batch, Losses, Recipe, train
+from dgkd_core.training.loop import Batch, Losses, train
+from dgkd_core.training.optimizer import Recipe
 from dgkd_core.training.student import StudentTask, freeze_what_nothing_compares
 from dgkd_core.training.weak import freeze
 

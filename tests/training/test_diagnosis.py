@@ -1,7 +1,6 @@
 """The numbers beside the losses: what they are, and that they leave the training alone."""
 
 import signal
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,8 @@ from dgkd_core.models.network import Output
 from dgkd_core.runtime.signals import Interrupted, listening
 from dgkd_core.runtime.state import State
 from dgkd_core.training.diagnosis import fighting, pulls, rolled, share_found
-from dgkd_core.training.loop import Batch, Losses, Recipe, train
+from dgkd_core.training.loop import Batch, Losses, train
+from dgkd_core.training.optimizer import Recipe
 
 
 def test_norms_and_cosines_of_known_gradients() -> None:
@@ -46,13 +46,10 @@ def test_norms_and_cosines_of_known_gradients() -> None:
     assert a.grad is None
 
 
-def test_the_share_of_labelled_classes_found() -> None:
+def test_the_share_of_labelled_classes_found_and_every_picture_in_its_neighbours_place() -> None:
     scores = torch.tensor([[0.1, 2.0, -1.0], [-0.1, 0.3, 9.0]])
     assert share_found(scores, torch.tensor([[1.0, 0.0, 1.0], [1.0, 1.0, 0.0]])) == 0.5
     assert share_found(scores, torch.zeros(2, 3)) == 0
-
-
-def test_rolled_gives_every_picture_its_neighbours_tensors() -> None:
     logits, deep = torch.randn(3, 2, 1, 1), torch.randn(3, 4, 1, 1)
     out = rolled(Output(logits, logits.softmax(1), None, deep))
     assert torch.equal(out.logits, logits[[2, 0, 1]])
@@ -81,7 +78,9 @@ def test_who_fights_the_classification(
     assert found == {pair: pytest.approx(numbers) for pair, numbers in expected.items()}
 
 
-def test_the_checks_change_nothing_and_a_stopped_run_tells_the_same(place: Path) -> None:
+def test_the_checks_change_nothing_and_a_stopped_run_tells_the_same(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe = Recipe(22, "sgd", 1e-2, 1e-4, 0.9, 0, 2.0, 1e-4)
 
     def run(told: bool, stop_at: int = -1, state: State | None = None) -> Any:
@@ -115,9 +114,14 @@ def test_the_checks_change_nothing_and_a_stopped_run_tells_the_same(place: Path)
     assert curve[0]["check/grad_kd_map"] == 0, "λ still was 0"
     assert curve[20]["check/grad_kd_map"] > 0
 
-    with listening(), suppress(Interrupted):
-        run(True, 19, State("toy"))
-    assert (place / "training.pt").exists()
+    monkeypatch.setenv("DGKD_SAVE_EVERY", "1000")
+    state = State("toy")
+    with listening(), pytest.raises(Interrupted, match="stopped by SIGTERM"):
+        run(True, 19, state)
+    content = state.load("training")
+    assert content is not None
+    assert content["step"] == 20, "saved after the step because of the wish"
+    state.close(succeeded=False)
     again, stopped_weights = run(True, state=State("toy"))
     assert again == curve
     assert all(map(same, weights, stopped_weights))

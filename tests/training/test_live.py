@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import threading
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from dvclive.plots import Metric
 from forked import bytes_below
-from ranks import as_ranks
-from support import Toy, from_step, one_line, read_live
-from tasks import CPU, RECIPE, Broken, Moody, run_moody, same
+from support import Toy, from_step, read_live
+from tasks import CPU, RECIPE, Broken, Found, Moody, run_moody, same
 from torch import Tensor, nn
 
-from dgkd_core.runtime import distributed
 from dgkd_core.runtime.state import State
 from dgkd_core.training.live import live_curve
 from dgkd_core.training.loop import Batch, Losses, Validation, train
@@ -62,13 +59,10 @@ def test_a_file_for_every_value_with_six_digits_as_soon_as_it_is_told(here: Path
             assert read_live(here, "toy") == {name: v for name, v in so_far.items() if v}
     text = Path("metrics/live/toy/plots/metrics/loss/cls.tsv").read_text()
     assert text == "step\tcls\n100\t0.666667\n1234567\t1e-09\n"
-
-
-def test_begun_anew_it_keeps_nothing_of_before(here: Path) -> None:
-    expected = _told()
+    # begun anew it keeps nothing of before
+    before = bytes_below(Path("metrics"))
     _told(({"step": 1, "lr": 0.1, "other": 1.0},))
-    Path("metrics/live/toy/report.html").touch()
-    assert _told() == expected
+    assert _told() == before
     _told(())
     (left,) = (file for file in Path("metrics").rglob("*") if file.is_file())
     assert (left.name, left.read_text()) == ("metrics.json", "{}\n")
@@ -92,40 +86,14 @@ def test_nothing_but_its_files_is_made_and_the_network_left_alone(
     assert threading.active_count() == threads
 
 
-def test_trouble_with_the_disk_names_the_folder(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Metric, "dump", full)
-    one_line(_told, "metrics/live/toy: cannot be written (No space left on device)")
-
-
-def test_only_the_first_of_several_processes_writes(here: Path) -> None:
-    """Each in a folder of its own, so that a file of the second would be seen."""
-
-    def rank(number: int) -> None:
-        Path(str(number)).mkdir()
-        with distributed.process_group():
-            os.chdir(str(number))
-            _told()
-
-    assert [ended.status for ended in as_ranks(2, rank)] == [0, 0]
-    assert len(read_live(here / "0", "toy")) == 4
-    assert list((here / "1").rglob("*")) == []
-
-
 # --- scores on the way ---------------------------------------------------------------------------
 
 
-def _scoring(times: int = 3, stop: int | None = None) -> Validation:
+def _scoring(times: int) -> Validation:
     """Draws from the generators, as no scoring should, and uses the network."""
 
     def score(network: nn.Module, step: int) -> dict[str, float]:
         assert not any(layer.training for layer in network.modules())
-        if step == stop:
-            raise Broken
         np.random.random(step)  # noqa: NPY002
         with torch.inference_mode():
             return {"miou": float(network(torch.rand(5, 3)).mean())}
@@ -133,13 +101,13 @@ def _scoring(times: int = 3, stop: int | None = None) -> Validation:
     return Validation(times, score)
 
 
-@pytest.mark.parametrize("times", [3, 50])
-def test_scores_on_the_way_change_nothing_of_what_is_trained(times: int) -> None:
+def test_scores_on_the_way_change_nothing_of_what_is_trained() -> None:
     plain, weights = run_moody()
-    curve, scored_weights = run_moody(validation=_scoring(times))
-    assert same(scored_weights, weights)
-    assert [row for row in curve if "lr" in row] == plain
-    assert len(curve) == len(plain) + min(times, 11)
+    for times, scores in ((3, 3), (50, 11)):
+        curve, scored_weights = run_moody(validation=_scoring(times))
+        assert same(scored_weights, weights)
+        assert [row for row in curve if "lr" in row] == plain
+        assert len(curve) == len(plain) + scores
 
 
 @pytest.mark.parametrize(
@@ -150,27 +118,6 @@ def test_they_are_spread_evenly_and_none_is_at_the_end(
     times: int, iterations: int, steps: set[int]
 ) -> None:
     assert Validation(times, lambda network, step: {}).steps(iterations) == steps
-
-
-def test_a_run_that_broke_while_it_was_scored_goes_on_with_the_score(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """No step is trained again: the state was saved before. Its files are those of one run."""
-    monkeypatch.setenv("DGKD_SAVE_EVERY", "100000")
-    with live_curve("toy") as log:
-        curve, weights = run_moody(validation=_scoring(), log=log)
-    expected, state, trained = bytes_below(Path("metrics")), State("toy"), list[int]()
-    with pytest.raises(Broken), live_curve("toy") as log:
-        run_moody(validation=_scoring(stop=6), state=state, log=log)
-    assert state.close(succeeded=False)
-    with live_curve("toy") as log:
-        again, same_weights = run_moody(
-            before=trained.append, validation=_scoring(), state=State("toy"), log=log
-        )
-    assert trained == list(range(6, 12))
-    assert again == curve
-    assert same(same_weights, weights)
-    assert bytes_below(Path("metrics")) == expected
 
 
 def _weights(ema: float) -> tuple[list[dict[str, Tensor]], list[dict[str, Tensor]]]:
@@ -212,28 +159,34 @@ def test_a_moving_average_is_scored_and_kept_in_the_networks_place() -> None:
         torch.testing.assert_close(kept[name], 0.75 * two + 0.25 * last)
 
 
-@pytest.mark.parametrize("best", [3, 12])
-def test_the_best_network_is_kept_and_a_run_that_broke_keeps_it_too(best: int, place: Path) -> None:
-    """One that broke after its scores, and one between, end with the bits of that step."""
+@pytest.mark.parametrize(("keep", "best"), [(None, 3), ("miou", 3), ("miou", 12)])
+@pytest.mark.parametrize("stop", [6, 9])
+def test_a_run_that_broke_while_it_was_scored_goes_on_with_the_score_and_keeps_the_best(
+    stop: int, keep: str | None, best: int, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No step is trained again: the state was saved before. Its files are those of one run."""
+    monkeypatch.setenv("DGKD_SAVE_EVERY", "100000")
     seen: dict[int, dict[str, Tensor]] = {}
 
-    def scoring(stop: int | None = None) -> Validation:
+    def run(stop: int = -1, **options: Any) -> Found:
         def score(network: nn.Module, step: int) -> dict[str, float]:
             if step == stop:
                 raise Broken
             seen[step] = deepcopy(network.state_dict())
             return {"miou": 50.0 if step == best else step}
 
-        return Validation(3, score, "miou")
+        with live_curve("toy") as log:
+            return run_moody(validation=Validation(3, score, keep), log=log, **options)
 
-    _, kept = run_moody(validation=scoring())
-    assert sorted(seen) == [3, 6, 9, 12]
-    assert same(kept, seen[best])
-    for stop in (6, 12):
-        state = State("toy")
-        with pytest.raises(Broken):
-            run_moody(validation=scoring(stop), state=state)
-        assert state.close(succeeded=False)
-        state = State("toy")
-        assert same(run_moody(validation=scoring(), state=state)[1], kept)
-        state.close(succeeded=True)
+    curve, weights = run()
+    assert sorted(seen) == ([3, 6, 9] if keep is None else [3, 6, 9, 12])
+    assert keep is None or same(weights, seen[best])
+    expected, state, trained = bytes_below(Path("metrics")), State("toy"), list[int]()
+    with pytest.raises(Broken):
+        run(stop, state=state)
+    assert state.close(succeeded=False)
+    again, same_weights = run(before=trained.append, state=State("toy"))
+    assert trained == list(range(stop, 12))
+    assert again == curve
+    assert same(same_weights, weights)
+    assert bytes_below(Path("metrics")) == expected

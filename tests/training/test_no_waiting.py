@@ -15,7 +15,8 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from dgkd_core.imaging.pamr import PAMR
 from dgkd_core.models.tone_curve import ToneCurve
-from dgkd_core.training.loop import Task, _Watch
+from dgkd_core.training.finite import Watch
+from dgkd_core.training.loop import Task
 from dgkd_core.training.supervised import SegmenterTask
 from dgkd_core.training.weak import AuxiliaryClassifier, TeacherTask
 
@@ -36,7 +37,7 @@ TASKS: dict[str, Callable[[], Task]] = {
 @pytest.mark.full
 @pytest.mark.parametrize("make", TASKS.values(), ids=TASKS)
 def test_a_step_reads_no_values(make: Callable[[], Task]) -> None:
-    task, watch, batch = make(), _Watch(RECIPE), make_batch()
+    task, watch, batch = make(), Watch(RECIPE), make_batch()
     trained = [p for module in task.modules for p in module.parameters() if p.requires_grad]
     with FakeTensorMode(allow_non_fake_inputs=True):
         losses = task({name: torch.ones_like(x) for name, x in batch.items()}, 3)

@@ -1,0 +1,62 @@
+"""Which number of a training went wrong first: a loss term that is not finite, or a gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+
+from dgkd_core.runtime import distributed
+from dgkd_core.runtime.errors import InputError
+from dgkd_core.training.optimizer import Recipe
+
+
+class Watch:
+    """Remembers, on the device, the first step at which each loss term was not finite.
+
+    So for the gradient of their sum. Looking at a GPU's numbers makes the host wait, so there it
+    looks once per row of the curve and before a state is saved; on a CPU after every step.
+    """
+
+    never = 2**62
+    gradient = "gradient"
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
+        self._first: dict[str, Tensor] = {}
+
+    def see(self, values: Mapping[str, Tensor], step: int) -> None:
+        for name, value in values.items():
+            now = torch.where(value.detach().isfinite(), self.never, step)
+            self._first[name] = torch.minimum(self._first.get(name, now), now)
+
+    def see_gradient(self, parameters: Sequence[nn.Parameter], step: int) -> None:
+        """Note the largest gradient, which is not finite where any is not."""
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        self.see({self.gradient: get_total_norm(gradients, torch.inf)}, step)
+
+    def check(self, blame: Callable[[], list[str]] = list) -> None:
+        """Raise at what has gone wrong first; losses before the gradient.
+
+        Args:
+            blame: finds the loss terms whose gradient is not finite, at the step just seen.
+        """
+        if not self._first:
+            return
+        steps = distributed.all_reduce_min(torch.stack(list(self._first.values()))).tolist()
+        first = dict(zip(self._first, steps, strict=True))
+        name = min(first, key=lambda term: (first[term], term == self.gradient))
+        step = first[name]
+        if step == self.never:
+            return
+        what = f"loss {name}"
+        if name == self.gradient:
+            terms = ", ".join(blame())
+            what = "the gradient of " + (f"loss {terms}" if terms else "the losses' sum")
+        rate = self._recipe.lr * self._recipe.factor(step)
+        raise InputError(
+            f"step {step + 1}: {what} is not finite at learning rate {rate:.3g}; "
+            f"a smaller lr or a longer lr_warmup usually helps"
+        )
