@@ -83,7 +83,9 @@ def distill(params: Params, state: State) -> None:
     pamr = PAMR(dilations=params.model.pamr_dilations)
     ready_to_guide(teacher, device, half_precision(device))  # after the student took its weights
     guide = teacher if dgkd is not None else None
-    task = StudentTask(student, guide, dgkd, pamr, section.mask_warmup, pretrained)
+    task = StudentTask(
+        student, guide, dgkd, pamr, section.mask_warmup, pretrained, section.mask_weight
+    )
     view = dark_view(Store(), dark, depth, config)
     curve = train_and_score(task, crops, view, config, params, device, state)
     for pair, error in sorted(noise_errors(curve[-1]).items()):

@@ -71,7 +71,7 @@ def teacher(params: Params, state: State) -> None:
     if params.model.attention:
         model.encoder.attend()
     pamr = PAMR(dilations=params.model.pamr_dilations)
-    task = TeacherTask(model, pamr, section.mask_warmup, auxiliary, pretrained)
+    task = TeacherTask(model, pamr, section.mask_warmup, auxiliary, pretrained, section.mask_weight)
     view = View(Store(), images, None, dark=False, exposure="none")
     train_and_score(task, crops, view, config, params, device, state)
 

@@ -347,6 +347,7 @@ class Teacher(_Training):
         description="colour jitter, largest change of brightness, contrast, saturation, hue"
     )
     mask_warmup: int = Field(ge=0, description="step at which the mask loss sets in")
+    mask_weight: Positive = Field(description="weight of the mask loss, 1 in the paper")
     model: str | None = Field(
         description="the folder of a teacher trained elsewhere (`dgkd convert authors`, or "
         "artifacts/teacher of another run), taken as it is; null: train one here"
@@ -435,6 +436,7 @@ class Distill(_DarkTraining):
         description="random long side before the crop, pixels, in place of scale; null: scale"
     )
     mask_warmup: int = Field(ge=0, description="step at which the mask loss sets in")
+    mask_weight: Positive = Field(description="weight of the mask loss, 1 in the paper")
     keep: Literal["last", "best"] = Field(
         description="the student after the last step, or the best of those scored on val, which "
         "flatters the scores on val (the paper)"

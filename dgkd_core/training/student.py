@@ -45,6 +45,7 @@ class StudentTask:
     Attributes:
         teacher, distillation: both None for a student without distillation.
         mask_warmup: step at which the mask loss sets in.
+        mask_weight: factor on the mask loss.
         pretrained: the student's parameters that have weights already.
     """
 
@@ -54,6 +55,7 @@ class StudentTask:
     pamr: PAMR
     mask_warmup: int
     pretrained: Sequence[nn.Parameter] = ()
+    mask_weight: float = 1.0
 
     @property
     def modules(self) -> list[nn.Module]:
@@ -94,7 +96,7 @@ class StudentTask:
 
     def _losses(self, output: Output, target: Output | None, batch: Batch, step: int) -> Losses:
         pamr = self.pamr if step >= self.mask_warmup else None
-        losses = weak_losses(output, batch["dark"], batch, pamr)
+        losses = weak_losses(output, batch["dark"], batch, pamr, self.mask_weight)
         if target is not None:
             losses |= self._distilled(output, target, batch, step)
         return losses

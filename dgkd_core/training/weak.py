@@ -15,7 +15,9 @@ from dgkd_core.models.network import Network, Output
 from dgkd_core.training.loop import Batch, Losses
 
 
-def weak_losses(output: Output, image: Tensor, batch: Batch, pamr: PAMR | None) -> Losses:
+def weak_losses(
+    output: Output, image: Tensor, batch: Batch, pamr: PAMR | None, mask_weight: float = 1.0
+) -> Losses:
     """Losses from image-level labels: ``cls`` and, where PAMR is given, ``mask``.
 
     Masks of a network that gives the affinity of its patches are spread by it before PAMR.
@@ -31,7 +33,7 @@ def weak_losses(output: Output, image: Tensor, batch: Batch, pamr: PAMR | None) 
         if output.affinity is not None:
             masks = spread(masks, output.affinity)
         pseudo = refine_to_pseudo(masks, image, labels, pamr, batch["valid"])
-        losses["mask"] = mask_loss(output.logits, pseudo, labels).mean()
+        losses["mask"] = mask_weight * mask_loss(output.logits, pseudo, labels).mean()
     return losses
 
 
@@ -65,6 +67,7 @@ class TeacherTask:
 
     Attributes:
         mask_warmup: step at which the mask loss sets in.
+        mask_weight: factor on the mask loss.
         auxiliary: trains the teacher's projections beside it; nothing of that reaches the backbone.
         pretrained: the teacher's parameters that have weights already.
     """
@@ -74,6 +77,7 @@ class TeacherTask:
     mask_warmup: int
     auxiliary: AuxiliaryClassifier | None = None
     pretrained: Sequence[nn.Parameter] = ()
+    mask_weight: float = 1.0
 
     @property
     def modules(self) -> list[nn.Module]:
@@ -83,7 +87,7 @@ class TeacherTask:
         wanted = self.auxiliary is not None
         output = self.teacher(batch["normal"], features=wanted, detach_features=True)
         pamr = self.pamr if step >= self.mask_warmup else None
-        losses = weak_losses(output, batch["normal"], batch, pamr)
+        losses = weak_losses(output, batch["normal"], batch, pamr, self.mask_weight)
         if self.auxiliary is not None:
             losses["auxiliary"] = self.auxiliary(output, batch["labels"])
         return losses

@@ -102,6 +102,17 @@ def test_which_losses_there_are(role: str, warmup: int, i: int) -> None:
     assert all(v.ndim == 0 and v.isfinite() for v in losses.values())
 
 
+@pytest.mark.parametrize("role", ["teacher", "student"])
+def test_the_mask_loss_has_a_weight_and_the_others_have_none(role: str) -> None:
+    task = TeacherTask(make_network(), SMALL, 0) if role == "teacher" else make_student_task()
+    found = []
+    for each in (task, replace(task, mask_weight=3.0)):
+        torch.manual_seed(5)  # dropout, noise
+        found.append(each(make_batch(), 0))
+    for name, value in found[0].items():
+        torch.testing.assert_close(found[1][name], value * (3 if name == "mask" else 1))
+
+
 # --- who learns ----------------------------------------------------------------------------------
 
 
