@@ -226,11 +226,7 @@ def wide_resnet38_weights(
 
 
 def convert_mxnet(source: Path, out: Path) -> list[str]:
-    """Write the MXNet weights in ``source`` as a file that ``model.weights`` takes.
-
-    Args:
-        source: the MXNet file.
-        out: a .safetensors file, written whole or not at all.
+    """Write the MXNet weights in ``source`` as ``out``, a file that ``model.weights`` takes.
 
     Returns:
         Lines to print: what was used, what was not, what to set.
