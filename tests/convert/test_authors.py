@@ -49,9 +49,13 @@ def test_what_the_authors_have_no_name_for_is_not_exported(change: dict[str, Any
 # --- whole checkpoints ---------------------------------------------------------------------------
 
 
+FEAT = ("classifier.feat.", "classifier.feat2.")
+
+
 def test_all_that_is_listed_is_loaded_and_the_rest_reported() -> None:
-    """A teacher's list, the classes changed, with PAMR's kernels and two denoisers beside it."""
+    """A teacher as it is released, without projections, with seven classes and two denoisers."""
     keys = listed("teacher_checkpoint_keys.txt")
+    keys = {name: shape for name, shape in keys.items() if not name.startswith(FEAT)}
     state = light(keys) | {
         "classifier.last_conv.8.weight": torch.zeros(()).expand(7, 256, 1, 1),
         "classifier.last_conv.8.bias": torch.zeros(7),
@@ -62,10 +66,12 @@ def test_all_that_is_listed_is_loaded_and_the_rest_reported() -> None:
     network, role, classes, report = convert_checkpoint({"model": state, "epoch": 3})
     assert (role, classes) == ("teacher", 7)
     assert network.head.classify[4].bias.tolist() == 7 * [0.0]
-    assert report[0] == f"{len(keys) - 3} of {len(state)} tensors used: a teacher, 7 classes"
+    assert 0 < network.project_deep[0].weight.std() < 0.1
     kernels = ", ".join(name for name in keys if "._aff." in name)
     names = ", ".join(name.removeprefix("ddim.") for name in denoiser)
-    assert report[1:] == [
+    assert report == [
+        f"{len(keys) - 3} of {len(state)} tensors used: a teacher, 7 classes",
+        "not in the checkpoint, left random: project_deep, project_shallow",
         f"not needed (PAMR's constant kernels): {kernels}",
         f"not used, 57 under 'ddim.': {names}",
         f"not used, 57 under 'kd.deep.': {names}",
@@ -75,19 +81,16 @@ def test_all_that_is_listed_is_loaded_and_the_rest_reported() -> None:
     ]
 
 
-def test_a_teachers_missing_projections_are_random_and_always_the_same() -> None:
-    """They cost the caller no random number."""
-    feat = ("classifier.feat.", "classifier.feat2.")
-    state = light({k: v for k, v in layout(20, "off").items() if not k.startswith(feat)})
+def test_random_projections_are_always_the_same_and_cost_the_caller_no_random_number() -> None:
     made = []
     for seed in (11, 12):
+        with torch.device("meta"):
+            network = Network(WideResNet38(), 3, 256)
         torch.manual_seed(seed)
         before = torch.get_rng_state()
-        network, _, _, report = convert_checkpoint(state, "teacher")
+        authors._initialise(network)
         assert torch.equal(before, torch.get_rng_state())
-        assert report[1:] == ["not in the checkpoint, left random: project_deep, project_shallow"]
         made.append(network.project_deep.state_dict())
-    assert 0 < made[0]["0.weight"].std() < 0.1
     assert all(torch.equal(value, made[1][key]) for key, value in made[0].items())
 
 

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from authors_network import listed
 from safetensors.torch import load_file
 from support import one_line
 from torch import Tensor
@@ -196,25 +195,6 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Arrays:
     shapes = [tuple(value.shape) for value in _state(Small()).values()]
     rng = np.random.default_rng(0)
     return {n: rng.random(s, np.float32) for n, s in zip(_source_names(), shapes, strict=True)}
-
-
-def test_the_names_are_those_behind_the_released_checkpoint() -> None:
-    """Its names were made from MXNet's, and list the layers in the order of our state dict."""
-    found = []
-    for key, shape in listed("student_checkpoint_keys.txt").items():
-        key = re.sub(r"^backbone\.(b\d(_\d)?\.|conv1a|bn7)", r"\1", key)  # the trunk, no DGF2
-        if key.startswith(("backbone", "classifier")) or key.endswith("num_batches_tracked"):
-            continue
-        key = re.sub(r"^b(\d)\.(\w+)_branch", r"\2\1a_branch", key)
-        key = re.sub(r"^b(\d)_(\d)\.(\w+)_branch", r"\3\1b\2_branch", key)
-        layer, value = re.sub("^conv(?!1a)", "res", key).split(".")
-        if layer.startswith("bn"):
-            value = {"weight": "gamma", "bias": "beta"}.get(value, value)
-        kind = "aux" if value.startswith("running") else "arg"
-        found.append((f"{kind}:{layer}_{value.replace('running', 'moving')}", shape))
-    with torch.device("meta"):
-        ours = [tuple(value.shape) for value in _state(WideResNet38()).values()]
-    assert found == list(zip(_source_names(), ours, strict=True))
 
 
 @pytest.mark.filterwarnings("error")
