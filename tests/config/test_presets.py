@@ -194,22 +194,21 @@ def test_places_outside_of_the_project_become_absolute_and_missing_ones_are_note
     assert params.evaluate.sets == {"night": str(photos)}
 
 
-@pytest.mark.parametrize(
-    ("key", "given", "kept"),
-    [
-        ("depth.revision", "10e5", "10e5"),
-        ("data.train_list", "2007_000175", "2007_000175"),
-        ("data.root", "2024-01-05", "2024-01-05"),
-        ("data.labels", "null", None),
-        ("data.classes", "[1, 2.50, no, true]", ["1", "2.50", "no", "true"]),
-        ("evaluate.sets", "{2024-01-05: 1e3, 7: x}", {"2024-01-05": "1e3", "7": "x"}),
-        ("evaluate.sets.night", "2024", {"night": "2024"}),
-    ],
-)
-def test_text_that_yaml_takes_for_a_number_stays_text(key: str, given: str, kept: object) -> None:
-    apply_preset("scenes", ["depth.model=hub/id", "data.kind=folder", f"{key}={given}"])
-    section, name, *_ = key.split(".")
-    assert load_params().model_dump()[section][name] == kept
-    assert parse_yaml(_text(), "params.yaml")[section][name] == kept  # DVC's
-    apply_preset("mild", ["evaluate.sets={dusk: c}"])
-    assert load_params().evaluate.sets == {"dusk": "c"}, "test sets are replaced as a whole"
+def test_text_that_yaml_takes_for_a_number_stays_text() -> None:
+    kept = {
+        "depth": {"revision": ("10e5", "10e5")},
+        "data": {
+            "train_list": ("2007_000175", "2007_000175"),
+            "root": ("2024-01-05", "2024-01-05"),
+            "labels": ("null", None),
+            "classes": ("[1, 2.50, no, true]", ["1", "2.50", "no", "true"]),
+        },
+        "evaluate": {"sets": ("{2024-01-05: 1e3, 7: x}", {"2024-01-05": "1e3", "7": "x"})},
+    }
+    rows = [(s, key, *row) for s, keys in kept.items() for key, row in keys.items()]
+    given = [f"{section}.{key}={text}" for section, key, text, _ in rows]
+    apply_preset("scenes", ["depth.model=hub/id", "data.kind=folder", *given])
+    for found in (load_params().model_dump(), parse_yaml(_text(), "params.yaml")):  # and DVC's
+        assert [found[section][key] for section, key, *_ in rows] == [row[-1] for row in rows]
+    apply_preset("mild", ["evaluate.sets.night=2024"])
+    assert load_params().evaluate.sets == {"night": "2024"}, "test sets are replaced as a whole"
