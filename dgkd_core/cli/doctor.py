@@ -286,18 +286,13 @@ def _guarded(part: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
         yield problem(reason(error))
 
 
-def findings() -> Iterator[Finding]:
-    """All of them, one by one."""
-    for part in (packages, devices, machine, project):
-        yield from _guarded(part)
-
-
 def examine() -> int:
     """Print what is found; 1 where something would stop `dvc repro`, else 0."""
     counts: Counter[Level] = Counter()
-    for finding in findings():
-        counts[finding.level] += 1
-        print(f"{finding.level:<8} {finding.text}", flush=True)
+    for part in (packages, devices, machine, project):
+        for finding in _guarded(part):
+            counts[finding.level] += 1
+            print(f"{finding.level:<8} {finding.text}", flush=True)
     problems, warnings = counts["problem"], counts["warn"]
     told = f"{problems} problem{'s' * (problems != 1)}, {warnings} warning{'s' * (warnings != 1)}"
     print(f"dgkd doctor: {told}", file=sys.stderr if problems else sys.stdout)

@@ -72,24 +72,14 @@ def _lay_over(target: CommentedMap, values: Mapping[str, Any], where: str = "") 
             target[key] = _on_one_line(value)
 
 
-def _as_written(parsed: Any, text: Any) -> Any:
-    """A YAML value with the text of what YAML took for a number or a date: 10e5, 2024, [1, 2]."""
-    if isinstance(parsed, dict):
-        pairs = zip(text.items(), parsed.values(), strict=True)
-        return {key: _as_written(value, written) for (key, written), value in pairs}
-    if isinstance(parsed, list):
-        return [_as_written(value, written) for value, written in zip(parsed, text, strict=True)]
-    return None if parsed is None else text
-
-
 def _assignment(text: str) -> dict[str, Any]:
     key, sign, value = text.partition("=")
     if not sign or not key:
         raise InputError(f"{text!r}: expected key=value, such as distill.lambda=0.5")
     try:
         parsed = YAML(typ="safe", pure=True).load(value) if value else None
-        if wants_text(key.split(".")):
-            parsed = _as_written(parsed, YAML(typ="base", pure=True).load(value))
+        if parsed is not None and wants_text(key.split(".")):  # 10e5, 2024, [1, 2] as written
+            parsed = YAML(typ="base", pure=True).load(value)
     except YAMLError as error:
         raise InputError(f"{text!r}: {value!r} is not a YAML value") from error
     nested: Any = parsed

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from dgkd_core.config.choices import BACKBONE, MOST_CLASSES, ClassName, Exposure, Fusion, Pair, Rate
 
@@ -16,18 +16,21 @@ class _Section(BaseModel):
     )
 
 
-def _interval(name: str, value: tuple[float, float]) -> None:
-    if value[0] > value[1]:
-        raise ValueError(f"{name}: expected [low, high] with low <= high")
+def _ordered(span: tuple[float, float]) -> tuple[float, float]:
+    if span[0] > span[1]:
+        raise ValueError("expected [low, high] with low <= high")
+    return span
 
 
+Ordered = AfterValidator(_ordered)
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Scale = Annotated[float, Field(ge=0.1, le=4)]
-Span = tuple[Positive, Positive]
+Span = Annotated[tuple[Positive, Positive], Ordered]
 Jitter = tuple[Fraction, Fraction, Fraction, Annotated[float, Field(ge=0, le=0.5)]]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Line = Annotated[str, Field(pattern=r"^\S[^\x00-\x1f]*$")]
 NOT_USED = "data/none"  # stands for a folder that a data set does not have
 DATA_ROOTS = ("root", "sbd_root", "lis_root", "depth_root")  # of the section data: folders
@@ -126,8 +129,6 @@ class Physical(_Section):
 
     @model_validator(mode="after")
     def _check(self) -> Physical:
-        _interval("ratio", self.ratio)
-        _interval("shot", self.shot)
         if self.ratio[0] < 1:
             raise ValueError(f"ratio: {self.ratio[0]} would brighten, expected at least 1")
         return self
@@ -140,12 +141,6 @@ class Simple(_Section):
     beta: Span = Field(description="beta, uniform in this range: the darkened white")
     gamma: Span = Field(description="gamma, uniform in this range; above 1 darkens shadows more")
     noise: float = Field(ge=0, le=1, description="standard deviation of the noise, full scale 1")
-
-    @model_validator(mode="after")
-    def _check(self) -> Simple:
-        for name in ("alpha", "beta", "gamma"):
-            _interval(name, getattr(self, name))
-        return self
 
 
 class Lowlight(_Section):
@@ -170,9 +165,8 @@ class Model(_Section):
         description="a local weights file, imagenet (timm fetches its default weights for the "
         "backbone) or null (random)"
     )
-    weights_sha256: str | None = Field(
-        pattern=r"^[0-9a-f]{64}$",
-        description="pins the weights file; `dgkd preset` fills it in; null: any file",
+    weights_sha256: Sha256 | None = Field(
+        description="pins the weights file; `dgkd preset` fills it in; null: any file"
     )
     initialisation: Literal["pytorch", "kaiming"] = Field(
         description="how the convolutions of head and projections are drawn: PyTorch's default, or "
@@ -262,7 +256,7 @@ class _Training(_Section):
         "comes on top",
     )
     crop: int = Field(ge=32, le=2048, description="side of the square crop, pixels")
-    scale: tuple[Scale, Scale] = Field(
+    scale: Annotated[tuple[Scale, Scale], Ordered] = Field(
         description="random resize factor before the crop, uniform in this range"
     )
     optimizer: Literal["sgd", "adamw"] = Field(description="sgd (the paper) has momentum 0.9")
@@ -311,7 +305,6 @@ class _Training(_Section):
 
     @model_validator(mode="after")
     def _check_training(self) -> _Training:
-        _interval("scale", self.scale)
         if self.lr_min > self.lr:
             raise ValueError(f"lr_min: {self.lr_min} is above lr {self.lr}, expected at most lr")
         return self
@@ -352,9 +345,7 @@ class Teacher(_Training):
         description="the folder of a teacher trained elsewhere (`dgkd convert authors`, or "
         "artifacts/teacher of another run), taken as it is; null: train one here"
     )
-    model_sha256: str | None = Field(
-        pattern=r"^[0-9a-f]{64}$", description="pins that folder; `dgkd preset` fills it in"
-    )
+    model_sha256: Sha256 | None = Field(description="pins that folder; `dgkd preset` fills it in")
     focal: float = Field(
         gt=0,
         le=1,
@@ -432,7 +423,7 @@ class Distill(_DarkTraining):
     init: Literal["weights", "teacher"] = Field(
         description="the student starts from model.weights (paper) or from the teacher"
     )
-    long_side: tuple[Count, Count] | None = Field(
+    long_side: Annotated[tuple[Count, Count], Ordered] | None = Field(
         description="random long side before the crop, pixels, in place of scale; null: scale"
     )
     mask_warmup: int = Field(ge=0, description="step at which the mask loss sets in")
@@ -441,12 +432,6 @@ class Distill(_DarkTraining):
         description="the student after the last step, or the best of those scored on val, which "
         "flatters the scores on val (the paper)"
     )
-
-    @model_validator(mode="after")
-    def _check(self) -> Distill:
-        if self.long_side is not None:
-            _interval("long_side", self.long_side)
-        return self
 
 
 class Cam(_Section):
@@ -512,9 +497,7 @@ class Segment(_DarkTraining):
         "(artifacts/segmenter); what it sees in a crop's daylight twin, of the labelled classes "
         "alone, is the target in place of the pseudo labels; null: pseudo labels"
     )
-    teacher_sha256: str | None = Field(
-        pattern=r"^[0-9a-f]{64}$", description="pins that folder; `dgkd preset` fills it in"
-    )
+    teacher_sha256: Sha256 | None = Field(description="pins that folder; `dgkd preset` fills it in")
 
 
 class Evaluate(_Section):

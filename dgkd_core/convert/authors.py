@@ -39,7 +39,6 @@ _TABLE = 1280
 _FOCAL: dict[Role, float] = {"student": 0.3, "teacher": 0.01}
 _PROJECTIONS = ("project_deep", "project_shallow")
 _SEED = 0
-_GROUP_FROM = 20
 
 
 def _report(
@@ -62,17 +61,13 @@ def _report(
         yield f"not in the checkpoint, left random: {', '.join(random)}"
     if constants:
         yield f"not needed (PAMR's constant kernels): {', '.join(constants)}"
-    if len(unused) <= _GROUP_FROM:
-        yield from (f"not used: {name}" for name in unused)
-    else:
-        groups: dict[str, list[str]] = {}  # by denoiser or first part, which is taken off
-        longest_first = sorted(filter(None, denoisers), key=len, reverse=True)
-        for name in unused:
-            first = name.split(".")[0] + "." if "." in name else ""
-            prefix = next((p for p in longest_first if name.startswith(p)), first)
-            groups.setdefault(prefix, []).append(name.removeprefix(prefix))
-        for prefix, names in groups.items():
-            yield f"not used, {len(names)} under {prefix!r}: {', '.join(names)}"
+    groups: dict[str, list[str]] = {}  # by denoiser or first part, which is taken off
+    for name in unused:
+        first = name.split(".")[0] + "." if "." in name else ""
+        prefix = next((p for p in filter(None, denoisers) if name.startswith(p)), first)
+        groups.setdefault(prefix, []).append(name.removeprefix(prefix))
+    for prefix, names in groups.items():
+        yield f"not used, {len(names)} under {prefix!r}: {', '.join(names)}"
     yield from (f"a denoiser is under {prefix!r}" for prefix in denoisers)
 
 

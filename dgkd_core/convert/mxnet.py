@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import math
 import struct
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -32,24 +31,16 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from dgkd_core.convert.names import BLOCK_LAYERS
 from dgkd_core.models.wide_resnet import WideResNet38
 from dgkd_core.runtime.errors import InputError
-from dgkd_core.runtime.files import atomic_file
+from dgkd_core.runtime.files import atomic_file, read_bytes
 
 _LIST = 0x112
 _V1, _V3 = 0xF993FAC8, 0xF993FACA
-_TYPES = ("<f4", "<f8", "<f2", "u1", "<i4", "i1", "<i8")
+_TYPES = ("<f4", "<f8", "<f2", "u1", "<i4", "i1", "<i8")  # by the number in the file
 _MOST_ARRAYS, _MOST_DIMENSIONS, _LONGEST_NAME = 100_000, 32, 1000
 
-_LAYERS = {
-    "norm1": "bn{}_branch2a",
-    "conv1": "res{}_branch2a",
-    "norm2": "bn{}_branch2b1",
-    "conv2": "res{}_branch2b1",
-    "norm3": "bn{}_branch2b2",
-    "conv3": "res{}_branch2b2",
-    "shortcut": "res{}_branch1",
-}
 _NORM_VALUES = {
     "weight": ("gamma",),
     "bias": ("beta",),
@@ -59,16 +50,10 @@ _NORM_VALUES = {
 
 
 class _Reader:
-    """A place in a memory-mapped file; reading beyond the end is an InputError, not a crash."""
+    """A place in a file's bytes; reading beyond the end is an InputError, not a crash."""
 
     def __init__(self, path: Path) -> None:
-        if not path.is_file():
-            raise InputError(f"{path}: no such file, expected an MXNet .params file")
-        try:  # copied on writing: the arrays may be changed, the file does not
-            self.data = np.memmap(path, np.uint8, "c").data if path.stat().st_size else b""
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-        self.path = path
+        self.path, self.data = path, read_bytes(path)
         self.place = self.last = 0
 
     @property
@@ -95,20 +80,16 @@ class _Reader:
         return self.numbers(code, what)[0]
 
     def array(self) -> np.ndarray:
-        """The next array, a view of the mapped file; an empty one where it has no value."""
-        first = self.number("I", "the start of an array")
-        version = first - _V1 + 1 if _V1 <= first <= _V3 else 0
+        """The next array, a view of the file's bytes; an empty one where it has no value."""
+        count = self.number("I", "the start of an array")
+        version = count - _V1 + 1 if _V1 <= count <= _V3 else 0
         if version >= 2 and (storage := self.number("i", "a storage type")):
             raise self.error(f"storage type {storage}", "0 (dense): sparse arrays are not read")
-        unknown = -1 if version == 3 else 0  # as a number of dimensions: no value
         if version:
             count = self.number("i" if version == 3 else "I", "the number of dimensions")
-            found, words = f"{count} dimensions", ""
-        else:
-            count, found = first, f"{first:#x} at the start of an array"
-            words = f"{_V1:#x} to {_V3:#x} or "
+        unknown = -1 if version == 3 else 0  # as a number of dimensions: no value
         if not unknown <= count <= _MOST_DIMENSIONS:
-            raise self.error(found, f"{words}{unknown} to {_MOST_DIMENSIONS} dimensions")
+            raise self.error(f"{count} dimensions", f"{unknown} to {_MOST_DIMENSIONS}")
         if count == unknown:
             return np.empty(0, np.float32)
         shape = self.numbers(f"{count}{'q' if version else 'I'}", "the dimensions")
@@ -121,26 +102,21 @@ class _Reader:
         flag = self.number("i", "a type")
         if not 0 <= flag < len(_TYPES):
             raise self.error(f"type {flag}", f"0 to {len(_TYPES) - 1} (float32 … int64)")
-        return self.values(shape, np.dtype(_TYPES[flag]))
-
-    def values(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        """The data of an array; its size is checked before anything is made of it."""
-        self.last = self.place
-        size = math.prod(shape) * dtype.itemsize
-        extent = math.prod(n or 1 for n in shape) * dtype.itemsize  # numpy's limit, empty or not
-        if size > self.left or extent > sys.maxsize:
+        self.last, dtype = self.place, np.dtype(_TYPES[flag])
+        if math.prod(n or 1 for n in shape) * dtype.itemsize > self.left:  # numpy counts so, too
             raise self.error(
                 f"an array {shape} of {dtype.name}", f"no more than the {self.left} bytes left"
             )
-        start = self.skip(size, "an array")
-        return np.frombuffer(self.data, dtype, math.prod(shape), start).reshape(shape)
+        size = math.prod(shape)
+        start = self.skip(size * dtype.itemsize, "an array")
+        return np.frombuffer(self.data, dtype, size, start).reshape(shape)
 
     def name(self) -> str:
         length, most = self.number("Q", "the length of a name"), min(self.left, _LONGEST_NAME)
         if length > most:
             raise self.error(f"a name of {length} bytes", f"at most {most}")
         start = self.skip(length, "a name")
-        raw = bytes(self.data[start : self.place])
+        raw = self.data[start : self.place]
         try:
             return raw.decode("utf-8")
         except UnicodeDecodeError as error:
@@ -150,9 +126,8 @@ class _Reader:
 def read_params(path: str | Path) -> dict[str, np.ndarray]:
     """The named arrays of a file that ``mx.nd.save`` wrote, by the names stored in it.
 
-    The arrays have the types and shapes of the file and are views of its memory map, so that
-    nothing is read before it is used; writing to one changes memory only. An array that was saved
-    without a value comes as an empty one, shape (0,).
+    The arrays have the types and shapes of the file; they are views of its content and cannot be
+    written to. One that was saved without a value comes as an empty one, shape (0,).
 
     Raises:
         InputError: the file is missing, damaged, or holds what this reader does not know (sparse
@@ -160,14 +135,15 @@ def read_params(path: str | Path) -> dict[str, np.ndarray]:
             expected there.
     """
     reader = _Reader(Path(path))
-    if (magic := reader.number("Q", "the magic number")) != _LIST:
-        raise reader.error(f"{magic:#x}", f"{_LIST:#x}, the start of an MXNet list of arrays")
-    if reserved := reader.number("Q", "a reserved word"):
-        raise reader.error(f"{reserved:#x} in a reserved word", "0")
+    magic, reserved = reader.numbers("QQ", "the start of the file")
+    if (magic, reserved) != (_LIST, 0):
+        raise reader.error(
+            f"{magic:#x} and {reserved:#x}",
+            f"{_LIST:#x} and 0, the start of an MXNet list of arrays",
+        )
     count = reader.number("Q", "the number of arrays")
-    most = min(_MOST_ARRAYS, max(reader.left - 8, 0) // (4 + 8))  # a first word and a name's length
-    if count > most:
-        raise reader.error(f"{count} arrays", f"at most {most} in a file of this size")
+    if count > _MOST_ARRAYS:
+        raise reader.error(f"{count} arrays", f"at most {_MOST_ARRAYS}")
     arrays = [reader.array() for _ in range(count)]
     names = reader.number("Q", "the number of names")
     if names != count:
@@ -197,37 +173,15 @@ def _their_names(key: str) -> tuple[str, ...]:
     else:
         stage, *place, part = module.removeprefix("stage").split(".")
         block = f"b{place[0]}" if place and place[0] != "0" else "a"
-        layer = _LAYERS[part].format(stage + block)
+        kind, branch = BLOCK_LAYERS[part].split("_")
+        layer = f"{'res' if kind == 'conv' else kind}{stage}{block}_{branch}"
     values = _NORM_VALUES[value] if layer.startswith("bn") else ("weight",)
     return tuple(f"{kind}:{layer}_{value}" for value in values for kind in ("arg", "aux"))
 
 
-def _sources(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """For each tensor of our WideResNet38, counters left out, the name of its source."""
-    with torch.device("meta"):
-        state = WideResNet38().state_dict()
-    sources: dict[str, str] = {}
-    for key, value in state.items():
-        if key.endswith("num_batches_tracked"):
-            continue
-        names = _their_names(key)
-        present = [name for name in names if name in arrays]
-        shape = tuple(value.shape)
-        if not present:
-            raise InputError(f"no {' or '.join(names)}, expected one of shape {shape}")
-        if len(present) > 1:
-            raise InputError(f"both {present[0]} and {present[1]}, expected one of them")
-        array = arrays[present[0]]
-        if array.shape != shape or array.dtype.kind != "f":
-            raise InputError(
-                f"{present[0]} is {array.shape} of {array.dtype.name}, "
-                f"WideResNet-38 expects {shape} of a float type"
-            )
-        sources[key] = present[0]
-    return sources
-
-
-def wide_resnet38_weights(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+def wide_resnet38_weights(
+    arrays: Mapping[str, np.ndarray],
+) -> tuple[dict[str, Tensor], set[str]]:
     """The state dict of our WideResNet38 from ``ilsvrc-cls_rna-a1_cls1000_ep-0001.params``.
 
     Names there are those of model A1 in Wu et al.'s code: block ``2a`` and its followers ``2b1``,
@@ -239,31 +193,40 @@ def wide_resnet38_weights(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]
         arrays: what ``read_params`` gave; a convolution is (outputs, inputs, height, width).
 
     Returns:
-        float32 tensors, which share memory with ``arrays`` where those are float32 already, and
-        the batch norms' counters, zero.
+        float32 tensors, and the batch norms' counters, zero; the names that were used.
 
     Raises:
-        InputError: a tensor is missing, stored twice, of another shape or type or not finite.
+        InputError: a tensor is missing, of another shape or type or not finite.
     """
+    with torch.device("meta"):
+        wanted = WideResNet38().state_dict()
     weights: dict[str, Tensor] = {}
-    for key, name in _sources(arrays).items():
+    used: set[str] = set()
+    for key, like in wanted.items():
+        if key.endswith("num_batches_tracked"):
+            weights[key] = torch.zeros((), dtype=torch.int64)
+            continue
+        names, shape = _their_names(key), tuple(like.shape)
+        name = next((name for name in names if name in arrays), None)
+        if name is None:
+            raise InputError(f"no {' or '.join(names)}, expected one of shape {shape}")
+        array = arrays[name]
+        if array.shape != shape or array.dtype.kind != "f":
+            raise InputError(
+                f"{name} is {array.shape} of {array.dtype.name}, "
+                f"WideResNet-38 expects {shape} of a float type"
+            )
         with np.errstate(over="ignore"):  # float64 beyond float32 is infinite, and so refused
-            array = np.require(arrays[name], np.float32, ("C", "ALIGNED", "WRITEABLE"))
+            array = np.array(array, np.float32)
         if not np.isfinite(array).all():
             raise InputError(f"{name} holds values that are not finite in float32")
         weights[key] = torch.from_numpy(array)
-        if key.endswith("running_var"):
-            counter = key.removesuffix("running_var") + "num_batches_tracked"
-            weights[counter] = torch.zeros((), dtype=torch.int64)
-    return weights
+        used.add(name)
+    return weights, used
 
 
 def convert_mxnet(source: Path, out: Path) -> list[str]:
-    """Write the MXNet weights in ``source`` as a file that ``model.weights`` takes.
-
-    Args:
-        source: the MXNet file.
-        out: a .safetensors file, written whole or not at all.
+    """Write the MXNet weights in ``source`` as ``out``, a file that ``model.weights`` takes.
 
     Returns:
         Lines to print: what was used, what was not, what to set.
@@ -275,15 +238,13 @@ def convert_mxnet(source: Path, out: Path) -> list[str]:
         raise InputError(f"{out}: expected a file name that ends in .safetensors")
     arrays = read_params(source)
     try:
-        weights = wide_resnet38_weights(arrays)
+        weights, used = wide_resnet38_weights(arrays)
     except InputError as error:
         raise InputError(f"{source}: {error}") from error
     with atomic_file(out) as part:
         save_file(weights, part)
-    used = set(_sources(arrays).values())
-    unused = sorted(set(arrays) - used)
     return [
         f"{out}: {len(used)} of {len(arrays)} tensors of {source}",
-        *(f"unused: {name!r}" for name in unused),
+        *(f"unused: {name!r}" for name in sorted(set(arrays) - used)),
         f"set model.backbone=wide_resnet38 model.weights={out}",
     ]

@@ -7,6 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+BLOCK_LAYERS = {  # of a residual block
+    "norm1": "bn_branch2a",
+    "conv1": "conv_branch2a",
+    "norm2": "bn_branch2b1",
+    "conv2": "conv_branch2b1",
+    "norm3": "bn_branch2b2",  # the bottlenecks' only
+    "conv3": "conv_branch2b2",
+    "shortcut": "conv_branch1",
+}
+
 
 def _network() -> dict[str, str]:
     """Our modules of a WideResNet-38 `Network` to the authors'."""
@@ -14,18 +24,9 @@ def _network() -> dict[str, str]:
     for stage, count in ((2, 3), (3, 3), (4, 6), (5, 3)):
         for k in range(count):
             blocks[f"encoder.stage{stage}.{k}"] = f"backbone.b{stage}" + (f"_{k}" if k else "")
-    layers = {
-        "norm1": "bn_branch2a",
-        "conv1": "conv_branch2a",
-        "norm2": "bn_branch2b1",
-        "conv2": "conv_branch2b1",
-        "norm3": "bn_branch2b2",  # the bottlenecks' only
-        "conv3": "conv_branch2b2",
-        "shortcut": "conv_branch1",
-    }
     names = {"encoder.stem": "backbone.conv1a", "encoder.norm7": "backbone.bn7"}
     for ours, theirs in blocks.items():
-        names |= {f"{ours}.{a}": f"{theirs}.{b}" for a, b in layers.items()}
+        names |= {f"{ours}.{a}": f"{theirs}.{b}" for a, b in BLOCK_LAYERS.items()}
 
     names |= {f"prior.layers.{k}": f"backbone.CondNet.{k}" for k in range(0, 11, 2)}
     for place in range(3):

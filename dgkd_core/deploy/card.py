@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from dgkd_core.config.schema import Params
 from dgkd_core.deploy.folder import Run, Settings
-from dgkd_core.deploy.templates import fill
 from dgkd_core.models.registry import ModelConfig
+from dgkd_core.runtime.templates import fill
 
 _DATA = {
     "scenes": "scenes drawn by dgkd",
@@ -51,7 +52,7 @@ def card(config: ModelConfig, settings: Settings, run: Run, notes: Sequence[str]
         notes: lines of its maker's, as in package.notes.
     """
     return fill(
-        "card.md.jinja",
+        Path(__file__).with_name("card.md.jinja"),
         {"cell": _cell, "percent": percent},
         config=config,
         settings=settings,

@@ -30,7 +30,6 @@ from dgkd_core.data.samples import depth_batch, picture_batch
 from dgkd_core.deploy.folder import DEPTH, Settings
 from dgkd_core.deploy.model import LARGEST, Model, load
 from dgkd_core.deploy.photographs import Photograph
-from dgkd_core.deploy.templates import fill
 from dgkd_core.depth.dpt import nearness, network_inputs
 from dgkd_core.depth.maps import gradient
 from dgkd_core.evaluation.inference import Protocol, infer, run_loaded
@@ -40,6 +39,7 @@ from dgkd_core.models.registry import ModelConfig
 from dgkd_core.runtime.checks import RAW_SUFFIXES
 from dgkd_core.runtime.errors import InputError, reason
 from dgkd_core.runtime.files import atomic_file, write_text
+from dgkd_core.runtime.templates import fill
 from dgkd_core.scenes.drawing import render
 
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
@@ -391,7 +391,7 @@ def compare(model: Model, segmenter: Run, depth: Run | None) -> Parity:
 def _example(out: Path, graph: Graph, depth: Graph | None, depth_name: str) -> str:
     """A script that runs the files on a photograph."""
     return fill(
-        "example.py.jinja",
+        Path(__file__).with_name("example.py.jinja"),
         onnx=out.suffix == ".onnx",
         file=out.name,
         script=f"{out.name}.example.py",
@@ -415,9 +415,7 @@ def export(folder: str | Path, out: Path, form: str) -> list[str]:
     """Write a model's networks as ``out`` and, of a DPT, NAME.depth beside it, with an example.
 
     Args:
-        folder: a model folder.
-        out: a .onnx or .pt2 file, as ``form`` says.
-        form: ``onnx`` or ``torch``.
+        form: ``onnx`` for a .onnx file, ``torch`` for a .pt2 file.
 
     Returns:
         lines that say what was written and how near it is to the model.

@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 
 from dgkd_core import __version__
 from dgkd_core.config.choices import MOST_CLASSES, Exposure
-from dgkd_core.config.schema import DATA_ROOTS, Params, Scale
+from dgkd_core.config.schema import DATA_ROOTS, Params, Scale, Sha256
 from dgkd_core.depth.files import CONFIG, PROCESSOR, WEIGHTS
 from dgkd_core.runtime.checked_json import read_checked
 from dgkd_core.runtime.checks import holds_control_characters, shown
@@ -114,7 +114,7 @@ class Run:
     pictures: dict[Text, dict[Text, int]]
     scores: dict[Light, Score]
     versions: dict[Text, Text]
-    sha256: dict[Text, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]]
+    sha256: dict[Text, Sha256]
     half: bool = False
 
 

@@ -13,8 +13,8 @@ from dgkd_core.config.params import load_params
 from dgkd_core.deploy.card import percent
 from dgkd_core.deploy.folder import digests, portable, read_run
 from dgkd_core.deploy.model import Model, load
-from dgkd_core.deploy.templates import fill
 from dgkd_core.runtime.checks import shown
+from dgkd_core.runtime.templates import fill
 
 DEFAULTS = Path(dgkd_core.__file__).parent.parent / "presets/scenes.yaml"
 
@@ -78,7 +78,7 @@ def _scores(known: Mapping[str, Any]) -> list[str]:
 def described(folder: Path, known: Mapping[str, Any]) -> str:
     """What `facts` found, to be read."""
     return fill(
-        "info.txt.jinja",
+        Path(__file__).with_name("info.txt.jinja"),
         {"shown": shown},
         folder=folder,
         known=known,

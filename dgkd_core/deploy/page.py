@@ -15,7 +15,7 @@ from PIL import Image
 from dgkd_core.data.exposure import expose_8bit
 from dgkd_core.data.pictures import encode_mask, open_picture
 from dgkd_core.deploy.model import Model
-from dgkd_core.deploy.overlay import veiled
+from dgkd_core.deploy.overlay import found_in, veiled
 from dgkd_core.evaluation.figures import colour_heat, colour_mask
 from dgkd_core.runtime.checks import PICTURE_SUFFIXES
 from dgkd_core.runtime.errors import InputError, enough_memory
@@ -52,16 +52,11 @@ def _as_it_came(upload: Any) -> str | None:
 
 def areas(mask: np.ndarray, classes: Sequence[str]) -> str:
     """The legend as an HTML table: colour, class and share of the picture, the largest first."""
-    counts = Image.fromarray(mask).histogram()  # np.bincount would make eight bytes of each
-    shares = np.array(counts[: len(classes) + 1]) / mask.size
     rows = []
-    for i in np.argsort(-shares, kind="stable").tolist():
-        if shares[i] == 0:
-            continue
+    for i, name, share in found_in(mask, classes):
         colour = "#" + bytes(colour_mask(np.array(i, np.uint8))).hex()
-        name = html.escape("background" if i == 0 else classes[i - 1])
         swatch = f'<span class="colour" style="background:{colour}" aria-hidden="true"></span>'
-        rows.append(f"<tr><td>{swatch}{name}</td><td>{100 * shares[i]:.1f} %</td></tr>")
+        rows.append(f"<tr><td>{swatch}{html.escape(name)}</td><td>{100 * share:.1f} %</td></tr>")
     head = '<tr><th scope="col">class</th><th scope="col">area</th></tr>'
     caption = "<caption>Share of the picture</caption>"
     return f'<div class="found"><table>{caption}{head}{"".join(rows)}</table></div>'

@@ -116,11 +116,10 @@ def _free(name: PurePath, taken: set[str]) -> str:
     """The first of NAME, NAME.SUFFIX, NAME-2, NAME-3, … that is not taken, which it is then."""
     bare = name.with_suffix("").as_posix()
     numbered = (f"{bare}-{number}" for number in itertools.count(2))
-    for candidate in itertools.chain((bare, name.as_posix()), numbered):
-        if (key := normal_id(candidate).casefold()) not in taken:
-            taken.add(key)
-            return candidate
-    raise AssertionError("unreachable")
+    candidates = itertools.chain((bare, name.as_posix()), numbered)
+    free = next(c for c in candidates if normal_id(c).casefold() not in taken)
+    taken.add(normal_id(free).casefold())
+    return free
 
 
 def sources(arguments: Iterable[str], out: Path) -> tuple[list[Source], list[tuple[str, str]]]:

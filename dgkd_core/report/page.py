@@ -12,13 +12,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from dgkd_core.data.pictures import voc_palette
 from dgkd_core.report.charts import Chart, Series, line_chart, number
 from dgkd_core.report.run import EXAMPLES, Run, Setting
 from dgkd_core.runtime.errors import InputError, reason
+from dgkd_core.runtime.templates import fill
 
 WEBP_SIDE = 16383  # pixels, at most
 QUALITY = 88  # of WebP: a tenth of PNG's bytes on noise, and class colours keep clean edges
@@ -153,19 +153,13 @@ def curve_charts(curves: list[Series]) -> list[Chart]:
 
 def render(run: Run) -> str:
     """The page. Scripts, requests and links to other files are not in it."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"percent": percent, "shown": shown}
-    environment.globals["rows"] = rows
     evaluated = run.metrics["evaluate"]
     pictures = {name: picture(path) for name, path in run.pictures.items()}
-    return environment.get_template("page.html").render(
+    return fill(
+        Path(__file__).with_name("page.html"),
+        {"percent": percent, "shown": shown},
+        autoescape=True,
+        rows=rows,
         run=run,
         setting=run.setting,
         metrics=run.metrics,

@@ -119,7 +119,6 @@ FOLDER = ("data.kind=folder", "data.root=photos", "data.classes=[cat]")
     [
         (FOLDER, "ok", "project/photos: 1 train, 1 val pictures"),
         ((*FOLDER, "data.labels=more.csv"), "problem", "data.root: "),
-        (["data.kind=voc", "data.root=voc"], "problem", "data.root: "),
         (["depth.model=given"], "problem", "data.depth_root: "),
         (["depth.model=nobody/nothing"], "warn", "will fetch it from the hub"),
         (["depth.model=../models/dpt"], "problem", "neither a folder nor a hub id"),

@@ -16,23 +16,16 @@ from dgkd_core.runtime.errors import InputError
 TEXT = (ROOT / "params.yaml").read_text(encoding="utf-8")
 MISSING = object()
 QUOTES = "expected text, put it in quotes (YAML reads a number, a date or a truth value)"
-EVEN = ": expected [low, high] with low <= high"
 # key, value, and what is said after the key
 BAD: list[tuple[str, Any, str]] = [
     ("distill.lamda", 1, ": unknown key, did you mean lambda?"),
-    ("distill.weight", 1, ": unknown key, did you mean weights?"),
     ("cam.zzz", 1, ": unknown key, known here: source, scales, flip, batch"),
-    ("seed", "x", ' is "x": expected a valid integer'),
     ("seed", True, " is true: expected a valid integer"),
-    ("seed", 1.0, " is 1.0: expected a valid integer"),
     ("seed", 2**31, " is 2147483648: expected less than 2147483648"),
     ("data", MISSING, ": missing, every key must be given"),
     ("data", None, " is null: expected an object"),
-    ("cam.flip", 1, " is 1: expected a valid boolean"),
-    ("teacher.lr", True, " is true: expected a valid number"),
     ("teacher.lr", "1e-4", ' is "1e-4": expected a valid number'),
     ("teacher.lr", float("nan"), " is NaN: expected a finite number"),
-    ("teacher.lr", 0, " is 0: expected greater than 0"),
     ("teacher.lr_min", 1, ": 1.0 is above lr LR, expected at most lr"),
     ("data.kind", "x", " is \"x\": expected 'scenes', 'voc', 'lis', 'voc2lis' or 'folder'"),
     ("data.train_list", "../x", ": '../x' is a path, expected a plain file name"),
@@ -43,10 +36,8 @@ BAD: list[tuple[str, Any, str]] = [
     ("data.classes", ["cat", 1], f".1 is 1: {QUOTES}"),
     ("evaluate.sets", {"x": 2024}, f".x is 2024: {QUOTES}"),
     ("evaluate.sets", {2024: "x"}, f".2024 is a name: {QUOTES}"),
-    ("model.output_stride", 4, " is 4: expected 8, 16 or 32"),
     ("distill.pairs", ["map", "x"], ".1 is \"x\": expected 'map', 'deep' or 'shallow'"),
-    ("lowlight.physical.ratio", [100, 10], EVEN),
-    ("segment.scale", [1.0, 0.5], EVEN),
+    ("lowlight.physical.ratio", [100, 10], ": expected [low, high] with low <= high"),
     (
         "segment.jitter",
         [0.5, 0, 0, 0],
@@ -61,11 +52,9 @@ BAD: list[tuple[str, Any, str]] = [
         ".1: '_Background_' is no class: in masks 0 is the background and 255 does not count, "
         "neither is listed",
     ),
-    ("data.classes", ["c\nt"], ".0: 'c\\nt' holds a control character"),
     ("data.classes", ["a", "a"], ": a name occurs twice, expected each class once"),
     ("data.classes", ["cat"], ": the built-in scenes keep all their classes, expected []"),
     ("refine.threshold", 1.5, " is 1.5: expected 'auto' or less than 1"),
-    ("refine.threshold", "otto", " is \"otto\": expected 'auto' or a valid number"),
 ]
 
 
@@ -81,11 +70,6 @@ def changed(key: str, value: Any) -> dict[str, Any]:
     if value is MISSING:
         del section[last]
     return result
-
-
-def test_the_committed_file_is_valid() -> None:
-    params = load_params(ROOT / "params.yaml")
-    assert params.distill.weight == COMMITTED["distill"]["lambda"]
 
 
 @pytest.mark.parametrize(("key", "value", "said"), BAD)
@@ -104,10 +88,12 @@ def test_every_problem_gets_its_own_line() -> None:
     assert {key and key[1] for key in keys} == {"seed", "cam.flip", "depth.batch"}
 
 
-def test_scientific_notation_is_a_number(tmp_path: Path) -> None:
+def test_the_committed_file_is_valid_and_scientific_notation_a_number(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(re.sub(r"(?s)(depth_model:.*?\n  lr: )\S+", r"\g<1>1e-4", TEXT, count=1))
-    assert load_params(path).depth_model.lr == 1e-4
+    params = load_params(path)
+    assert params.depth_model.lr == 1e-4
+    assert params.distill.weight == COMMITTED["distill"]["lambda"]
 
 
 @pytest.mark.parametrize(
@@ -116,7 +102,6 @@ def test_scientific_notation_is_a_number(tmp_path: Path) -> None:
         (b"seed: 0\nseed: 1\n", 'line 2: found duplicate key "seed" with value "1"'),
         (TEXT.replace("seed: 0\n", "seed: 2020-01-01\n").encode(), 'seed is "2020-01-01": expecte'),
         (b"data: [\n", "not readable as YAML (line 2: "),
-        (b"data: !!python/object:os.x 1\n", "could not determine a constructor"),
         (b"\xff\xfe\x00", "not readable as YAML"),
         (b"- 1\n", "expected sections such as data: and teacher:"),
         (None, "no such file; run from the project's root folder"),

@@ -85,25 +85,16 @@ def test_the_papers_presets_are_the_release_and_differ_where_the_data_does(
         assert recipe.lr * recipe.factor(t) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(
-    ("name", "values", "lines"),
-    [
-        ("scenes", [f"data.root={'x' * 60}"], ["  root: " + "x" * 60]),
-        ("scenes", ["lowlight.physical.ratio=[10.5, 100000000]"], ["    ratio: [10.5, 100000000]"]),
-        (
-            "voc12-animals",
-            ["seed=7", "distill.pairs=[deep]"],
-            ["seed: 7", "  pairs: [deep]", "  classes: [cat, cow, dog, horse, person, sheep]"],
-        ),
-    ],
-)
-def test_comments_and_lists_on_one_line_stay_and_scenes_brings_the_file_back(
-    name: str, values: list[str], lines: list[str]
-) -> None:
-    apply_preset(name, values)
+def test_comments_and_lists_on_one_line_stay_and_scenes_brings_the_file_back() -> None:
+    ratio = "lowlight.physical.ratio=[10.5, 100000000]"
+    apply_preset("voc12-animals", ["model.weights=null", f"data.root={'x' * 60}", ratio])
     assert _comments(_text()) == _comments(COMMITTED)
     assert len(_text().splitlines()) == len(COMMITTED.splitlines())
-    assert set(lines) <= {line.partition(" #")[0].rstrip() for line in _text().splitlines()}
+    assert {
+        "  root: " + "x" * 60,
+        "    ratio: [10.5, 100000000]",
+        "  classes: [cat, cow, dog, horse, person, sheep]",
+    } <= {line.partition(" #")[0].rstrip() for line in _text().splitlines()}
     apply_preset("scenes", [])
     assert _text() == COMMITTED
 
@@ -112,21 +103,15 @@ def test_comments_and_lists_on_one_line_stay_and_scenes_brings_the_file_back(
     ("arguments", "message"),
     [
         (["nope"], "preset 'nope': no presets/nope.yaml; there are: "),
-        (["../params"], "preset '../params': no "),
         (["scenes", "distill.lamda=1"], "distill.lamda: params.yaml has no such key"),
         (["scenes", "seed="], "params.yaml: seed is null: expected a valid integer"),
         (["scenes", "seed"], "'seed': expected key=value, such as distill.lambda=0.5"),
-        (["scenes", "=3"], "'=3': expected key=value, such as distill.lambda=0.5"),
         (["scenes", "seed=["], "'seed=[': '[' is not a YAML value"),
         (["scenes", "data=5"], "data: is a section in params.yaml"),
-        (["scenes", "seed.x=5"], "seed: is a value in params.yaml"),
-        (["scenes", "model.weights=no.safetensors"], "no.safetensors is not a file"),
         (["scenes", "teacher.model=nowhere"], "nowhere is not a folder"),
         (["odd-key"], "model.colour: params.yaml has no such key"),
-        (["odd-list"], "presets/odd-list.yaml: expected sections such as"),
         (["odd-twice"], "presets/odd-twice.yaml: not readable as YAML (line 2: found dup"),
         (["odd-self"], "presets/odd-self.yaml: base: odd-self is based on itself"),
-        (["odd-base"], "preset 'nowhere': no "),
     ],
 )
 def test_what_does_not_fit_is_one_line_and_leaves_the_file_untouched(
@@ -134,20 +119,13 @@ def test_what_does_not_fit_is_one_line_and_leaves_the_file_untouched(
 ) -> None:
     for name, text in {
         "key": "model:\n  colour: red\n",
-        "list": "- 1\n",
         "twice": "a: 1\na: 2\n",
         "self": "base: odd-self\n",
-        "base": "base: nowhere\n",
     }.items():
         Path(f"presets/odd-{name}.yaml").write_text(text)
     assert message in one_line(lambda: apply_preset(arguments[0], arguments[1:]))
     assert _text() == COMMITTED
     assert not list(Path().glob(".*.part"))
-
-
-def test_no_params_file() -> None:
-    PARAMS.unlink()
-    one_line(lambda: apply_preset("scenes", []), "no such file; run from the project's root folder")
 
 
 def test_a_base_is_laid_first_and_the_rest_of_the_file_stays() -> None:
@@ -161,20 +139,16 @@ def test_a_base_is_laid_first_and_the_rest_of_the_file_stays() -> None:
 
 def test_what_was_there_before_a_whole_preset_does_not_matter() -> None:
     """Not even what `dvc exp run -S` wrote: a list one item a line, around the comments."""
-    values = ["model.weights=null", "lowlight.physical.ratio=[4, 16]"]
-    apply_preset("voc12-animals", values)
-    expected = _text()
     apply_preset("lis", ["model.weights=null", "seed=4"])
     with modify_yaml("params.yaml") as given:
         given["data"]["classes"] = ["cow", "dog", "cat"]
         given["lowlight"]["physical"]["ratio"] = [5, 50]
-        given["cam"]["scales"] = [1.0, 0.5]
     assert "- cow" in _text()
     apply_preset("mild", [])
     assert load_params().lowlight.physical.ratio == (4, 16)
     assert _comments(_text()) == _comments(COMMITTED)
-    apply_preset("voc12-animals", values)
-    assert _text() == expected
+    apply_preset("scenes", [])
+    assert _text() == COMMITTED
 
 
 def test_files_and_folders_are_pinned_by_their_content() -> None:
@@ -220,22 +194,21 @@ def test_places_outside_of_the_project_become_absolute_and_missing_ones_are_note
     assert params.evaluate.sets == {"night": str(photos)}
 
 
-@pytest.mark.parametrize(
-    ("key", "given", "kept"),
-    [
-        ("depth.revision", "10e5", "10e5"),
-        ("data.train_list", "2007_000175", "2007_000175"),
-        ("data.root", "2024-01-05", "2024-01-05"),
-        ("data.labels", "null", None),
-        ("data.classes", "[1, 2.50, no, true]", ["1", "2.50", "no", "true"]),
-        ("evaluate.sets", "{2024-01-05: 1e3, 7: x}", {"2024-01-05": "1e3", "7": "x"}),
-        ("evaluate.sets.night", "2024", {"night": "2024"}),
-    ],
-)
-def test_text_that_yaml_takes_for_a_number_stays_text(key: str, given: str, kept: object) -> None:
-    apply_preset("scenes", ["depth.model=hub/id", "data.kind=folder", f"{key}={given}"])
-    section, name, *_ = key.split(".")
-    assert load_params().model_dump()[section][name] == kept
-    assert parse_yaml(_text(), "params.yaml")[section][name] == kept  # DVC's
-    apply_preset("mild", ["evaluate.sets={dusk: c}"])
-    assert load_params().evaluate.sets == {"dusk": "c"}, "test sets are replaced as a whole"
+def test_text_that_yaml_takes_for_a_number_stays_text() -> None:
+    kept = {
+        "depth": {"revision": ("10e5", "10e5")},
+        "data": {
+            "train_list": ("2007_000175", "2007_000175"),
+            "root": ("2024-01-05", "2024-01-05"),
+            "labels": ("null", None),
+            "classes": ("[1, 2.50, no, true]", ["1", "2.50", "no", "true"]),
+        },
+        "evaluate": {"sets": ("{2024-01-05: 1e3, 7: x}", {"2024-01-05": "1e3", "7": "x"})},
+    }
+    rows = [(s, key, *row) for s, keys in kept.items() for key, row in keys.items()]
+    given = [f"{section}.{key}={text}" for section, key, text, _ in rows]
+    apply_preset("scenes", ["depth.model=hub/id", "data.kind=folder", *given])
+    for found in (load_params().model_dump(), parse_yaml(_text(), "params.yaml")):  # and DVC's
+        assert [found[section][key] for section, key, *_ in rows] == [row[-1] for row in rows]
+    apply_preset("mild", ["evaluate.sets.night=2024"])
+    assert load_params().evaluate.sets == {"night": "2024"}, "test sets are replaced as a whole"

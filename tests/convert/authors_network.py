@@ -72,39 +72,25 @@ def denoiser_layout(channels: int, prefix: str) -> dict[str, Shape]:
 
 
 class Training(dict[str, Tensor]):
-    """A state in training mode, dropouts at p = 0.
+    """A state in training mode, dropouts at p = 0; its running statistics change in place.
 
     Attributes:
         still: where norms take their statistics as they are; elsewhere the batch's.
         uniform: the stochastic gate's random numbers.
-        statistics: the norms' running statistics afterwards.
     """
 
     def __init__(self, state: State, still: tuple[str, ...], uniform: Tensor) -> None:
         super().__init__(state)
         self.still, self.uniform = still, uniform
-        self.statistics: State = {}
-
-    def see(self, name: str, x: Tensor) -> tuple[Tensor, Tensor]:
-        """A norm's mean and variance over a batch; what its running statistics become."""
-        axes = (0, 2, 3)
-        for key, value in (("mean", x.mean(axes)), ("var", x.var(axes))):
-            key = f"{name}.running_{key}"
-            before = self.statistics.get(key, self[key])
-            self.statistics[key] = 0.9 * before + 0.1 * value.detach()
-        key = f"{name}.num_batches_tracked"
-        self.statistics[key] = self.statistics.get(key, self[key]) + 1
-        return x.mean(axes), x.var(axes, unbiased=False)
 
 
 def norm(s: State, name: str, x: Tensor) -> Tensor:
     mean, variance = s[f"{name}.running_mean"], s[f"{name}.running_var"]
-    if isinstance(s, Training) and not name.startswith(s.still):
-        mean, variance = s.see(name, x)
-    x = (x - mean[:, None, None]) / (variance[:, None, None] + 1e-5).sqrt()
-    if f"{name}.weight" not in s:
-        return x
-    return x * s[f"{name}.weight"][:, None, None] + s[f"{name}.bias"][:, None, None]
+    training = isinstance(s, Training) and not name.startswith(s.still)
+    if training:
+        s[f"{name}.num_batches_tracked"] += 1
+    scale, shift = s.get(f"{name}.weight"), s.get(f"{name}.bias")
+    return F.batch_norm(x, mean, variance, scale, shift, training, momentum=0.1, eps=1e-5)
 
 
 def conv(s: State, name: str, x: Tensor, stride: int = 1, dilation: int = 1) -> Tensor:
@@ -190,11 +176,8 @@ def classifier(s: State, shallow: Tensor, deep: Tensor) -> Tensor:
     x = F.interpolate(x, shallow.shape[-2:], mode="bilinear", align_corners=True)
     x = step("fc8_x.0", "fc8_x.1", torch.cat([x, step("fc8_skip.0", "fc8_skip.1", shallow)], 1))
     cue = step("shallow_mask.fc_deep.0", "shallow_mask.fc_deep.1", x).amax((2, 3), True)
-    g = norm(
-        s,
-        "classifier.shallow_mask.fc_skip.1",
-        conv(s, "classifier.shallow_mask.fc_skip.0", shallow),
-    )
+    skip = "classifier.shallow_mask.fc_skip"
+    g = norm(s, f"{skip}.1", conv(s, f"{skip}.0", shallow))
     g = F.relu(g * (cue[:, :256] + 1) + cue[:, 256:])
     g = step("shallow_mask.fc_cls.0", "shallow_mask.fc_cls.1", g)
     x = _gate(s, x, g)

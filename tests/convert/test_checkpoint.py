@@ -11,33 +11,28 @@ from authors_network import State, denoiser_layout, noise, random
 from safetensors.torch import save_file
 from support import one_line
 
-from dgkd_core.cli.main import main
 from dgkd_core.convert import load_authors_checkpoint, load_authors_denoiser
 from dgkd_core.convert.checkpoint import read_state
 
 A, B = torch.arange(3.0), torch.ones(2, 2)
 
 
-WRAPPED: dict[str, tuple[Callable[[Any], Any], tuple[str, ...]]] = {  # what lies beside the state
-    "bare": (lambda state: state, ()),
-    "model": (lambda state: {"model": state, "epoch": 3}, ("epoch",)),
-    "state_dict": (lambda state: {"state_dict": state, "optimizer": {"lr": 0.1}}, ("optimizer",)),
-    "both": (lambda state: {"epoch": 3, "state_dict": {"model": state}}, ("epoch",)),
-}
+WRAPPED: list[tuple[Callable[[Any], Any], tuple[str, ...]]] = [  # what lies beside the state
+    (lambda state: state, ()),
+    (lambda state: {"model": state, "epoch": 3}, ("epoch",)),
+    (lambda state: {"state_dict": state, "optimizer": {"lr": 0.1}}, ("optimizer",)),
+    (lambda state: {"epoch": 3, "state_dict": {"model": state}}, ("epoch",)),
+]
 
 
-@pytest.mark.parametrize(("wrap", "beside"), WRAPPED.values(), ids=WRAPPED.keys())
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_wrappers_and_prefixes_come_off(
-    tmp_path: Path, wrap: Callable[[Any], Any], beside: tuple[str, ...], prefix: str
-) -> None:
-    state = {f"{prefix}a": A, f"{prefix}b.module.c": B}
-    paths = [tmp_path / "a.pth"]
-    torch.save(wrap(state), paths[0])
-    if not beside:
-        paths.append(tmp_path / "a.safetensors")
-        save_file(state, paths[1])
-    for source in (wrap(state), *paths, *map(str, paths)):
+def test_wrappers_and_prefixes_come_off(tmp_path: Path, prefix: str) -> None:
+    state, path = {f"{prefix}a": A, f"{prefix}b.module.c": B}, tmp_path / "a.pth"
+    sources: list[tuple[Any, tuple[str, ...]]] = [(tmp_path / "a.safetensors", ())]
+    save_file(state, sources[0][0])
+    sources += [(wrap(state), beside) for wrap, beside in WRAPPED]
+    torch.save(sources[-1][0], path)
+    for source, beside in [*sources, (path, ("epoch",)), (str(path), ("epoch",))]:
         where, tensors, rest = read_state(source)
         assert where == (str(source) if isinstance(source, (str, Path)) else "state dict")
         assert list(tensors) == ["a", "b.module.c"]
@@ -49,28 +44,17 @@ def test_wrappers_and_prefixes_come_off(
     ("held", "said"),
     [
         ([A], "is of type list"),
-        (3, "is of type int"),
         ({"net": {"a": A}}, "'net' is of type dict"),
-        ({"a": A, "epoch": 3}, "'epoch' is of type int"),
         ({7: A}, "7 is of type Tensor"),
-        ({"a\nb": A}, r"'a\nb' is of type Tensor"),
-        ({"\x1b[2J": A}, r"'\x1b[2J' is of type Tensor"),
+        ({"\x1b[2J\n": A}, r"'\x1b[2J\n' is of type Tensor"),
         ({"a" * 5000: A}, "is of type Tensor"),
         ({"a": A, "module.a": A}, "holds 'a' twice"),
     ],
 )
-def test_something_else_is_refused(tmp_path: Path, held: Any, said: str) -> None:
-    path = tmp_path / "a.pth"
-    torch.save(held, path)
-    message = one_line(lambda: read_state(path), path, said)
+def test_something_else_is_refused(held: Any, said: str) -> None:
+    message = one_line(lambda: read_state(held), "state dict: ", said)
     assert message.isprintable()
-    assert len(message) < len(str(path)) + 300
-
-
-def test_a_wrapper_that_holds_itself_ends() -> None:
-    held: dict[str, Any] = {}
-    held["model"] = held
-    one_line(lambda: read_state(held), "'model' is of type dict")
+    assert len(message) < 300
 
 
 class _Code:
@@ -84,18 +68,15 @@ class _Code:
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path, zipped: bool) -> None:
-    """By the function and by the command: one line, and the file that the code writes is absent."""
+    """One line, and the file that the code writes is absent."""
     mark, path = tmp_path / "ran", tmp_path / "student.pth"
     if zipped:
         torch.save({"a": A, "code": _Code(mark)}, path)
     else:
         path.write_bytes(pickle.dumps(_Code(mark)))
     found = "holds 'io.open' beside tensors, refused and not run" if zipped else "not a readable"
-    said = one_line(lambda: load_authors_checkpoint(path), f"{path}: {found}", "expected a state")
-    with pytest.raises(SystemExit) as caught:
-        main(["convert", "authors", str(path), str(tmp_path / "out")])
-    assert caught.value.code == f"dgkd: {said}"
-    assert [file.name for file in tmp_path.iterdir()] == ["student.pth"]
+    one_line(lambda: load_authors_checkpoint(path), f"{path}: {found}", "expected a state")
+    assert not mark.exists()
     pickle.loads(pickle.dumps(_Code(mark))).close()
     assert mark.exists(), "the pickle does run code when it is let"
 
@@ -103,7 +84,6 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path, zipped: bool)
 def test_a_missing_or_damaged_file_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "a.pth"
     one_line(lambda: read_state(path), path, "no such file")
-    one_line(lambda: read_state(tmp_path), tmp_path, "not a readable PyTorch checkpoint")
     torch.save({"a": A}, path)
     path.write_bytes(path.read_bytes()[:-97])
     one_line(lambda: read_state(path), path, "not a readable PyTorch checkpoint")
@@ -151,14 +131,12 @@ def test_a_denoiser_that_is_not_whole_is_refused() -> None:
     table = "ddim.model.time_embedding.weight"
     one_line(lambda: load_authors_denoiser(state, "kd."), "'kd.model.time_em", "denoiser: 'ddim.'")
     one_line(lambda: load_authors_denoiser({"a": A}), "prefixes with a denoiser: none")
-    changed: list[tuple[str, State]] = [
-        (table, {table: torch.ones(1000, 4)}),
-        ("expected (1280, channels)", {table: torch.ones(1280)}),
-        ("a denoiser expects (4, 4, 1, 1)", {"ddim.proj.0.weight": B}),
-        ("'ddim.noise_adapter.fc.weight', which our denoiser", {"ddim.noise_adapter.fc.weight": A}),
-        ("'ddim.proj.0.bias' holds NaN", {"ddim.proj.0.bias": torch.tensor([1, torch.nan] * 2)}),
-    ]
-    for said, change in changed:
+    adapter = "ddim.noise_adapter.fc.weight"
+    changed: dict[str, State] = {
+        f"{table!r} is (1000, 4), expected (1280, channels)": {table: torch.ones(1000, 4)},
+        f"{adapter!r}, which our denoiser does not have": {adapter: A},
+    }
+    for said, change in changed.items():
         one_line(lambda change=change: load_authors_denoiser(state | change), "state dict", said)
     del state["ddim.model.pred.1.block.3.weight"]
     one_line(lambda: load_authors_denoiser(state), "lacks 1 of", "'ddim.model.pred.1.block.3.weig")

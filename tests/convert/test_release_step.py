@@ -202,7 +202,6 @@ class Theirs:
         losses = _losses(s, self.teacher, batch, self.draw)
         torch.stack(list(losses.values())).sum().backward()
         gradients = {name: p.grad for name, p in learned.items() if p.grad is not None}
-        self.state |= s.statistics
         for name, gradient in gradients.items():
             change = gradient + _decay(self.role, name) * self.state[name]
             change += 0.9 * self.momentum.get(name, 0)

@@ -10,9 +10,8 @@ from support import ROOT
 from torch import nn
 
 from dgkd_core.config.params import load_params
-from dgkd_core.deploy.card import card, darkness_of, data_of
+from dgkd_core.deploy.card import darkness_of, data_of
 from dgkd_core.deploy.folder import (
-    CARD,
     NETWORK_FILES,
     Run,
     Score,
@@ -26,7 +25,6 @@ from dgkd_core.deploy.folder import (
 )
 from dgkd_core.depth.dpt import save_dpt, small_dpt
 from dgkd_core.models.registry import ModelConfig, build, load_model, save_model
-from dgkd_core.runtime.files import write_text
 
 SPEC = ModelConfig(
     kind="segmenter",
@@ -51,7 +49,7 @@ SETTINGS = Settings(
 
 
 def write_model(folder: Path) -> None:
-    """Write it, a model card included."""
+    """Write it, but for its card."""
     torch.manual_seed(0)
     save_model(folder, build(SPEC), SPEC)
     student = replace(SPEC, kind="network")
@@ -60,7 +58,7 @@ def write_model(folder: Path) -> None:
     write_settings(folder, SETTINGS)
     params = load_params(ROOT / "params.yaml")
     iou = {"background": 90.0, "cat": 50.5, "dog | cow": None}
-    run = Run(
+    made = Run(
         data=data_of(params),
         darkness=darkness_of(params),
         params=portable(params),
@@ -69,8 +67,7 @@ def write_model(folder: Path) -> None:
         versions=versions(),
         sha256=digests(folder),
     )
-    write_run(folder, run)
-    write_text(folder / CARD, card(SPEC, SETTINGS, run))
+    write_run(folder, made)
 
 
 def lively_weights(folder: Path) -> Path:

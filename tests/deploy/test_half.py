@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from support import one_line
 from dgkd_core.deploy.folder import digests, halve, read_run, write_run
 from dgkd_core.deploy.info import described, facts
 from dgkd_core.deploy.model import load
-from dgkd_core.runtime.files import write_json
 from dgkd_core.scenes.drawing import render
 
 
@@ -38,19 +36,10 @@ def test_half_the_bytes_and_float32_networks(folder: Path, whole: Path) -> None:
     assert "half precision" in described(folder, facts(folder))
 
 
-def test_a_folder_from_before_is_whole(folder: Path) -> None:
-    run = json.loads((folder / "run.json").read_text())
-    del run["half"]
-    write_json(folder / "run.json", run)
-    assert not read_run(folder).half
-
-
 def test_a_number_that_float16_lacks_is_one_line(folder: Path) -> None:
     path = folder / "student/model.safetensors"
     tensors = load_file(path)
     name = min(tensors)
     tensors[name].view(-1)[0] = -1e5
     save_file(tensors, path)
-    said = one_line(lambda: halve(folder), "package.half", "student/model.safetensors", name)
-    assert "1e+05" in said
-    assert load_file(path)[name].isfinite().all()
+    one_line(lambda: halve(folder), "package.half", "student/model.safetensors", name, "1e+05")

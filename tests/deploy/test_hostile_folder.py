@@ -15,42 +15,26 @@ from model_folder import SETTINGS, SPEC
 from support import one_line
 
 from dgkd_core.deploy.folder import NETWORK_FILES, copy_files, read_run, read_settings
-from dgkd_core.deploy.info import described, facts
 from dgkd_core.deploy.model import load
 from dgkd_core.runtime.files import write_json
 
 GOOD: dict[str, Any] = json.loads(json.dumps(asdict(SETTINGS)))
-SCORES = {"miou": 70.0, "iou": {}}
 READERS = {"inference.json": read_settings, "run.json": read_run}
 
 
 @pytest.mark.parametrize(
     ("name", "change"),
     [
-        *(
-            ("inference.json", change)
-            for change in (
-                {"auto_map": "x.py"},
-                {"depth": "../../etc"},
-                {"flip": "yes"},
-                {"long_side": 0},
-                {"scales": [1.0] * 1_000_000},
-                {"scales": [1e300]},
-                {"batch": 10**12},
-            )
-        ),
-        *(
-            ("run.json", change)
-            for change in (
-                {"scores": {"dark": SCORES | {"miou": 101.0}}},
-                {"scores": {"dusk": SCORES}},
-                {"sha256": {"model.safetensors": "0" * 63}},
-                {"data": "\x1b[2J"},
-                {"versions": {"torch": "2\n3"}},
-                {"pictures": {"train": {"cat": "many"}}},
-            )
-        ),
-        *((name, text) for name in READERS for text in ("", "{", "\udcff", "[" * 100_000, "{}")),
+        ("inference.json", {"auto_map": "x.py"}),
+        ("inference.json", {"depth": "../../etc"}),
+        ("inference.json", {"flip": "yes"}),
+        ("inference.json", {"scales": [1.0] * 1_000_000}),
+        ("inference.json", {"batch": 10**12}),
+        ("run.json", {"scores": {"dark": {"miou": 101.0, "iou": {}}}}),
+        ("run.json", {"sha256": {"model.safetensors": "0" * 63}}),
+        ("run.json", {"data": "\x1b[2J"}),
+        ("run.json", {"pictures": {"train": {"cat": "many"}}}),
+        *(("run.json", text) for text in ("", "\udcff", "[" * 100_000, "{}")),
     ],
     ids=lambda value: str(value)[:60],
 )
@@ -95,12 +79,3 @@ def test_networks_that_do_not_fit_together_are_named(
     shutil.rmtree(folder / "student")
     assert not model.has_student
     one_line(lambda: model.student, folder / "student", "package.student")
-
-
-def test_odd_parameters_are_shown_harmlessly(folder: Path) -> None:
-    odd = {"seed": "\x1b[2J\n", "data": {"\x1b\n": ["x" * 10_000]}, "lowlight": None}
-    run = json.loads((folder / "run.json").read_text())
-    write_json(folder / "run.json", run | {"params": odd})
-    text = described(folder, facts(folder))
-    assert "\x1b" not in text
-    assert max(map(len, text.splitlines())) < 300

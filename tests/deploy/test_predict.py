@@ -91,36 +91,37 @@ def test_a_photograph_gives_a_mask_an_overlay_and_a_row(run: Run, whole: Path) -
         **{"photograph": "a night.png", "mask": "a night.png", "overlay": "overlay/a night.jpg"},
         **{"width": 100, "height": 75, "notes": ["shrunk to a long side of 64"]},
     }
-    assert list(classes) == ["background", "cat", "dog | cow"]
-    assert sum(c["pixels"] for c in classes.values()) == 7500
-    assert classes["cat"]["pixels"] == int((np.asarray(mask) == 1).sum())
-    assert classes["cat"]["share"] == pytest.approx(classes["cat"]["pixels"] / 7500, abs=1e-4)
+    counts = np.bincount(np.asarray(mask).reshape(-1), minlength=3)
+    assert {name: found["pixels"] for name, found in classes.items()} == dict(
+        zip(("background", "cat", "dog | cow"), counts, strict=True)
+    )
+    assert classes["cat"]["share"] == pytest.approx(counts[1] / 7500, abs=1e-4)
     assert 0 < classes["cat"]["probability"] < 1
 
 
 def test_twice_the_same_bytes_whatever_the_batch_and_the_overlays(run: Run) -> None:
     photos(*(f"in/{index}.jpg" for index in range(4)))
-    assert run("in")[0] == 0
+    run("in")
     first = contents()
-    assert run("in", "--batch", "1")[0] == 0
+    run("in", "--batch", "1")
     assert contents() == first
     assert len(first) == 9
-    assert run("in", "--no-overlay", out="bare")[0] == 0
+    run("in", "--no-overlay", out="bare")
     masks = {f"{i}.png": first[f"{i}.png"] for i in range(4)}
-    assert contents("bare").items() > masks.items()
-    assert len(contents("bare")) == 5
-    assert "overlay" not in table("bare")["photographs"][0]
+    table = contents("bare").pop("predictions.json")
+    assert contents("bare") == {**masks, "predictions.json": table}
+    assert b"overlay" not in table
 
 
 def test_names_that_collide_all_survive(run: Run) -> None:
-    names = ["a.png", "a.jpg", "A.JPEG", "a.jpg.bmp", "sub/a.png", "überall/日本 1.webp"]
+    names = ["a.png", "a.jpg", "A.JPEG", "a.jpg.bmp", "überall/日本 1.webp"]
     photos(*(f"in/{name}" for name in names), "other/a.png")
     assert run("in", "other", "in/a.png")[0] == 0
     rows = table()["photographs"]
     assert sorted(done()) == sorted([*names, "a.png"])
     assert len({row["mask"].casefold() for row in rows}) == len(names) + 1
     assert {row[kind] for row in rows for kind in ("mask", "overlay")} < set(contents())
-    assert {"sub/a.png", "überall/日本 1.png"} <= set(contents())
+    assert "überall/日本 1.png" in contents()
 
 
 def test_odd_photographs_are_named_and_the_others_are_done(
@@ -173,10 +174,8 @@ def test_odd_photographs_are_named_and_the_others_are_done(
     ("arguments", "said"),
     [
         ("nothing", "nothing: no such file or folder"),
-        ("*.jpg", "*.jpg: no photograph there"),
         ("empty", "empty: no photograph there, expected files .jpg, "),
         ("a.png --depth maps", "--depth maps: the model's depth is dpt"),
-        ("a.png --device tpu", "the device is 'tpu'"),
         ("a.png -m .", "inference.json: no such file"),
         ("a.png -o a.png", "a.png/a.png: cannot be written ("),
         (". -o .", ".: both read from and written to, expected another --out"),
@@ -237,27 +236,27 @@ def test_measured_depth_maps(run: Run, with_depth: Callable[..., Path]) -> None:
 @pytest.mark.parametrize(
     ("trouble", "status", "said"),
     [
-        ("Ctrl-C", 130, r"stopped by SIGINT"),
-        ("memory", 1, r"2 of 3 done; expected a --batch smaller than 2, or --device cpu"),
+        ("Ctrl-C", 130, "stopped by SIGINT"),
+        ("memory", 1, "2 of 3 done; expected a --batch smaller than 2, or --device cpu"),
     ],
 )
 def test_what_is_done_is_kept_after(
     run: Run, monkeypatch: pytest.MonkeyPatch, trouble: str, status: int, said: str
 ) -> None:
     photos(*(f"in/{index}.png" for index in range(3)))
-    look, calls = Model.look, iter(range(9))
+    look, calls = Model.look, []
 
     def troubled(self: Model, *arguments: Any) -> Any:
-        first = next(calls) == 0
-        if first and trouble == "Ctrl-C":
+        calls.append(arguments)
+        if trouble == "Ctrl-C":
             os.kill(os.getpid(), signal.SIGINT)
-        if not first:
+        elif len(calls) > 1:
             torch.empty(2**50)
         return look(self, *arguments)
 
     monkeypatch.setattr(Model, "look", troubled)
     code, _, errors = run("in", "--batch", "2")
-    assert code == status
+    assert (code, len(calls)) == (status, 1 if trouble == "Ctrl-C" else 2)
     assert errors.startswith("dgkd: ")
     assert errors.strip().endswith(said)
     assert done() == ["0.png", "1.png"]

@@ -90,51 +90,35 @@ def address(model: Path) -> Iterator[str]:
         running.wait()
 
 
-class Visitor:
-    """Someone in front of the page, who waits for what is to come."""
-
-    def __init__(self, browser: Chrome, address: str) -> None:
-        self.browser = browser
-        browser.get(address)
-
-    def until(self, condition: Callable[[], Any]) -> Any:
-        ignored = (errors.NoSuchElementException, errors.StaleElementReferenceException)
-        return Wait(self.browser, PATIENCE, 0.1, ignored).until(lambda _: condition())
-
-    def find(self, place: str) -> Any:
-        return self.until(lambda: self.browser.find_element(CSS, place))
-
-    def upload(self, path: Path) -> None:
-        self.find("#photo input[type=file]").send_keys(str(path))
-
-    def sees(self, name: str) -> None:
-        """A picture of the photograph's own size is on the page, with a word on what it is."""
-        self.until(lambda: self.find(f"#{name} img").get_property("naturalWidth") == 64)
-        assert self.find(f"#{name} img").get_attribute("alt")
-
-    def reads(self, place: str) -> str:
-        return str(self.until(lambda: self.browser.find_element(CSS, place).text))
-
-
 @pytest.mark.full
 def test_a_dark_photograph_becomes_depth_class_map_and_mask(
     browser: Chrome, address: str, model: Path, photo: Path
 ) -> None:
-    visitor = Visitor(browser, address)
-    visitor.upload(photo)
-    for name in ("mask", "bright", "depth", "cam"):
-        visitor.sees(name)
+    before = sorted(model.rglob("*"))
+
+    def until(condition: Callable[[], Any]) -> Any:
+        ignored = (errors.NoSuchElementException, errors.StaleElementReferenceException)
+        return Wait(browser, PATIENCE, 0.1, ignored).until(lambda _: condition())
+
+    def find(place: str) -> Any:
+        return until(lambda: browser.find_element(CSS, place))
+
+    browser.get(address)
+    find("#photo input[type=file]").send_keys(str(photo))
+    for name in ("mask", "bright", "depth", "cam"):  # each of the photograph's own size
+        until(lambda name=name: find(f"#{name} img").get_property("naturalWidth") == 64)
+        assert find(f"#{name} img").get_attribute("alt")
     folder = photo.parent / "downloads"
     behaviour = {"behavior": "allow", "downloadPath": str(folder)}
     browser.execute_cdp_cmd("Browser.setDownloadBehavior", behaviour)
-    visitor.find("#download").click()
-    (mask,) = visitor.until(lambda: list(folder.glob("*.png")))
+    find("#download").click()
+    (mask,) = until(lambda: list(folder.glob("*.png")))
     assert mask.name == "a night.mask.png"
     with Image.open(mask) as found, Image.open(photo) as picture:
         expected = np.asarray(load(model, "cpu")(picture))
         assert found.mode == "P"
         np.testing.assert_array_equal(np.asarray(found), expected)
-    table = visitor.reads("#areas table")
+    table = until(lambda: find("#areas table").text)
     for i, name in enumerate(("background", "cat", "dog | cow")):
         share = (expected == i).mean()
         assert (f"{name} {100 * share:.1f} %" in table) == (share > 0)
@@ -144,24 +128,6 @@ def test_a_dark_photograph_becomes_depth_class_map_and_mask(
     assert len(asked) > 10
     assert [url for url in asked if not url.startswith((address, "about:", "data:"))] == []
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
-
-
-@pytest.mark.full
-def test_what_is_no_picture_is_told_and_an_example_is_shown_after_it(
-    browser: Chrome, address: str, model: Path, photo: Path
-) -> None:
-    before = sorted(model.rglob("*"))
-    damaged, text = photo.with_name("damaged.png"), photo.with_name("notes.txt")
-    damaged.write_bytes(photo.read_bytes()[:200])
-    text.write_text("no picture")
-    visitor = Visitor(browser, address)
-    visitor.upload(text)
-    assert "notes.txt" in visitor.reads(".toast-wrap")
-    visitor.upload(damaged)
-    assert "damaged.png" in visitor.reads("#problem [role=alert]")
-    visitor = Visitor(browser, address)
-    visitor.find(".gallery button, button.gallery-item").click()
-    visitor.sees("mask")
     assert sorted(model.rglob("*")) == before
 
 

@@ -25,7 +25,6 @@ from dgkd_core.report.run import settings_of
 from dgkd_core.runtime.state import State
 
 Page = Callable[[], str]
-CSS = (ROOT / "dgkd_core/report/page.css").read_text()
 
 
 class Reader(HTMLParser):
@@ -36,15 +35,14 @@ class Reader(HTMLParser):
         self.tags: list[tuple[str, dict[str, str]]] = []
         self.texts: list[str] = []
         self.feed(page)
+        self.images = [attributes for tag, attributes in self.tags if tag == "img"]
+        self.links = {attributes["href"] for tag, attributes in self.tags if tag == "a"}
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, {key: value or "" for key, value in attrs}))
 
     def handle_data(self, data: str) -> None:
         self.texts.append(data)
-
-    def all(self, tag: str) -> list[dict[str, str]]:
-        return [attributes for name, attributes in self.tags if name == tag]
 
 
 def change(path: str, edit: Callable[[Any], object]) -> None:
@@ -55,44 +53,40 @@ def change(path: str, edit: Callable[[Any], object]) -> None:
 
 
 def test_the_page_needs_nothing_beside_it(page: Page) -> None:
-    found = Reader(page())
-    assert not [tag for tag, _ in found.tags if tag in ("script", "link", "iframe", "object")]
-    assert len(found.all("img")) == 5
-    for image in found.all("img"):
+    whole = page()
+    found = Reader(whole)
+    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in found.tags}
+    assert not [a for _, a in found.tags if any(key.startswith("on") for key in a)]
+    assert "url(" not in whole
+    assert found.links <= {f"#{attributes.get('id')}" for _, attributes in found.tags}
+    assert len(found.images) == 5
+    for image in found.images:
         assert image["src"].startswith("data:image/webp;base64,")
         with Image.open(io.BytesIO(base64.b64decode(image["src"].partition(",")[2]))) as opened:
             assert opened.size == (int(image["width"]), int(image["height"]))
         assert len(image["alt"]) > 20
-    targets = {f"#{attributes.get('id')}" for _, attributes in found.tags}
-    assert {link["href"] for link in found.all("a")} <= targets
-    assert not [a for _, a in found.tags if any(key.startswith("on") for key in a)]
-    assert "url(" not in page()
 
 
-def test_the_stage_writes_the_page_the_same_twice(left: Path, page: Page, capsys: Any) -> None:
+def test_the_stage_writes_the_page_the_same_twice(page: Page, capsys: Any) -> None:
     first = page()
     report.report(load_params(), State("report"))
     assert Path("reports/index.html").read_text(encoding="utf-8") == first
-    said = capsys.readouterr().out
-    assert re.fullmatch(r"report: reports/index\.html, \d+ kB, to be opened in a browser\n", said)
-    change("metrics/evaluate.json", lambda scores: scores["segmenter"].update(dark=72.51))
-    assert page() != first
+    assert capsys.readouterr().out.startswith("report: reports/index.html, ")
 
 
 def test_names_are_text_and_numbers_those_of_the_files(page: Page) -> None:
     whole = page()
     found = Reader(whole)
-    assert not found.all("b")
+    assert "b" not in {tag for tag, _ in found.tags}
     odd = json.loads(Path("artifacts/prepare/classes.json").read_text())[11]
     assert odd.startswith("<b>dog</b> &")
     assert found.texts.count(odd) >= 4  # classes, both sides, data
     for text in ("72.49", "66.83", "15.72", "1,464 pictures", "on held-out scenes is 3.9 % of"):
         assert any(text in each for each in found.texts), text
     assert found.texts.count("31.2") == 3  # background: teacher, student, segmenter
-    assert found.texts.count("80.0") == 21  # the diagonal
     shares = re.findall(r'style="--share:([\d.]+)"', whole)
     assert len(shares) == 21 * 21
-    assert shares.count("80.0") == 21
+    assert shares.count("80.0") == found.texts.count("80.0") == 21  # the diagonal
     titles = re.findall(r"<figcaption><strong>(.+)</strong>", whole)
     assert titles == [
         "mIoU of the class maps on val, %",
@@ -118,9 +112,8 @@ def test_without_any_mask_nothing_is_scored_and_nothing_breaks(page: Page) -> No
     text = " ".join(found.texts)
     assert "No val picture has a mask, so nothing is scored." in text
     assert not re.search(r"\b(nan|None|null|Undefined)\b", text.split("All 1")[0].split("}")[-1])
-    assert len(found.all("img")) == 2
-    hrefs = {link["href"] for link in found.all("a")}
-    assert hrefs == {"#scores", "#pictures", "#training", "#data", "#settings", "#again"}
+    assert len(found.images) == 2
+    assert found.links == {"#scores", "#pictures", "#training", "#data", "#settings", "#again"}
 
 
 def test_a_run_without_daylight_or_curves_or_some_classes(page: Page) -> None:
@@ -138,12 +131,11 @@ def test_a_run_without_daylight_or_curves_or_some_classes(page: Page) -> None:
     found = page()
     for text in ("Teacher, normal val", "teacher, normal", "mean luma, normal", "noise, standard"):
         assert text not in found
-    assert 'id="training"' not in found
     assert "#training" not in found
     assert "<td>–</td>" in found
 
 
-def test_test_sets_are_shown(page: Page) -> None:
+def test_test_sets_are_shown_and_a_large_sheet_is_shrunk(page: Page) -> None:
     path = Path("params.yaml")
     path.write_text(path.read_text().replace("sets: {} ", "sets: {night: ../night} "))
     one_line(page, "metrics/testset/night.json")
@@ -153,7 +145,9 @@ def test_test_sets_are_shown(page: Page) -> None:
         "pictures": {"count": 9, "scored": 4},
     }
     Path("metrics/testset/night.json").write_text(json.dumps(scores))
+    Image.new("RGB", (9, 20_000)).save("artifacts/evaluate/sheet.png")  # too high for WebP
     found = page()
+    assert 'height="16383"' in found
     assert "Test set night" in found
     assert "9 pictures, 4 of them with a mask." in found
     assert found.count("<td>41.25</td>") == 3
@@ -166,7 +160,6 @@ def test_test_sets_are_shown(page: Page) -> None:
         ("metrics/per_class.csv", ""),
         ("metrics/confusion.csv", "truth,share\ncat,1\n"),
         ("metrics/sweep/refine.csv", "threshold,miou\n0.1,high\n"),
-        ("metrics/live/teacher/plots/metrics/loss/cls.tsv", "step\tcls\none\t2\n"),
         ("metrics/live/distill/plots/metrics/loss/kd_map.tsv", "epoch\tkd_map\n1\t2\n"),
         ("artifacts/evaluate/sheet.png", "no picture"),
         *((path, None) for path in ("artifacts/evaluate/examples", "artifacts/darken/preview.png")),
@@ -175,16 +168,10 @@ def test_test_sets_are_shown(page: Page) -> None:
 def test_a_file_that_has_vanished_or_is_not_as_its_stage_writes_it_is_named(
     page: Page, path: str, content: str | None
 ) -> None:
+    Path(path).rename("gone")
     if content is not None:
         Path(path).write_text(content)
-    else:
-        shutil.rmtree(path) if Path(path).is_dir() else Path(path).unlink()
     one_line(page, path)
-
-
-def test_a_sheet_that_is_too_high_for_webp_is_shrunk(page: Page) -> None:
-    Image.new("RGB", (90, 20_000)).save("artifacts/evaluate/sheet.png")
-    assert 'height="16383"' in page()
 
 
 def test_the_command_makes_these_settings_from_any(left: Path) -> None:
@@ -197,7 +184,6 @@ def test_the_command_makes_these_settings_from_any(left: Path) -> None:
     wanted, defaults = load_params(), load_params("presets/scenes.yaml")
     words = shlex.split(command(settings_of(wanted, defaults)).replace("\\\n", " "))
     assert words[:3] == ["dgkd", "preset", "scenes"]
-    apply_preset("scenes", ["seed=9"])
     apply_preset("scenes", words[3:])
     assert load_params() == wanted
 
@@ -214,33 +200,3 @@ def test_folders_of_this_machine_are_not_told_and_depth_that_is_not_used_is(
     assert str(ROOT) not in found
     for said in ("adapted to the dark", "The networks do not use it"):
         assert said in found
-
-
-def _rgb(colour: str) -> list[float]:
-    """#abc, #aabbcc or three numbers as red, green and blue, 0 to 1."""
-    if colour[0] != "#":
-        return [int(value) / 255 for value in colour.split()]
-    digits = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
-    return [value / 255 for value in bytes.fromhex(digits)]
-
-
-def _luminance(rgb: list[float]) -> float:
-    """WCAG's relative luminance."""
-    linear = [x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in rgb]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-@pytest.mark.parametrize("night", [False, True])
-def test_text_is_legible_by_day_and_by_night(night: bool) -> None:
-    """WCAG's contrast is 4.5 at least: of each colour of text on each background."""
-    block = CSS.split("prefers-color-scheme: dark")[night].split("@media")[0]
-    found = re.findall(r"--(\w+): (#[0-9a-f]+|\d+ \d+ \d+);", block)
-    colours = {name: _rgb(value) for name, value in found}
-    most = max(float(x) for x in re.findall(r"--share\) \* ([.\d]+)", CSS)) * 100
-    page = colours["page"]
-    hot = [most * a + (1 - most) * b for a, b in zip(colours["heat"], page, strict=True)]
-    pairs = [(text, b) for text in ("text", "muted", "link") for b in (page, colours["raised"])]
-    for text, behind in (*pairs, ("text", hot)):
-        light, dark = sorted(map(_luminance, (colours[text], behind)), reverse=True)
-        assert (light + 0.05) / (dark + 0.05) >= 4.5, text
-    assert (_luminance(page) > 0.5) == (not night)
