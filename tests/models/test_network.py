@@ -104,14 +104,6 @@ def test_a_network_that_fuses_depth_asks_for_it(kind: Kind) -> None:
         _made(kind, "on")
 
 
-def test_shallow_features_of_the_heads_width_are_used_as_they_are() -> None:
-    encoder = _encoder()
-    assert isinstance(Network(encoder, 3, encoder.shallow_channels).align, nn.Identity)
-    align = Network(encoder, 3, 8).align
-    assert isinstance(align, nn.Conv2d)
-    assert align.weight.shape == (8, encoder.shallow_channels, 1, 1)
-
-
 def _loss(out: Output) -> Tensor:
     """The weak losses with fixed pseudo masks, and something for the projected features."""
     labels = torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
@@ -133,15 +125,23 @@ def _loss(out: Output) -> Tensor:
     [*((Network, d) for d in ("off", "paper", "gated", "opened")), (Segmenter, "paper")],
 )
 def test_every_parameter_learns(kind: Kind, dgf2: str, frozen: bool) -> None:
-    """A finite gradient everywhere, none where frozen; a closed gate lets nothing through."""
-    network = _made(kind, "gated" if dgf2 == "opened" else dgf2, frozen).train()
+    """A finite gradient everywhere, but none where frozen: the backbone's first convolution and
+    its norms, whose statistics stay, too. A closed gate lets nothing through."""
+    network = _made(kind, "gated" if dgf2 == "opened" else dgf2, frozen).eval().train()
+    modules = list(network.encoder.modules())
+    norms = [m for m in modules if isinstance(m, nn.BatchNorm2d)]
+    stem = next(m for m in modules if isinstance(m, nn.Conv2d))
+    still = {id(p) for m in (stem, *norms) for p in m.parameters() if frozen}
+    means = [norm.running_mean.clone() for norm in norms]
     if dgf2 == "opened":
         for fusion in network.fusion:
             nn.init.constant_(fusion.gate, 0.1)
     _loss(network(IMAGE, DEPTH)).backward()
+    assert all(torch.equal(m.running_mean, b) == frozen for m, b in zip(norms, means, strict=True))
     idle = cancelled_biases(network)
     for name, parameter in network.named_parameters():
         closed = name.startswith(("prior.", "fusion.")) and not name.endswith(".gate")
+        assert parameter.requires_grad == (id(parameter) not in still), name
         if not parameter.requires_grad:
             assert parameter.grad is None, f"{name} is frozen"
         elif dgf2 == "gated" and closed:
