@@ -262,12 +262,11 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
 
     It asks for the order of near and far only: no scale, shift or curve of the depth changes it.
     """
-    from scipy.stats import rankdata
+    from scipy.stats import spearmanr
 
-    ranks = rankdata(a.ravel()), rankdata(b.ravel())
-    if min(np.ptp(rank) for rank in ranks) == 0:
+    if min(np.ptp(a), np.ptp(b)) == 0:
         return 0.0
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(spearmanr(a, b, axis=None).statistic)
 
 
 def depth_errors(guess: np.ndarray, exact: np.ndarray, mean_map: np.ndarray) -> dict[str, float]:
