@@ -38,13 +38,6 @@ def test_tiles_of_any_shape_keep_their_ratio_and_labels_their_colours() -> None:
             assert (tile == colour).all(2).sum() == area
 
 
-def test_the_same_pictures_give_the_same_bytes() -> None:
-    first = sheet([_row()], ["a: cat"], ("cat", "dog"))
-    assert sheet([_row()], ["a: cat"], ("cat", "dog")) == first
-    assert sheet([_row(grey=91)], ["a: cat"], ("cat", "dog")) != first
-    assert sheet([_row()], ["a: dog"], ("cat", "dog")) != first
-
-
 @pytest.mark.parametrize("side", [60, 160])
 def test_the_legend_shows_every_class_however_many(side: int) -> None:
     picture = _open(sheet([_row()], ["x"], CLASSES, side))
