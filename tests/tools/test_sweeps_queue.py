@@ -60,8 +60,6 @@ RUN = "a,b,{seed},1,2,3,4,5,6,7,8,9,{commit},here"
     ("lines", "said"),
     [
         ([""], "not a readable table"),
-        (["row,variant", "a,b"], "no column seed"),
-        ([HEAD, RUN.format(seed="c", commit="x")], "not a table of runs"),
         ([HEAD, RUN.format(seed=1, commit="x").replace("4", "much")], "not a table of runs"),
         ([HEAD, *(RUN.format(seed=1, commit=c) for c in "xy")], "a b 1 is recorded twice"),
     ],
