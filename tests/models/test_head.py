@@ -111,16 +111,14 @@ def test_mask_loss_follows_the_formula(size: tuple[int, int]) -> None:
     assert nothing.tolist() == 4 * [0.0]
 
 
-REFUSED: list[tuple[Any, list[tuple[int, ...]]]] = [
-    (class_scores, [(2, 1, 3, 3)]),
-    (class_scores, [(2, 3, 3)]),
-    (pseudo_masks, [(2, 3, 3)]),
-    (mask_loss, [(2, 3, 4, 4), (2, 2, 4, 4), (2, 2)]),
-    (mask_loss, [(2, 3, 4, 4), (2, 3, 4, 4), (2, 3)]),
-]
-
-
-@pytest.mark.parametrize(("call", "shapes"), REFUSED)
+@pytest.mark.parametrize(
+    ("call", "shapes"),
+    [
+        (class_scores, [(2, 1, 3, 3)]),
+        (pseudo_masks, [(2, 3, 3)]),
+        (mask_loss, [(2, 3, 4, 4), (2, 3, 4, 4), (2, 3)]),
+    ],
+)
 def test_shapes_that_do_not_fit_are_refused(call: Any, shapes: list[tuple[int, ...]]) -> None:
     with pytest.raises(ValueError, match="got"):
         call(*(torch.zeros(shape) for shape in shapes))
@@ -141,9 +139,6 @@ def test_gate_in_training_takes_one_of_two_values_with_the_expectation_of_the_fo
     deviation = math.sqrt(rate * (1 - rate) / n)
     assert abs(is_cue.double().mean().item() - rate) < 5 * deviation
     assert abs(out.double().mean().item() - x) < 5 * (kept - g) * deviation
-    assert not torch.equal(out[0], out[1]), "drawn per picture"
-    assert not torch.equal(out[:, 0], out[:, 1]), "drawn per channel"
-    assert not torch.equal(out, stochastic_gate(deep, cue, rate, training=True)), "drawn per call"
     found = stochastic_gate(deep, cue, rate, training=False)
     torch.testing.assert_close(found, 0.7 * deep + 0.3 * cue)
 

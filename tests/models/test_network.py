@@ -35,12 +35,10 @@ def _made(kind: Kind, dgf2: str = "off", frozen: bool = False, **more: Any) -> A
     return kind(_encoder(frozen), 3, 8, dgf2, (1, 2, 3), **more)
 
 
-def test_normalise_is_a_copy_with_imagenets_statistics() -> None:
-    image = IMAGE.clone()
-    out = normalise(image)
-    assert torch.equal(image, IMAGE)
-    for c, (mean, std) in enumerate(zip((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), strict=True)):
-        torch.testing.assert_close(out[:, c], (IMAGE[:, c] - mean) / std)
+def test_normalise_is_by_imagenets_statistics() -> None:
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    expected = (IMAGE - mean[:, None, None]) / std[:, None, None]
+    torch.testing.assert_close(normalise(IMAGE), expected)
 
 
 @torch.no_grad()
@@ -96,12 +94,11 @@ def test_gated_starts_as_the_plain_network_and_the_published_form_does_not() -> 
     assert (gated(IMAGE, DEPTH).logits - gated(IMAGE, 1 - DEPTH).logits).abs().max() > 1e-5
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_network_that_fuses_depth_asks_for_it(kind: Kind) -> None:
+def test_a_network_that_fuses_depth_asks_for_it() -> None:
     with pytest.raises(ValueError, match="call it with"):
-        _made(kind, "paper")(IMAGE)
+        _made(Network, "paper")(IMAGE)
     with pytest.raises(ValueError, match="got 'on'"):
-        _made(kind, "on")
+        _made(Network, "on")
 
 
 def _loss(out: Output) -> Tensor:

@@ -12,7 +12,6 @@ import shutil
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -143,11 +142,10 @@ def test_config_of_a_section() -> None:
         backbone="resnet18", output_stride=16, width=32, aspp_rates=[1, 2, 3], weights="imagenet"
     )
     expected = ModelConfig("network", ("a",), "resnet18", 16, 32, (1, 2, 3), "off", "none", True)
-    of = partial(ModelConfig.of, section, "network", ("a",), dgf2="off", exposure="none")
-    assert of(norms="frozen") == expected
-    assert of(norms="trained", focal=0.01) == replace(expected, frozen=False, focal=0.01)
-    section.weights = None
-    assert not of(norms="frozen").frozen, "random norms are trained"
+    for weights, norms in (("imagenet", "frozen"), ("imagenet", "trained"), (None, "frozen")):
+        section.weights = weights  # random norms are trained
+        found = ModelConfig.of(section, "network", ("a",), dgf2="off", exposure="none", norms=norms)
+        assert found == replace(expected, frozen=weights is not None and norms == "frozen")
 
 
 def test_inherit_copies_what_fits() -> None:
@@ -166,28 +164,18 @@ def test_inherit_copies_what_fits() -> None:
 # --- model.safetensors ---------------------------------------------------------------------------
 
 
-def _file(header: object, data: bytes = b"", length: int | None = None) -> bytes:
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return struct.pack("<Q", len(text) if length is None else length) + text + data
-
-
-def _tensor(shape: list[int], start: int, end: int, dtype: str = "F32") -> dict[str, Any]:
-    return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+def _file(header: str) -> bytes:
+    return struct.pack("<Q", len(header)) + header.encode() + b"1234"
 
 
 FILES = {
     "empty": b"",
-    "header of 2**64 - 1": _file(b"{}", length=2**64 - 1),
-    "no JSON": _file(b"safetensors"),
-    "a list": _file([]),
-    "nested 100,000 times": _file(b'{"a":' * 100_000),
-    "a tensor lacks its type": _file({"a": {"shape": [], "data_offsets": [0, 0]}}),
-    "offsets beyond the file": _file({"a": _tensor([2], 0, 8)}, b"1234"),
-    "offsets that overlap": _file({"a": _tensor([2], 0, 8), "b": _tensor([2], 4, 12)}, b"1" * 12),
-    "negative offsets": _file({"a": _tensor([1], -4, 0)}, b"1234"),
-    "shape overflows": _file({"a": _tensor([2**62, 2**62], 0, 4)}, b"1234"),
-    "a type with a line break": _file({"a\n\x1b[2J": _tensor([1], 0, 4, "F\n33")}, b"1234"),
-    "bytes left over": _file({"a": _tensor([1], 0, 4)}, b"12345678"),
+    "header of 2**64 - 1": b"\xff" * 8 + b"{}",
+    "nested 100,000 times": struct.pack("<Q", 500_000) + b'{"a":' * 100_000,
+    "offsets beyond the file": _file(
+        '{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}'
+    ),
+    "a type with a line break": _file('{"a\\n\\u001b[2J": {"dtype": "F\\n3", "shape": []}}'),
     "HTML": b"<!DOCTYPE html><html>not found</html>",
 }
 
@@ -323,15 +311,8 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path, content: Any) -> No
     path = tmp_path / "weights.pth"
     torch.save(content, path)
     one_line(lambda: read_tensors(path), path)
-
-
-@pytest.mark.parametrize("wrapped", [True, False])
-def test_a_state_dict_inside_a_checkpoint_is_found(tmp_path: Path, wrapped: bool) -> None:
-    tensors = {"a": torch.arange(3.0), "b": torch.ones(2, dtype=torch.int64)}
-    torch.save({"state_dict": tensors} if wrapped else tensors, tmp_path / "a.pth")
-    found = read_tensors(tmp_path / "a.pth")
-    assert found.keys() == tensors.keys()
-    assert all(torch.equal(found[key], tensors[key]) for key in tensors)
+    torch.save({"state_dict": {"a": ONES}}, path)
+    assert read_tensors(path) == {"a": ONES}
 
 
 # --- model.json ----------------------------------------------------------------------------------
