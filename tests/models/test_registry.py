@@ -7,10 +7,9 @@ import copy
 import json
 import os
 import pickle
-import random
 import shutil
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,11 +29,8 @@ from dgkd_core.models.registry import (
     inherit,
     load_backbone,
     load_model,
-    read_model_config,
     save_model,
 )
-from dgkd_core.models.wide_resnet import WideResNet38
-from dgkd_core.runtime.errors import InputError
 from dgkd_core.runtime.tensors import read_tensors
 
 CONFIG = ModelConfig(
@@ -111,7 +107,6 @@ def test_there_and_back_to_the_bit(tmp_path: Path, change: dict[str, Any]) -> No
     state, again = model.state_dict(), loaded.state_dict()
     assert list(state) == list(again)
     assert all(torch.equal(state[key], again[key]) for key in state)
-    assert all(state[key].dtype == again[key].dtype for key in state)
     image, depth = torch.rand(1, 3, 32, 32), torch.rand(1, 1, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(loaded(image, depth).logits, model(image, depth).logits)
@@ -198,32 +193,29 @@ def test_what_is_no_file(tmp_path: Path) -> None:
         one_line(lambda path=path: read_tensors(path / "weights.pth"), path / "weights.pth")
 
 
-def _put(value: float) -> Callable[[Tensor], Tensor]:
-    def change(tensor: Tensor) -> Tensor:
-        changed = tensor.clone()
-        changed.view(-1)[-1] = value
-        return changed
-
-    return change
-
-
-CHANGES: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
-    "NaN": (_put(float("nan")), "NaN or infinity"),
-    "beyond float32": (lambda t: t.double() + 1e300, "NaN or infinity"),
-    "another shape": (lambda t: t[:, :1].contiguous(), "expects"),
-    "whole numbers": (lambda t: t.to(torch.int32), "torch.float32"),
-    "8-bit floats": (lambda t: t.to(torch.float8_e4m3fn), "torch.float32"),
+NAME = "encoder.net.conv1.0.weight"
+State = dict[str, Tensor]
+CHANGES: dict[str, tuple[Callable[[Tensor], State], str]] = {
+    "NaN": (lambda t: {NAME: t * float("nan")}, "NaN or infinity"),
+    "beyond float32": (lambda t: {NAME: t.double() + 1e300}, "NaN or infinity"),
+    "another shape": (lambda t: {NAME: t[:, :1].contiguous()}, "expects"),
+    "whole numbers": (lambda t: {NAME: t.to(torch.int32)}, "torch.float32"),
+    "8-bit floats": (lambda t: {NAME: t.to(torch.float8_e4m3fn)}, "torch.float32"),
+    "one more": (lambda t: {NAME: t, "x" * 500 + "\n\x1b[2J": t.clone()}, "holds 'xxx"),
+    "one less": (lambda t: {}, f"lacks {NAME!r}"),
 }
 
 
 @pytest.mark.parametrize(("change", "said"), CHANGES.values(), ids=CHANGES.keys())
-def test_a_tensor_that_does_not_fit_is_named(
-    folder: Path, change: Callable[[Tensor], Tensor], said: str, built: list[str]
+def test_tensors_that_do_not_fit_are_named(
+    folder: Path, change: Callable[[Tensor], State], said: str, built: list[str]
 ) -> None:
-    path, name = folder / "model.safetensors", "encoder.net.conv1.0.weight"
+    path = folder / "model.safetensors"
     tensors = load_file(path)
-    save_file(tensors | {name: change(tensors[name])}, path)
-    one_line(lambda: load_model(folder), path, repr(name), said)
+    save_file(tensors | change(tensors.pop(NAME)), path)
+    message = one_line(lambda: load_model(folder), path, said)
+    assert message.isprintable()
+    assert len(message) < 400
     assert built == ["meta"]
 
 
@@ -244,18 +236,6 @@ def test_an_odd_tensor_for_a_backbone(tmp_path: Path, change: Callable[[Tensor],
     path, state = tmp_path / "weights.pth", encoder.net.state_dict()
     torch.save(state | {"conv1.0.weight": change(state["conv1.0.weight"])}, path)
     one_line(lambda: load_backbone(encoder, path), path)
-
-
-def test_tensors_too_many_or_too_few(folder: Path) -> None:
-    path = folder / "model.safetensors"
-    tensors = load_file(path)
-    save_file(tensors | {"x" * 500 + "\n\x1b[2J": torch.ones(1)}, path)
-    message = one_line(lambda: load_model(folder), path, "holds")
-    assert message.isprintable()
-    assert len(message) < 400
-    name = next(iter(tensors))
-    save_file({k: v for k, v in tensors.items() if k != name}, path)
-    one_line(lambda: load_model(folder), path, "lacks", repr(name))
 
 
 @pytest.mark.parametrize(
@@ -335,95 +315,45 @@ VALUES: dict[str, list[Any]] = {
     "auto_map": [{"x": "y.Z"}],
     "k" * 10_000: [1],
 }
-WRONG = [(key, value) for key, values in VALUES.items() for value in values]
+WRONG = {
+    **{f"{k[:9]}-{str(v)[:9]!r}": {k: v} for k, values in VALUES.items() for v in values},
+    **{text: text.encode() for text in ("", "{", "[]", "null", "{}")},
+    "nested": b"[" * 200_000,
+    "a number of 100,000 digits": b'{"width": ' + b"9" * 100_000 + b"}",
+    "not UTF-8": b'{"kind": "\xff"}',
+    "a pickle": pickle.dumps(asdict(CONFIG)),
+    "2 MB": b'{"kind": "' + b" " * 2**21 + b'"}',
+}
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize(("key", "value"), WRONG, ids=[f"{k[:9]}-{str(v)[:9]!r}" for k, v in WRONG])
-def test_a_hostile_value_in_model_json(
-    folder: Path, key: str, value: Any, built: list[str]
+@pytest.mark.parametrize("change", WRONG.values(), ids=WRONG.keys())
+def test_a_hostile_model_json(
+    folder: Path, change: dict[str, Any] | bytes, built: list[str]
 ) -> None:
+    """A change is of a value, or the whole content."""
     path = folder / "model.json"
-    path.write_text(json.dumps(asdict(CONFIG) | {key: value}))
+    whole = isinstance(change, bytes)
+    path.write_bytes(change if whole else json.dumps(asdict(CONFIG) | change).encode())
     message = one_line(lambda: load_model(folder), path)
     assert message.isprintable()
     assert len(message) < len(str(path)) + 500
     assert built in ([], ["meta"])
 
 
-TEXTS = {
-    **{text: text.encode() for text in ("", "{", "[]", "null")},
-    "a key less": json.dumps({k: v for k, v in asdict(CONFIG).items() if k != "dgf2"}).encode(),
-    "nested": b"[" * 200_000,
-    "a number of 100,000 digits": b'{"width": ' + b"9" * 100_000 + b"}",
-    "not UTF-8": b'{"kind": "\xff"}',
-    "a lone surrogate": rb'{"kind": "\ud800"}',
-    "a pickle": pickle.dumps(asdict(CONFIG)),
-    "2 MB": b'{"kind": "' + b" " * 2**21 + b'"}',
-}
-
-
-@pytest.mark.parametrize("content", TEXTS.values(), ids=TEXTS.keys())
-def test_a_model_json_that_is_none(folder: Path, content: bytes) -> None:
-    path = folder / "model.json"
-    path.write_bytes(content)
-    message = one_line(lambda: load_model(folder), path)
-    assert message.isprintable()
-    assert len(message) < len(str(path)) + 300
-
-
-# --- seeded damage -------------------------------------------------------------------------------
-
-
-def _mutations(content: bytes) -> Iterator[bytes]:
-    """Cut short, and bytes changed among those of the header."""
-    rng = random.Random(5)
-    for _ in range(20):
-        yield content[: rng.randrange(len(content))]
-    for _ in range(80):
-        changed = bytearray(content)
-        for _ in range(rng.choice((1, 1, 2, 6))):
-            place = rng.randrange(min(len(content), 2000))
-            changed[place] = rng.choice((changed[place] ^ (1 << rng.randrange(8)), *b'09-{}[]",'))
-        yield bytes(changed)
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("name", ["model.safetensors", "model.json", "weights.pth"])
-def test_damaged_files_are_read_or_are_one_line(whole: Path, tmp_path: Path, name: str) -> None:
-    path = tmp_path / name
-    if name == "weights.pth":
-        torch.save({"a": torch.arange(6.0), "b": torch.ones(2, 3)}, path)
-    else:
-        shutil.copy(whole / name, path)
-    wanted = load_file(path) if name == "model.safetensors" else {}
-    lines = []
-    for mutated in _mutations(path.read_bytes()):
-        path.write_bytes(mutated)
-        try:
-            if name == "model.json":
-                assert 1 <= read_model_config(tmp_path).width <= 1024
-            else:
-                found = read_tensors(path)
-                if wanted:
-                    registry._check_fit(path, wanted, found)
-        except InputError as error:
-            lines.append(str(error))
-    assert all(line.isprintable() and str(path) in line for line in lines)
-    assert len(lines) > 25
-
-
 # --- backbones by name ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["timm:hf-hub:x/y", "timm:local-dir:/etc", "resnetish"])
-def test_a_backbone_is_an_architecture(name: str) -> None:
-    one_line(lambda: build_encoder(name, 8, pretrained=True), "model.backbone", name, "no hub id")
-
-
-def test_wide_resnet38_by_name() -> None:
-    with torch.device("meta"):
-        assert isinstance(build_encoder("wide_resnet38", 8), WideResNet38)
-    one_line(lambda: build_encoder("wide_resnet38", 16), "model.output_stride", "16")
-    one_line(lambda: build_encoder("wide_resnet38", 8, True), "model.weights")
-    one_line(lambda: build_encoder("resnet18", 12), "model.backbone", "output stride 12")
+@pytest.mark.parametrize(
+    ("name", "stride", "said"),
+    [
+        ("timm:hf-hub:x/y", 8, "no hub id"),
+        ("timm:local-dir:/etc", 8, "no hub id"),
+        ("resnetish", 8, "no hub id"),
+        ("resnet18", 12, "output stride 12"),
+        ("wide_resnet38", 16, "model.output_stride is 16: wide_resnet38 has 8 only"),
+        ("wide_resnet38", 8, "model.weights is imagenet"),
+    ],
+)
+def test_a_backbone_that_there_is_not(name: str, stride: int, said: str) -> None:
+    one_line(lambda: build_encoder(name, stride, pretrained=True), said)
