@@ -87,10 +87,12 @@ def _environment(options: Options, folder: Path) -> dict[str, str]:
     }
 
 
-def _in_child(name: str, case: str, options: Options, folder: Path) -> list[dict[str, Any]]:
-    """The records of one case of a benchmark, from a process of its own."""
+def _in_child(
+    name: str, case: str, words: Sequence[str], options: Options, folder: Path
+) -> list[dict[str, Any]]:
+    """The records of one case of a benchmark, from a process of its own, which reads ``words``."""
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.cases", name, case, str(folder)],
+        [sys.executable, "-m", "benchmarks.cases", name, case, str(folder), *words],
         env=_environment(options, folder),
         capture_output=True,
         text=True,
@@ -108,20 +110,21 @@ def _in_child(name: str, case: str, options: Options, folder: Path) -> list[dict
     return answer
 
 
-def _measure(names: Sequence[str], options: Options) -> tuple[list[dict[str, Any]], list[str]]:
+def _measure(
+    names: Sequence[str], words: Sequence[str], options: Options
+) -> tuple[list[dict[str, Any]], list[str]]:
     """The records of all cases of some benchmarks, and what went wrong, a line each."""
     records: list[dict[str, Any]] = []
     problems = []
     with tempfile.TemporaryDirectory(prefix="benchmarks.") as made:
         folder = Path(made)
-        write_json(folder / "options.json", options.as_dict())
         if not set(names) <= {"pamr", "dist", "export"}:  # these need no pictures
-            _in_child("draw", "", options, folder)
+            _in_child("draw", "", words, options, folder)
         for name, case in [(n, c) for n in names for c in CASES[n]]:
             label = f"{name}, {case}" if case else name
             print(f"benchmarks: {label} ...", file=sys.stderr, flush=True)
             try:
-                found = _in_child(name, case, options, folder)
+                found = _in_child(name, case, words, options, folder)
             except InputError as error:
                 problems.append(str(error))
                 continue
@@ -131,7 +134,7 @@ def _measure(names: Sequence[str], options: Options) -> tuple[list[dict[str, Any
     return records, list(dict.fromkeys(problems))  # several cases may say the same
 
 
-def _run(args: argparse.Namespace) -> list[str]:
+def _run(args: argparse.Namespace, words: Sequence[str]) -> list[str]:
     """Measure, print, write; returns what went wrong, a line each."""
     for name in args.names:
         if name not in CASES:
@@ -147,7 +150,7 @@ def _run(args: argparse.Namespace) -> list[str]:
 
     if options.device is not None:
         get_device(options.device)
-    records, problems = _measure(list(dict.fromkeys(args.names or USUAL)), options)
+    records, problems = _measure(list(dict.fromkeys(args.names or USUAL)), words, options)
     if records:
         report = {
             "machine": {
@@ -170,13 +173,14 @@ def _run(args: argparse.Namespace) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; unusable input ends with one line and exit status 1."""
-    args = parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    args = parser().parse_args(words)
     problems: list[str] = []
     try:
         if args.compare:
             print(compare(*map(read_report, args.compare)))
         else:
-            problems = _run(args)
+            problems = _run(args, words)
     except InputError as error:
         problems = [str(error)]
     except OSError as error:

@@ -1,9 +1,10 @@
 """The benchmarks, each case in a process of its own, so that its peak memory is its own.
 
-    python -m benchmarks.cases NAME CASE FOLDER
+    python -m benchmarks.cases NAME CASE FOLDER [OPTION …]
 
-FOLDER is a temporary one: options.json is read there and records.json written. NAME ``draw`` makes
-the project folder there (`benchmarks.project`) that the others work on.
+The options are those of ``python -m benchmarks``. FOLDER is a temporary one, where records.json is
+written. NAME ``draw`` makes the project folder there (`benchmarks.project`) that the others work
+on.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from benchmarks.__main__ import parser
 from benchmarks.measure import Timeline
 from benchmarks.options import Options
 from benchmarks.project import DARK, DEPTH, FEW, NORMAL, draw, first
@@ -50,7 +52,7 @@ from dgkd_core.models.registry import ModelConfig, build, build_encoder, save_mo
 from dgkd_core.pseudo_labels.class_maps import class_maps
 from dgkd_core.runtime.device import start
 from dgkd_core.runtime.errors import InputError
-from dgkd_core.runtime.files import read_json, write_json
+from dgkd_core.runtime.files import write_json
 from dgkd_core.runtime.parallel import ordered_map
 from dgkd_core.runtime.state import State
 from dgkd_core.training.loop import half_precision
@@ -424,7 +426,7 @@ def run(name: str, case: str, options: Options, folder: Path) -> list[dict[str, 
 
 def main() -> None:
     name, case, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
-    options = Options.from_dict(read_json(folder / "options.json"))
+    options = Options.of(parser().parse_args(sys.argv[4:]))
     answer: list[dict[str, Any]] | str
     try:
         answer = run(name, case, options, folder)

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import re
 from argparse import Namespace
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from dgkd_core.config.params import load_params, validate
@@ -120,19 +119,16 @@ class Options:
         more = (f"class {i + 1}" for i in range(len(CLASSES), self.classes))
         return (*CLASSES, *more)[: self.classes]
 
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON and back (`from_dict`)."""
-        return {**asdict(self), "params": self.params.model_dump(by_alias=True, mode="json")}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Options:
-        return cls(**{**values, "params": validate(values["params"])})
-
     def summary(self) -> dict[str, Any]:
         """The options for the report."""
         params, section = self.params, self.params.distill
         return {
-            **{key: value for key, value in self.as_dict().items() if key != "params"},
+            "device": self.device,
+            "dtype": self.dtype,
+            "warmup": self.warmup,
+            "repeats": self.repeats,
+            "size": self.size,
+            "classes": self.classes,
             "backbone": params.model.backbone,
             "width": params.model.width,
             "crop": section.crop,

@@ -54,10 +54,19 @@ Stages = Mapping[str, Mapping[str, Any]]
 
 
 def load_stages(root: Path) -> Stages:
-    """The stages of dvc.yaml; of one that is repeated (foreach) what it does each time."""
+    """The stages of dvc.yaml; of one that is repeated (foreach) what it does each time.
+
+    ``reads`` are the keys of the parameters that it reads, in `params` or as `${key}`.
+    """
     stages = YAML(typ="safe").load(root / "dvc.yaml")["stages"]
     return {
-        name: {**stage.get("do", stage), "foreach": stage.get("foreach")}
+        name: {
+            **stage.get("do", stage),
+            "reads": [
+                *stage.get("do", stage)["params"],
+                *re.findall(r"\$\{([\w.]+)\}", json.dumps(stage)),
+            ],
+        }
         for name, stage in stages.items()
     }
 
@@ -77,12 +86,8 @@ def covers(key: str, leaf: str) -> bool:
 
 
 def readers(stages: Stages, leaf: str) -> list[str]:
-    """The stages that read a parameter, by name in `params` or as `${key}`."""
-    keys = {
-        name: [*stage["params"], *re.findall(r"\$\{([\w.]+)\}", json.dumps(stage))]
-        for name, stage in stages.items()
-    }
-    return [name for name in keys if any(covers(key, leaf) for key in keys[name])]
+    """The stages that read a parameter."""
+    return [name for name in stages if any(covers(key, leaf) for key in stages[name]["reads"])]
 
 
 def schema_of(leaf: str) -> tuple[dict[str, Any], str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from ruamel.yaml import YAML
@@ -15,6 +16,7 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).resolve().parent.parent
 
 
+@cache
 def imported(path: Path) -> set[str]:
     """The dotted names that a file imports, wherever in it."""
     names: set[str] = set()

@@ -24,7 +24,7 @@ from dgkd_core.depth.files import (
     sees_a_square,
 )
 from dgkd_core.runtime.errors import InputError, reason
-from dgkd_core.runtime.files import sha256
+from dgkd_core.runtime.files import check_pin
 
 if TYPE_CHECKING:
     from transformers import DPTForDepthEstimation, DPTImageProcessor
@@ -101,11 +101,8 @@ def load_dpt(source: str | Path, local: bool, revision: str | None = None) -> tu
         InputError: there is no such model, it is not a depth model or not the pinned one, a file
             is damaged, or the network does not give a depth map of a plain picture.
     """
-    if local and revision is not None and (found := sha256(source)) != revision:
-        raise InputError(
-            f"{source}: SHA-256 {found[:12]}…, depth.revision expects {revision[:12]}…; "
-            f"`dgkd preset` writes the pin anew"
-        )
+    if local:
+        check_pin(source, revision, "depth.revision")
     _no_progress_bar()
     try:
         folder = Path(source) if local else fetch(str(source), revision)
@@ -240,13 +237,13 @@ def estimate(
     Returns:
         (H, W) float32 each, larger = nearer, not normalised.
     """
-
-    def resized(depth: Tensor, size: tuple[int, ...]) -> np.ndarray:
-        full = F.interpolate(depth[None, None], size, mode="bicubic", align_corners=False)
-        return full[0, 0].cpu().numpy()
-
     maps = predict(model, processor, pictures, device)
-    return [resized(d, picture.shape[:2]) for d, picture in zip(maps, pictures, strict=True)]
+    found = []
+    for depth, picture in zip(maps, pictures, strict=True):
+        size = picture.shape[:2]
+        full = F.interpolate(depth[None, None], size, mode="bicubic", align_corners=False)
+        found.append(full[0, 0].cpu().numpy())
+    return found
 
 
 def to_unit(depth: np.ndarray) -> np.ndarray:
@@ -262,12 +259,11 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
 
     It asks for the order of near and far only: no scale, shift or curve of the depth changes it.
     """
-    from scipy.stats import rankdata
+    from scipy.stats import spearmanr
 
-    ranks = rankdata(a.ravel()), rankdata(b.ravel())
-    if min(np.ptp(rank) for rank in ranks) == 0:
+    if min(np.ptp(a), np.ptp(b)) == 0:
         return 0.0
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(spearmanr(a, b, axis=None).statistic)
 
 
 def depth_errors(guess: np.ndarray, exact: np.ndarray, mean_map: np.ndarray) -> dict[str, float]:

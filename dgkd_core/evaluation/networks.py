@@ -16,7 +16,7 @@ from dgkd_core.data.pictures import decode_array
 from dgkd_core.data.samples import Store
 from dgkd_core.data.tiles import spread
 from dgkd_core.evaluation.figures import colour_heat, colour_mask, sheet
-from dgkd_core.evaluation.inference import Protocol, Result, View, score
+from dgkd_core.evaluation.inference import Protocol, Result, View, dark_view, score
 from dgkd_core.evaluation.scores import Confusion, per_class
 from dgkd_core.models.registry import load_model
 from dgkd_core.runtime.device import start
@@ -59,7 +59,7 @@ def score_networks(
     results = {}
     for name in ("teacher", "student", "segmenter"):
         model, config = load_model(ROOT / name, device)
-        views = {"dark": View(store, places.dark, places.depth, True, config.exposure)}
+        views = {"dark": dark_view(store, places.dark, places.depth, config)}
         if any(entry.image for entry in manifest.split("val")):
             normal = View(store, places.images, places.depth, False, config.exposure)
             views = {"normal": normal, **views}

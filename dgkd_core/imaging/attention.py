@@ -5,11 +5,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-TIMES = 2  # CLIP-ES multiplies by the square of the affinity
 
-
-def spread(masks: Tensor, affinity: Tensor, times: int = TIMES) -> Tensor:
-    """Mean of a mask over the patches, weighed by their affinity, again and again.
+def spread(masks: Tensor, affinity: Tensor) -> Tensor:
+    """Mean of a mask over the patches, weighed by their affinity, twice as in CLIP-ES.
 
     Args:
         masks: (N, K, H, W).
@@ -21,7 +19,7 @@ def spread(masks: Tensor, affinity: Tensor, times: int = TIMES) -> Tensor:
     grid = affinity.shape[1:3]
     patches = F.interpolate(masks, grid, mode="area").flatten(2)
     to_all = affinity.flatten(3).flatten(1, 2)
-    for _ in range(times):
+    for _ in range(2):
         patches = patches @ to_all.mT
     spread_out = patches.unflatten(2, grid)
     return F.interpolate(spread_out, masks.shape[-2:], mode="bilinear", align_corners=False)

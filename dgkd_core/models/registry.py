@@ -35,7 +35,7 @@ from dgkd_core.models.wide_resnet import WideResNet38
 from dgkd_core.runtime.checked_json import read_checked
 from dgkd_core.runtime.checks import shown
 from dgkd_core.runtime.errors import InputError, reason
-from dgkd_core.runtime.files import atomic_folder, sha256, write_json
+from dgkd_core.runtime.files import atomic_folder, check_pin, write_json
 from dgkd_core.runtime.paths import resolve
 from dgkd_core.runtime.tensors import check_tensor, read_tensors
 
@@ -143,11 +143,8 @@ def load_backbone(encoder: Encoder, path: Path, digest: str | None = None) -> li
             missing there, has another shape or is not finite, or the file holds layers that the
             backbone lacks.
     """
-    if digest is not None and path.is_file() and (found := sha256(path)) != digest:
-        raise InputError(
-            f"{path}: SHA-256 {found[:12]}…, model.weights_sha256 expects {digest[:12]}…; "
-            f"`dgkd preset` writes the pin anew"
-        )
+    if path.is_file():
+        check_pin(path, digest, "model.weights_sha256")
     source = read_tensors(path)
     inner = encoder.backbone
     state: dict[str, Tensor] = {}
@@ -304,11 +301,7 @@ def load_given(
     Raises:
         InputError: it is not the pinned one, another kind, for other classes, or cannot be loaded.
     """
-    if pin is not None and (found := sha256(folder)) != pin:
-        raise InputError(
-            f"{folder}: SHA-256 {found[:12]}…, {key}_sha256 expects {pin[:12]}…; "
-            f"`dgkd preset` writes the pin anew"
-        )
+    check_pin(folder, pin, f"{key}_sha256")
     model, config = load_model(folder)
     if config.kind != kind or config.classes != classes:
         raise InputError(

@@ -203,6 +203,19 @@ def sha256(path: str | Path, ignore: Collection[str] = ()) -> str:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
 
 
+def check_pin(path: str | Path, pin: str | None, key: str) -> None:
+    """Refuse a file or folder whose SHA-256 is not what params.yaml has under ``key``, if any.
+
+    Raises:
+        InputError: it is another one, or cannot be read.
+    """
+    if pin is not None and (found := sha256(path)) != pin:
+        raise InputError(
+            f"{path}: SHA-256 {found[:12]}…, {key} expects {pin[:12]}…; "
+            f"`dgkd preset` writes the pin anew"
+        )
+
+
 def read_bytes(path: Path) -> bytes:
     """A file's content; one that cannot be read is an InputError that names it."""
     try:

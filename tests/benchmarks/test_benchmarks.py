@@ -22,11 +22,11 @@ PARTS = {
     "cam": ["pictures", "network", "class maps", "rest"],
     "depth": ["pictures", "network", "maps", "rest"],
 }
-COSTLY = ["export, onnxruntime", "darken, in processes", "train, ", "backbones, resnet18"]
-ALL = [
-    pytest.param(name, case, marks=[pytest.mark.full] if f"{name}, {case}" in COSTLY else [])
+FULL = pytest.mark.full
+ALL = [  # quick: the first case of each; `train` is what `step` does
+    pytest.param(name, case, marks=[FULL] if i or name in ("train", "backbones") else [])
     for name in CASES
-    for case in (CASES[name] if name in USUAL else CASES[name][:1])
+    for i, case in enumerate(CASES[name] if name in USUAL else CASES[name][:1])
 ]
 
 

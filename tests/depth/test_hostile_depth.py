@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import runpy
 import shutil
 from collections.abc import Callable
@@ -16,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from support import one_line
 from torch import Tensor
-from transformers import DPTConfig, DPTForDepthEstimation, DPTImageProcessor, Swinv2Config
+from transformers import DPTForDepthEstimation
 
 from dgkd_core.depth.dpt import estimate, load_dpt, save_dpt, small_dpt
 
@@ -73,11 +72,6 @@ def test_code_kernels_paths_and_other_files_are_not_looked_at(folder: Path, tmp_
     _change(config, odd | paths | inner)
     processor = {"auto_map": auto_map, "image_processor_type": "EvilModel"}
     _change(folder / "preprocessor_config.json", processor)
-    adapter = {"base_model_name_or_path": "someone/something", "peft_type": "LORA"}
-    (folder / "adapter_config.json").write_text(json.dumps(adapter))
-    for name in ("generation_config", "processor_config"):
-        (folder / f"{name}.json").write_text("{")
-    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../../x"}}')
     model, read = load_dpt(folder, local=True)
     assert model.config._attn_implementation == "sdpa"
     save_dpt(model, read, tmp_path / "out")
@@ -93,11 +87,9 @@ def test_code_kernels_paths_and_other_files_are_not_looked_at(folder: Path, tmp_
 HUB = "someone/something"
 FETCHES: list[dict[str, Any]] = [
     {"backbone": HUB},
-    {"backbone": HUB, "backbone_config": None},
     {"backbone": "resnet18", "use_timm_backbone": True, "backbone_config": None},
     {"use_pretrained_backbone": True},
     {"backbone_config": {"model_type": "timm_backbone", "backbone": "hf-hub:a/b"}},
-    {"backbone_config": {"model_type": "timm_wrapper", "architecture": "x"}},
     {"backbone_config": {"model_type": "bit", "backbone": HUB}},
     {"backbone_config": {"model_type": "dpt"}},
     {"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True}},
@@ -127,74 +119,35 @@ def test_a_hub_id_fetches_three_files_of_one_commit(
     assert asked == [("someone/dpt", *pair) for pair in zip(names, revisions, strict=True)]
     _change(folder / "config.json", {"backbone": "someone/else"})
     one_line(lambda: load_dpt("someone/dpt", local=False), "'someone/dpt'", "someone/else")
-
-
-def test_a_hub_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("transformers.utils.cached_file", lambda *_, **__: {}["a\nb"])
     one_line(lambda: load_dpt("someone/dpt", local=False), "'someone/dpt'", "cannot be fetched")
 
 
 # --- files ---------------------------------------------------------------------------------------
 
-JSON = {  # `read_checked` is tested with more of them
-    "empty": b"",
-    "null": b"null",
-    "not UTF-8": b'{"model_type": "\xff"}',
-    "NaN": b'{"model_type": "dpt", "hidden_size": NaN, "size": NaN}',
-    "infinity": b'{"model_type": "dpt", "hidden_size": 1e999, "size": 1e999}',
-}
-
-
-@pytest.mark.parametrize("content", JSON.values(), ids=JSON.keys())
-@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
-def test_json_that_is_none(folder: Path, name: str, content: bytes) -> None:
-    (folder / name).write_bytes(content)
-    _refused(folder, folder / name)
-
 
 @pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json", "model.safetensors"])
-def test_a_missing_file_and_a_folder_in_its_place(folder: Path, name: str) -> None:
+def test_a_file_that_is_missing_a_folder_or_empty(folder: Path, name: str) -> None:
     (folder / name).unlink()
     _refused(folder, folder / name, "no such file")
     (folder / name).mkdir()
     _refused(folder, folder / name, "no such file")
+    (folder / name).rmdir()
+    (folder / name).touch()
+    _refused(folder, folder / name)
 
 
-class _Code:
-    def __init__(self, path: Path) -> None:
-        self.path = str(path)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return open, (self.path, "w")
-
-
-def test_pickled_weights_are_not_read(folder: Path, tmp_path: Path) -> None:
-    mark, path = tmp_path / "ran", folder / "model.safetensors"
-    path.rename(tmp_path / "weights")
-    torch.save({"a": _Code(mark)}, folder / "pytorch_model.bin")
+def test_pickled_weights_are_not_read(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.rename(folder / "pytorch_model.bin")
     _refused(folder, path, "pytorch_model.bin", "not unpickled", "safetensors")
-    (folder / "pytorch_model.bin").rename(path)
-    _refused(folder, path)
-    path.write_bytes(pickle.dumps(_Code(mark)))
-    _refused(folder, path)
-    path.write_bytes((tmp_path / "weights").read_bytes()[:-1])  # cut short
-    _refused(folder, path)
-    assert not mark.exists()
-
-
-def _last(tensor: Tensor, value: float) -> Tensor:
-    changed = tensor.clone()
-    changed.view(-1)[-1] = value
-    return changed
 
 
 Change = Callable[[dict[str, Tensor], str], dict[str, Tensor]]
 WEIGHTS: dict[str, Change] = {
     "one lacks": lambda ts, name: {k: v for k, v in ts.items() if k != name},
-    "other names": lambda ts, name: {f"x.{k}": v for k, v in ts.items()},
-    "NaN": lambda ts, name: ts | {name: _last(ts[name], float("nan"))},
+    "NaN": lambda ts, name: ts | {name: ts[name] * float("nan")},
     "another shape": lambda ts, name: ts | {name: ts[name][:1].contiguous()},
-    "no numbers": lambda ts, name: ts | {name: ts[name][:0]},
 }
 
 
@@ -212,12 +165,14 @@ def test_weights_that_do_not_fit(
 
 
 def test_half_precision_without_layers_that_published_models_lack(folder: Path) -> None:
-    """float16 becomes float32; what nothing is computed by is not missed."""
+    """float16 becomes float32; what nothing is computed by is not missed; keys that name no
+    backbone are fine."""
     path = folder / "model.safetensors"
     tensors = {k: v.half() for k, v in load_file(path).items()}
     used = {k: v for k, v in tensors.items() if "fusion_stage.layers.0.residual_layer1" not in k}
     assert len(used) < len(tensors)
-    _change(folder / "config.json", {"dtype": "float16", "torch_dtype": "float16"})
+    none = {"backbone": None, "use_timm_backbone": False, "backbone_kwargs": None}
+    _change(folder / "config.json", {"dtype": "float16", "torch_dtype": "float16", **none})
     maps = []
     for weights in (tensors, used):
         save_file(weights, path)
@@ -230,40 +185,31 @@ def test_half_precision_without_layers_that_published_models_lack(folder: Path) 
 # --- values --------------------------------------------------------------------------------------
 
 CONFIGS: dict[str, list[Any]] = {
-    "model_type": ["bert", "glpn", "depth_pro", None, ["dpt"]],
-    "hidden_size": [10**9],
+    "model_type": ["bert", None, ["dpt"]],
+    "hidden_size": [10**9, float("nan")],
     "num_hidden_layers": [1000, "3"],
     "num_attention_heads": [0],
-    "image_size": [50_000, "large", [32, 32]],
+    "image_size": [50_000, [32, 32]],
     "patch_size": [0],
     "neck_hidden_sizes": [[8] * 10**5],
-    "fusion_hidden_size": [50_000],
     "hidden_act": ["os.system"],
     "backbone_out_indices": [[0]],
-    "reassemble_factors": [[0, 0, 0, 0]],
     "return_dict": [False],
     "backbone_config": [
         [],
         {"model_type": "bit", "depths": [10**6]},
-        {"model_type": "bit", "depths": [1] * 201},
         {"model_type": "swinv2", "window_size": 50_000},
     ],
-    "readout_type": ["evil"],
     "to_dict": [3],
 }
 PROCESSORS: dict[str, list[Any]] = {
-    "size": [
-        *(10**9, "large", [32, 32], {"height": 0, "width": 32}, {"shortest_edge": 32}),
-        {"height": 32, "width": 32, "longest_edge": 10**9},
-    ],
+    "size": [10**9, [32, 32], {"height": 0, "width": 32}, {"shortest_edge": 32}],
     "do_resize": [False],
     "do_rescale": ["yes"],
-    "image_mean": [[0.5, 0.5], ["a", "b", "c"], [1e38, 0, 0]],
+    "image_mean": [[0.5, 0.5], ["a", "b", "c"]],
     "image_std": [[0, 0.5, 0.5]],
     "resample": [99],
-    "ensure_multiple_of": [10**9],
-    "rescale_factor": [0, 1e300],
-    "size_divisor": [10**9],
+    "rescale_factor": [1e300],
 }
 HOSTILE = [
     (name, key, value)
@@ -283,9 +229,7 @@ def test_a_hostile_value(folder: Path, name: str, key: str, value: Any) -> None:
 def test_a_processors_other_keys_do_nothing(folder: Path) -> None:
     path = folder / "preprocessor_config.json"
     before = load_dpt(folder, local=True)[1].to_dict()
-    _change(path, {"preprocess": None, "__call__": 1, "device": "cuda:9", "crop_size": 10**9})
-    assert load_dpt(folder, local=True)[1].to_dict() == before
-    _change(path, dict.fromkeys(("do_pad", "size_divisor", "ensure_multiple_of")))
+    _change(path, {"preprocess": None, "device": "cuda:9", "crop_size": 10**9, "do_pad": None})
     assert load_dpt(folder, local=True)[1].to_dict() == before
 
 
@@ -302,30 +246,3 @@ def test_no_memory_is_taken_for_a_network_that_the_weights_do_not_fill(
     _change(folder / "config.json", {"hidden_size": 20_000, "intermediate_size": 80_000})
     _refused(folder, "config.json", "numbers")
     assert not made
-
-
-def test_a_published_kind_of_backbone_is_read(tmp_path: Path) -> None:
-    """As Intel/dpt-swinv2-*: a config.json has keys that name no backbone, which is fine."""
-    backbone = Swinv2Config(
-        image_size=64,
-        patch_size=4,
-        embed_dim=8,
-        depths=[1, 1, 1, 1],
-        num_heads=[1, 1, 1, 1],
-        window_size=2,
-        out_features=["stage1", "stage2", "stage3", "stage4"],
-    )
-    config = DPTConfig(
-        backbone_config=backbone,
-        reassemble_factors=[1, 1, 1, 1],
-        neck_hidden_sizes=[8, 16, 32, 64],
-        fusion_hidden_size=8,
-        use_auxiliary_head=False,
-    )
-    torch.manual_seed(0)
-    processor = DPTImageProcessor(size={"height": 64, "width": 64})
-    save_dpt(DPTForDepthEstimation(config), processor, tmp_path / "m")
-    nothing = {"backbone": None, "use_timm_backbone": False, "use_pretrained_backbone": False}
-    _change(tmp_path / "m" / "config.json", {**nothing, "backbone_kwargs": None})
-    (depth,) = estimate(*load_dpt(tmp_path / "m", local=True), [PICTURE], CPU)
-    assert np.isfinite(depth).all()

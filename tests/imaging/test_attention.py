@@ -22,9 +22,3 @@ def test_spread_is_a_mean_over_the_patches_weighed_by_affinity() -> None:
     expected = torch.nn.functional.interpolate(torch.from_numpy(patches), (4, 6), mode="bilinear")
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(found.sum(1), torch.ones(2, 4, 6))
-
-
-def test_a_patch_that_sees_itself_only_keeps_its_mask() -> None:
-    masks = torch.rand(1, 2, 3, 5)
-    alone = torch.eye(15).reshape(1, 3, 5, 3, 5)
-    torch.testing.assert_close(spread(masks, alone), masks)

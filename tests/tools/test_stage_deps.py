@@ -7,7 +7,7 @@ from pathlib import Path
 
 from support import ROOT
 
-from tools.stage_deps import differences, imported, modules_of
+from tools.stage_deps import differences, imported
 
 CORE = ROOT / "dgkd_core"
 
@@ -27,22 +27,6 @@ def test_a_difference_is_told(tmp_path: Path) -> None:
     assert first == f"dvc.yaml: {said}"
     said = "darken lists dgkd_core/scenes among its deps, but imports nothing of it"
     assert last == f"dvc.yaml: {said}"
-
-
-def test_imports_are_followed_through_every_form(tmp_path: Path) -> None:
-    for name, text in {
-        "stages/one.py": "import _start\nfrom pathlib import Path\nfrom core.a import x\n",
-        "stages/_start.py": "import sys\n",
-        "core/a.py": "def x():\n    from core import b\n    return b\n",
-        "core/b.py": "import core.sub.c as c\nimport numpy\n",
-        "core/sub/c.py": "from core.a import x\n",
-        "core/unused.py": "import core.a\n",
-    }.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
-    core = ["core/a.py", "core/b.py", "core/sub/c.py"]
-    found = modules_of(tmp_path / "stages/one.py", tmp_path)
-    assert found == [*core, "stages/_start.py", "stages/one.py"]
 
 
 def test_packages_import_each_other_in_one_direction() -> None:
