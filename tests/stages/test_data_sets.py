@@ -102,6 +102,9 @@ def test_dark_pictures_alone_and_a_teacher_from_elsewhere(
     choose()
     run_stages(*UP_TO_DEPTH, "teacher")
     shutil.copytree("artifacts/teacher", "elsewhere")
+    choose("segment.teacher=elsewhere", "segment.init=weights")
+    words = "elsewhere: a network for", "segment.teacher expects a segmenter"
+    one_line(lambda: run_stages("segment"), *words)
     shutil.rmtree(project / "mine")
     make(project / "mine", ("dark",))
     none = (
@@ -139,9 +142,6 @@ def test_dark_pictures_alone_and_a_teacher_from_elsewhere(
     one_line(lambda: run_stages("refine"), "refine.guide is normal, which needs normal-light")
 
     # so does a network from elsewhere that is another one
-    choose(*IN_THE_DARK, "segment.teacher=elsewhere", "segment.init=weights")
-    words = "elsewhere: a network for", "segment.teacher expects a segmenter"
-    one_line(lambda: run_stages("segment"), *words)
     choose(*IN_THE_DARK, f"data.classes=[{', '.join(reversed(CLASSES))}]")
     run_stages("prepare")
     one_line(lambda: run_stages("teacher"), "elsewhere", "a network for ball,", "expects a network")
