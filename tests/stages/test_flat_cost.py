@@ -22,7 +22,8 @@ from dgkd_core.scenes import drawing
 pytestmark = pytest.mark.full
 STAGES = ("prepare", "darken", "depth", "cam", "refine", "evaluate")
 SIDE = 112  # pixels of a picture: decoded it takes 37 KiB, its mask 12 KiB
-FEW, MANY = 4, 16  # pictures of either split; FEW are two batches
+FEW = 4  # pictures of either split, two batches
+MANY = 40  # so many more that garbage which waits for its collection does not count
 TWO = f"batch={FEW // 2}"
 # Bytes for one more picture: its row of the manifest, its place in each pack that is open. It is
 # 1,800 to 5,500; a picture that is kept goes beyond, and so do the masks of the val pictures alone.
