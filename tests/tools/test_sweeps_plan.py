@@ -33,18 +33,6 @@ def test_runs_of_a_plan_seed_by_seed(plan_file: Path) -> None:
     ]
 
 
-def test_a_plan_that_extends_another(plan_file: Path) -> None:
-    other = plan_file.with_name("other.yaml")
-    other.write_text("extends: plan.yaml\ntitle: Elsewhere\nseeds: [7]\n")
-    changed = {"name": "other", "title": "Elsewhere", "seeds": [7]}
-    assert read_plan(other) == read_plan(plan_file).model_copy(update=changed)
-    more = "{name: shallow, title: t, set: {distill.pairs: [shallow]}}"
-    other.write_text(f"extends: plan.yaml\nmore_rows:\n  - {more}\n")
-    assert [row.name for row in read_plan(other).rows] == ["alone", "deep", "shallow"]
-    other.write_text("extends: missing.yaml\n")
-    one_line(lambda: read_plan(other), "missing.yaml: no such file")
-
-
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
@@ -55,7 +43,6 @@ def test_a_plan_that_extends_another(plan_file: Path) -> None:
         ("note:", "notes:", "notes: Extra inputs"),
         ("seeds: [0, 1]", "seeds: [a]", "seeds.0"),
         ("data: what", "data: a: b", "not readable as YAML"),
-        ("rows:", "more_rows: true\nrows:", "must be an iterable"),
         ("title:", "1: 2\ntitle:", "must be strings"),
         ("seeds:", PLOT.format(x="luma_dark", y="segmenter"), "plot.y: no column segmenter"),
         ("seeds:", PLOT.format(x="distill.lambda", y="cam"), "distill.lambda is None in plan.deep"),

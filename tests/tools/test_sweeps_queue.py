@@ -155,13 +155,9 @@ def test_the_queue_leaves_out_what_is_done(
     monkeypatch.setattr(Repository, "tasks", lambda self: ({"plan.deep.gain.s1": "Queued"}, 0))
     monkeypatch.setattr(Repository, "queue", lambda self, run: None)
     capsys.readouterr()
-    for part, names in (
-        ({"rows": ["alone"]}, ["plan.alone.none.s1", "plan.alone.gain.s1"]),
-        ({"seeds": [0]}, ["plan.deep.gain.s0"]),
-        ({"variants": ["none"]}, ["plan.alone.none.s1"]),
-    ):
-        queue(plan, tmp_path, repository, **part)  # type: ignore[arg-type]
-        assert capsys.readouterr().out == "".join(f"queued {name}\n" for name in names)
+    queue(plan, tmp_path, repository)
+    names = "plan.deep.gain.s0", "plan.alone.none.s1", "plan.alone.gain.s1"
+    assert capsys.readouterr().out == "".join(f"queued {name}\n" for name in names)
 
 
 def test_a_command_that_fails_is_one_line(repository: Repository) -> None:
@@ -173,8 +169,6 @@ def test_a_command_that_fails_is_one_line(repository: Repository) -> None:
     [
         (["run"], "run: no plan given"),
         (["run", "--jobs", "0", "PLAN"], "--jobs is 0, expected 1 or more$"),
-        (["queue", "PLAN", "--rows", "depe"], "--rows: no depe in these plans, expected alone"),
-        (["queue", "PLAN", "--seeds", "7"], "--seeds: no 7 in these plans, expected 0, 1"),
         (["table", "PLAN", "--repo", "missing"], ".*missing"),
     ],
 )

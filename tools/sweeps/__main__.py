@@ -1,13 +1,13 @@
 """Run plans through DVC's queue, and make tables, figures and docs/RESULTS.md of what has run.
 
     python -m tools.sweeps run experiments/lambda.yaml --jobs 2    queue, run, write
-    python -m tools.sweeps queue experiments/lambda.yaml --seeds 0 queue only, or a part of it
+    python -m tools.sweeps queue experiments/lambda.yaml           queue only
     python -m tools.sweeps table                                   write what has finished so far
     python -m tools.sweeps table --repo ../other-clone             ... of runs in another clone
 
 What is queued, finished or recorded in docs/PLAN.csv is not queued again. ``run`` may be stopped
 and started again: what is queued stays with DVC, whose workers go on until ``dvc queue stop``.
-Where params.yaml holds other data, write a plan that ``extends`` one of these: a table of its own.
+Where params.yaml holds other data, copy a plan to a new name: its runs get a table of their own.
 """
 
 from __future__ import annotations
@@ -25,22 +25,13 @@ from tools.sweeps.table import recorded, write_table
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def queue(
-    plan: Plan,
-    docs: Path,
-    repository: Repository,
-    rows: Sequence[str] = (),
-    variants: Sequence[str] = (),
-    seeds: Sequence[int] = (),
-) -> None:
-    """Queue what is neither done nor waiting; of these rows, variants and seeds (none: of all)."""
+def queue(plan: Plan, docs: Path, repository: Repository) -> None:
+    """Queue what is neither done nor waiting."""
     known = {*repository.unfinished()[0], *repository.finished()}
     done = recorded(docs / f"{plan.name}.csv")
     keys = set(zip(done["row"], done["variant"], done["seed"], strict=True))
     for experiment in plan.experiments():
-        chosen = zip(experiment.key, (rows, variants, seeds), strict=True)
-        wanted = all(not some or value in some for value, some in chosen)
-        if wanted and experiment.key not in keys and experiment.name not in known:
+        if experiment.key not in keys and experiment.name not in known:
             repository.queue(experiment)
             print(f"queued {experiment.name}", flush=True)
 
@@ -88,22 +79,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--repo", type=Path, default=ROOT, help="the clone that the experiments run in (this one)")
     add("--docs", type=Path, default=ROOT / "docs", help="where tables and figures go (docs)")
     add("--machine", help="in words, where the runs ran that are not recorded yet (this one)")
-    add("--rows", nargs="+", default=[], help="queue these rows only")
-    add("--variants", nargs="+", default=[], help="queue these variants only")
-    add("--seeds", nargs="+", type=int, default=[], help="queue these seeds only")
     add("--jobs", type=int, default=1, help="experiments at once (1)")
     return made
-
-
-def _check(plans: Sequence[Plan], args: argparse.Namespace) -> None:
-    """What is to be queued only must be there: a slip would queue nothing, and say nothing."""
-    if args.jobs < 1:
-        raise InputError(f"--jobs is {args.jobs}, expected 1 or more")
-    runs = [experiment.key for plan in plans for experiment in plan.experiments()]
-    for known, option in zip(zip(*runs, strict=True), ("rows", "variants", "seeds"), strict=True):
-        if wrong := [value for value in getattr(args, option) if value not in known]:
-            expected = ", ".join(map(str, dict.fromkeys(known)))
-            raise InputError(f"--{option}: no {wrong[0]} in these plans, expected {expected}")
 
 
 def _do(args: argparse.Namespace) -> None:
@@ -112,9 +89,10 @@ def _do(args: argparse.Namespace) -> None:
     if args.do in ("run", "queue"):
         if not args.plans:
             raise InputError(f"{args.do}: no plan given, such as experiments/lambda.yaml")
-        _check(plans, args)
+        if args.jobs < 1:
+            raise InputError(f"--jobs is {args.jobs}, expected 1 or more")
         for plan in plans:
-            queue(plan, args.docs, repository, args.rows, args.variants, args.seeds)
+            queue(plan, args.docs, repository)
     if args.do == "queue":
         return
     from dgkd_core.runtime.machine import machine

@@ -156,26 +156,16 @@ class Experiment:
         return words
 
 
-def _read(path: Path) -> dict[str, Any]:
-    values = read_yaml(path, YAML(typ="safe", pure=True))
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: expected a plan with title, data, seeds, variants, rows")
-    return values
-
-
 def read_plan(path: Path) -> Plan:
-    """The plan in a YAML file: its own, or with ``extends`` what differs from another one.
-
-    A plan beside it is extended key by key; ``more_rows`` are added to its rows.
+    """The plan in a YAML file.
 
     Raises:
         InputError: it cannot be read, or is no plan.
     """
-    values = _read(path)
-    if base := values.pop("extends", None):
-        values = {**_read(path.parent / str(base)), **values}
+    values = read_yaml(path, YAML(typ="safe", pure=True))
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: expected a plan with title, data, seeds, variants, rows")
     try:
-        values["rows"] = [*(values.get("rows") or []), *(values.pop("more_rows", None) or [])]
         return Plan(name=path.stem, **values)
     except ValidationError as error:
         first = error.errors()[0]
