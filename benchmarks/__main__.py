@@ -26,7 +26,6 @@ given are those of params.yaml. Run from the project's root.
   step       a step of the distill stage, split into waiting for data, student, PAMR, teacher,
              denoisers, DIST, backward and optimizer
   train      the same step, not split
-  pamr       PAMR in training and in refine        dist    DIST, forward and backward
   inference  the student at several scales         cam     a batch of the cam stage
   depth      a batch of the depth stage            darken  the darken stage's pictures
   data       batches of training pictures alone
@@ -118,7 +117,7 @@ def _measure(
     problems = []
     with tempfile.TemporaryDirectory(prefix="benchmarks.") as made:
         folder = Path(made)
-        if not set(names) <= {"pamr", "dist", "export"}:  # these need no pictures
+        if not set(names) <= {"export"}:  # it needs no pictures
             _in_child("draw", "", words, options, folder)
         for name, case in [(n, c) for n in names for c in CASES[n]]:
             label = f"{name}, {case}" if case else name

@@ -42,7 +42,6 @@ from dgkd_core.data.samples import (
 from dgkd_core.depth.maps import gradient
 from dgkd_core.distill.denoiser import FeatureDenoiser
 from dgkd_core.distill.dgkd import DGKD
-from dgkd_core.distill.dist import dist_loss
 from dgkd_core.evaluation.inference import infer
 from dgkd_core.imaging.pamr import PAMR
 from dgkd_core.lowlight.darkening import dark_picture
@@ -173,50 +172,6 @@ def student_of(options: Options, device: torch.device) -> Network:
     student = build(config)
     assert isinstance(student, Network)
     return student.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-
-
-def pamr(options: Options, case: str, folder: Path, device: torch.device) -> Found:
-    """A training batch; a picture with two classes in refine, on the CPU; all classes of a picture
-    at the published dilations."""
-    section, every = options.params.refine, options.classes + 1
-    training = options.params.distill
-    side, module = options.size, PAMR()
-    batch, channels = 1, every
-    if case == "in training":
-        module = PAMR(dilations=options.params.model.pamr_dilations)
-        batch, side = training.batch, -(-training.crop // 4)
-    elif case == "in refine":
-        module, channels, device = PAMR(section.iterations, section.dilations), 2, CPU
-    image = torch.rand(batch, 3, side, side, device=device)
-    mask = torch.randn(batch, channels, side, side, device=device).softmax(1)
-    timeline = Timeline(device).measure(lambda: module(image, mask), options.calls)
-    size = f"{batch}x{channels}x{side}x{side}, {8 * len(module.dilations)} neighbours"
-    return Found(timeline, size, batch)
-
-
-def dist(options: Options, pair: str, folder: Path, device: torch.device) -> Found | None:
-    """The loss of one pair, forward and backward; None where it is not distilled."""
-    section = options.params.distill
-    if pair not in section.pairs:
-        return None
-    side = max(1, section.crop // section.map_stride)
-    shape = [section.batch, options.classes + 1, side, side]
-    if pair != "map":
-        picture = torch.zeros(1, 3, section.crop, section.crop)
-        network = student_of(options, CPU)
-        with torch.inference_mode():
-            output = network(picture, picture[:, :1] if network.uses_depth else None)
-        shape[1:] = getattr(output, pair).shape[1:]
-        shape[1] = section.autoencoder or shape[1]
-    student = torch.randn(shape, device=device, requires_grad=True)
-    teacher = torch.randn(shape, device=device)
-
-    def call() -> None:
-        student.grad = None
-        dist_loss(student, teacher).backward()
-
-    timeline = Timeline(device).measure(call, options.calls)
-    return Found(timeline, "x".join(map(str, shape)), shape[0])
 
 
 def cam(
@@ -383,8 +338,6 @@ def export(options: Options, case: str, folder: Path, device: torch.device) -> F
 BENCHMARKS: dict[str, Callable[[Options, str, Path, torch.device], Found | None]] = {
     "step": step,
     "train": partial(step, split=False),
-    "pamr": pamr,
-    "dist": dist,
     "inference": partial(cam, whole=False),
     "cam": cam,
     "depth": depth,

@@ -20,8 +20,6 @@ DTYPES = ("float32", "bfloat16", "float16")
 CASES: dict[str, tuple[str, ...]] = {  # of each benchmark; every case has a process of its own
     "step": ("",),
     "train": ("",),
-    "pamr": ("in training", "in refine", "as published"),
-    "dist": ("map", "deep", "shallow"),
     "inference": ("",),
     "cam": ("",),
     "depth": ("",),

@@ -65,14 +65,12 @@ def test_without_distillation_there_is_no_teacher(tiny: Options, project: Path) 
     assert [getattr(owner, name) for _, owner, name in cases.PARTS] == methods, "put back"
     assert not {"teacher", "denoisers", "DIST and maps"} & set(parts)
     assert {"student", "backward", "optimizer"} < set(parts)
-    assert cases.run("dist", "deep", _changed(tiny, "distill", pairs=["map"]), project) == []
 
 
 def test_more_classes_and_half_precision(tiny: Options, project: Path) -> None:
     more = replace(tiny, classes=9)
     assert more.class_names[-1] == "class 9"
     assert len(set(more.class_names)) == 9
-    assert cases.run("dist", "map", more, project)[0]["size"] == "2x10x8x8"
     (found,) = cases.run("inference", "", replace(tiny, dtype="bfloat16"), project)
     assert found["dtype"] == "bfloat16"
 
@@ -83,5 +81,5 @@ def test_memory_that_runs_out_is_one_line(
     def fails(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
 
-    monkeypatch.setitem(cases.BENCHMARKS, "pamr", fails)
-    one_line(lambda: cases.run("pamr", "in training", tiny, project), "pamr: out of memory on cpu")
+    monkeypatch.setitem(cases.BENCHMARKS, "depth", fails)
+    one_line(lambda: cases.run("depth", "", tiny, project), "depth: out of memory on cpu")

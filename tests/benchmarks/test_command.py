@@ -105,14 +105,14 @@ def test_what_fails_does_not_take_the_rest_with_it(
 
 @pytest.mark.parametrize(
     ("status", "said"),
-    [(-9, "dist: killed by signal 9"), (1, "dist: ValueError: what went wrong")],
+    [(-9, "export: killed by signal 9"), (1, "export: ValueError: what went wrong")],
 )
 def test_a_child_that_dies_is_one_line(
     status: int, said: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = subprocess.CompletedProcess([], status, "", "Traceback\nValueError: what went wrong\n")
     monkeypatch.setattr("benchmarks.__main__.subprocess.run", lambda *_, **__: done)
-    assert said in _refused("dist", *SMALL)
+    assert said in _refused("export", *SMALL)
 
 
 def test_every_benchmark_stands_in_help(capsys: pytest.CaptureFixture[str]) -> None:

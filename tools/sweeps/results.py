@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from dgkd_core.runtime.files import write_text
+from dgkd_core.runtime.templates import fill
 from tools.sweeps.figures import REFERENCES, write_figure
 from tools.sweeps.plan import KEYS, Plan
 from tools.sweeps.table import grid, recorded, spread
@@ -109,12 +109,6 @@ def write_results(plans: Iterable[Plan], docs: Path) -> None:
         sections.append(_section(plan, table))
         if plan.plot is not None:
             write_figure(plan, plan.plot, table, docs / f"figures/{plan.name}.svg")
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        keep_trailing_newline=True,
-    )
-    template = environment.get_template("results.md.jinja")
-    text = template.render(sections=sections, planned="; ".join(planned))
+    template = Path(__file__).with_name("results.md.jinja")
+    text = fill(template, sections=sections, planned="; ".join(planned))
     write_text(docs / "RESULTS.md", text)
