@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
 import signal
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -150,7 +150,8 @@ def test_stages_of_many_files_go_on_with_what_is_missing(
     assert "goes on after" in ended.output
     same_bytes(folder, unbroken, stage)
     remove_outputs(stage)
-    at_the_end = partial(at_call, sys.modules[stage], "write_metrics", 1, kill_me)
+    module = importlib.import_module(stage)
+    at_the_end = partial(at_call, module, "write_metrics", 1, kill_me)
     assert forked(folder, stage, at_the_end).killed
     put = ResultCache.put
 
