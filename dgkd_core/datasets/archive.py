@@ -36,6 +36,7 @@ PUBLISHED = {  # by name in small letters; the values that torchvision publishes
 MOST_RATIO = 200  # unpacked to packed size …
 SMALL = 1 << 28  # … of what unpacks to more bytes than this
 _BLOCK = 1 << 20
+_LONGEST_HEADER = 1 << 24
 _NAMES = (errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG)
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 
@@ -54,9 +55,33 @@ class _Member:
         return tuple(part for part in self.name.split("/") if part not in ("", "."))
 
 
-def _tar_members(plain: IO[bytes], path: Path) -> Iterator[_Member]:
+class _Bounded:
+    """A file that tarfile reads from; what it unpacks to and the pieces asked for are bounded."""
+
+    def __init__(self, file: IO[bytes], path: Path, most: int) -> None:
+        self.file, self.path, self.most = file, path, most
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+    def seek(self, place: int) -> int:
+        if place > self.most:
+            raise _bomb(self.path, self.most)
+        return self.file.seek(place)
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= _LONGEST_HEADER:
+            raise InputError(f"{self.path}: a header of {size} bytes, expected a tar archive")
+        data = self.file.read(size)
+        if self.file.tell() > self.most:
+            raise _bomb(self.path, self.most)
+        return data
+
+
+def _tar_members(file: IO[bytes], path: Path, most: int) -> Iterator[_Member]:
     """The members of a tar archive; its end is checked, too."""
-    tar = tarfile.TarFile(fileobj=plain, encoding="utf-8")
+    plain = _Bounded(file, path, most)
+    tar = tarfile.TarFile(fileobj=plain, encoding="utf-8")  # type: ignore[arg-type]
     for info in tar:
         kind = "neither a file nor a folder"
         if info.issym() or info.islnk():
@@ -93,14 +118,19 @@ def _zip_members(file: IO[bytes]) -> Iterator[_Member]:
         yield _Member(info.filename, kind, info.file_size, partial(archive.open, info))
 
 
-def _members(file: IO[bytes], path: Path) -> Iterator[_Member]:
+def _members(file: IO[bytes], path: Path, most: int) -> Iterator[_Member]:
     """The members of an archive whose kind its first bytes tell."""
     head = file.read(2)
     file.seek(0)
     if head == b"PK":
         return _zip_members(file)
     plain: Any = gzip.GzipFile(fileobj=file) if head == b"\x1f\x8b" else file
-    return _tar_members(plain, path)
+    return _tar_members(plain, path, most)
+
+
+def _bomb(path: Path, most: int) -> InputError:
+    packed = _size(path.stat().st_size)
+    return InputError(f"{path}: {packed} that unpack to more than {_size(most)}, refused as a bomb")
 
 
 def _size(count: float) -> str:
@@ -156,10 +186,8 @@ def _member_problem(member: _Member) -> str | None:
     return None
 
 
-def _check_members(path: Path, members: Iterable[_Member]) -> list[_Member]:
+def _check_members(path: Path, members: Iterable[_Member], most: int) -> list[_Member]:
     """The members that are files; raises all that is wrong with any member together."""
-    packed = path.stat().st_size
-    most = max(SMALL, MOST_RATIO * packed)
     files: list[_Member] = []
     problems: list[str] = []
     total = 0
@@ -168,8 +196,7 @@ def _check_members(path: Path, members: Iterable[_Member]) -> list[_Member]:
         if member.size < 0:  # not one step further into such an archive
             raise InputError(f"{path}: {shown(member.name)} has {member.size} bytes, expected 0 up")
         if total > most:
-            said = f"{_size(packed)} that unpack to more than {_size(most)}, refused as a bomb"
-            raise InputError(f"{path}: {said}")
+            raise _bomb(path, most)
         if problem := _member_problem(member):
             problems.append(f"{path}: {shown(member.name)} {problem}")
         elif member.kind == "file":
@@ -277,9 +304,10 @@ def unpack(archive: Path, out: Path, md5: str | None = None) -> list[str]:
         raise InputError(f"{archive}: no such file, expected a tar, tar.gz or zip archive")
     with open(archive, "rb") as file:
         checked = _checked_md5(file, archive, md5)
+        most = max(SMALL, MOST_RATIO * archive.stat().st_size)
         with _reading(archive):
             file.seek(0)
-            files = _check_members(archive, _members(file, archive))
+            files = _check_members(archive, _members(file, archive, most), most)
         total = sum(member.size for member in files)
         if total > (free := shutil.disk_usage(base).free):
             raise InputError(f"{base}: {_size(free)} free, expected {_size(total)} for {archive}")

@@ -26,6 +26,7 @@ from dgkd_core.runtime.errors import InputError
 
 _FOLDER = "JPEGImages/"
 _LONGEST_SIDE = 65_535  # JPEG's limit
+_LONGEST_OUTLINE = 1_000_000  # pixels; the drawing takes 80 bytes of memory for each
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +107,10 @@ def _polygon(numbers: Any, width: int, height: int) -> list[float]:
         if type(number) not in (int, float) or not -side <= number <= 2 * side:
             axis = "xy"[place % 2]
             raise InputError(f"{axis} = {shown(number)}, expected {-side} to {2 * side}")
+    points = np.array(numbers, np.float64).reshape(-1, 2)
+    length = np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum()
+    if length + len(points) > _LONGEST_OUTLINE:
+        raise InputError(f"an outline of {length:.0f} pixels, expected {_LONGEST_OUTLINE} at most")
     return numbers
 
 

@@ -170,6 +170,13 @@ def zip_header(place: int, new: bytes) -> bytes:
     return patched(zipped(), zipped().index(b"PK\x01\x02") + place, new)
 
 
+def long_header() -> bytes:
+    """A PAX header of 64 MB, which compresses to nothing."""
+    info = tarfile.TarInfo("pax")
+    info.type, info.size = tarfile.XHDTYPE, 1 << 26
+    return gzip.compress(info.tobuf() + bytes(1 << 20))
+
+
 PLAIN = "expected plain files and folders only"
 OUT = "leads out of the folder, expected names within the archive"
 BROKEN = "damaged or cut short (…), expected a tar, tar.gz or zip archive"
@@ -208,6 +215,7 @@ DAMAGE: dict[str, tuple[bytes, str]] = {  # … stands for anything
         tar_size(b"77777777777\0"),
         "0.0 MB that unpack to more than 268.4 MB, refused as a bomb",
     ),
+    "long header": (long_header(), "a header of 67108864 bytes, expected a tar archive"),
     "zip leads out": (zipped(("../b", b"b")), f"'../b' {OUT}"),
     "zip link": (zipped((zip_info("l", stat.S_IFLNK), b"/etc")), f"'l' is a link, {PLAIN}"),
     "zip encrypted": (zip_header(8, b"\1"), f"'good.txt' is encrypted, {PLAIN}"),
@@ -238,7 +246,14 @@ def test_each_damage_is_one_line_and_nothing_is_written(name: str, tmp_path: Pat
 ZEROS = [("good.txt", b"good"), ("zeros", bytes(1_000_000))]
 
 
-@pytest.mark.parametrize("content", [tar_bytes(ZEROS, "w:gz"), zip_bytes(ZEROS)])
+@pytest.mark.parametrize(
+    "content",
+    [
+        tar_bytes(ZEROS, "w:gz"),
+        zip_bytes(ZEROS),
+        gzip.compress(GOOD["a.tar"] + bytes(1_000_000)),  # behind the last member
+    ],
+)
 def test_a_bomb(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """1 MB of zeros: fine in a tar archive that is as large, a bomb in a thousandth of that."""
     plain = save(tmp_path, "plain", tar_bytes(ZEROS))

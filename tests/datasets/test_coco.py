@@ -162,6 +162,7 @@ DAMAGE: list[tuple[Any, str]] = [
     (second("iscrowd", 2), "annotations[1]: iscrowd 2, expected a whole number from 0 to 1"),
     (segmented(MISSING), "annotations[0]: segmentation: missing, expected polygons or run lengths"),
     (segmented(box(1, 1, 3, 3)), "segmentation: a polygon 1, expected a list of numbers"),
+    (segmented([[-8, 0, 16, 0] * 25_000]), "an outline of 1200000 pixels, expected 1000000 at mos"),
     (segmented([[1, 1, 2, 2, 3, 1, 4]]), "a polygon of 7 numbers, expected pairs, 3 or more"),
     (segmented([[1, 1, 2, float("nan"), 3, 1]]), "y = nan, expected -6 to 12"),
     (runs([48], (8, 6)), "size [8, 6], expected [height, width] = [6, 8]"),
