@@ -36,7 +36,7 @@ data:
 depth_model: {pictures: 16, held_out: 2, size: 32, width: 16, iterations: 2, batch: 4}
 depth: {batch: 4}
 model: {width: 8}
-teacher: {iterations: 6, batch: 4, crop: 48, mask_warmup: 2, lr_warmup: 1}
+teacher: {iterations: 6, batch: 4, crop: 48, mask_warmup: 2, mask_weight: 1, lr_warmup: 1}
 distill: {iterations: 4, batch: 4, crop: 48, night: fresh, mask_warmup: 1, lr_warmup: 1}
 cam: {scales: [1.0], batch: 4}
 refine: {dilations: [1, 2], iterations: 2}
