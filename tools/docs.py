@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from dgkd_core.config.leaves import leaves  # noqa: E402
 from dgkd_core.config.schema import Params  # noqa: E402
 from dgkd_core.runtime.errors import InputError  # noqa: E402
 from dgkd_core.runtime.files import read_json, write_text  # noqa: E402
@@ -69,15 +70,6 @@ def load_stages(root: Path) -> Stages:
         }
         for name, stage in stages.items()
     }
-
-
-def leaves(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """All values by dotted key, in their order."""
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from leaves(value, f"{above}{key}.")
-        else:
-            yield above + key, value
 
 
 def covers(key: str, leaf: str) -> bool:

@@ -159,9 +159,7 @@ class TrainingStep:
         losses = self._losses(self.compute, batch, i)
         self.watch.see(losses, i)
         self.scaler.scale(torch.stack(list(losses.values())).sum()).backward()
-        if (
-            not self.scaler.is_enabled()
-        ):  # where there is a scale, it deals with too large gradients
+        if not self.scaler.is_enabled():  # else it deals with too large gradients itself
             self.watch.see_gradient(self.parameters, i)
         if on_cpu:
             self.watch.check(partial(self._blame, batch, i, drawn))
