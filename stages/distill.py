@@ -13,7 +13,6 @@ from dgkd_core.data.manifest import read_manifest
 from dgkd_core.data.samples import Crops, Inputs, Store
 from dgkd_core.distill.dgkd import DGKD
 from dgkd_core.evaluation.inference import dark_view
-from dgkd_core.imaging.pamr import PAMR
 from dgkd_core.lowlight.fresh import fresh_night
 from dgkd_core.models.network import Network
 from dgkd_core.models.registry import ModelConfig, build, first_weights, inherit, load_model
@@ -29,6 +28,7 @@ from dgkd_core.training.student import (
     freeze_what_nothing_compares,
     ready_to_guide,
 )
+from dgkd_core.training.weak import WeakSupervision
 
 
 def noise_errors(losses: Mapping[str, float]) -> dict[str, float]:
@@ -80,12 +80,10 @@ def distill(params: Params, state: State) -> None:
     )
     if params.model.attention:
         student.encoder.attend()
-    pamr = PAMR(dilations=params.model.pamr_dilations)
+    weak = WeakSupervision.of(section, params.model.pamr_dilations)
     ready_to_guide(teacher, device, half_precision(device))  # after the student took its weights
     guide = teacher if dgkd is not None else None
-    task = StudentTask(
-        student, guide, dgkd, pamr, section.mask_warmup, pretrained, section.mask_weight
-    )
+    task = StudentTask(student, guide, dgkd, weak, pretrained)
     view = dark_view(Store(), dark, depth, config)
     curve = train_and_score(task, crops, view, config, params, device, state)
     for pair, error in sorted(noise_errors(curve[-1]).items()):

@@ -8,7 +8,6 @@ from dgkd_core.config.schema import Params
 from dgkd_core.data.manifest import Manifest, read_manifest
 from dgkd_core.data.samples import Crops, Inputs, Store
 from dgkd_core.evaluation.inference import View
-from dgkd_core.imaging.pamr import PAMR
 from dgkd_core.models.network import Network
 from dgkd_core.models.registry import ModelConfig, build, first_weights, load_given, save_model
 from dgkd_core.pipeline.stage import run
@@ -19,7 +18,7 @@ from dgkd_core.runtime.paths import ARTIFACTS, resolve
 from dgkd_core.runtime.state import State
 from dgkd_core.training.fit import train_and_score
 from dgkd_core.training.live import live_curve
-from dgkd_core.training.weak import AuxiliaryClassifier, TeacherTask, freeze
+from dgkd_core.training.weak import AuxiliaryClassifier, TeacherTask, WeakSupervision, freeze
 
 
 def take_over(folder: Path, pin: str | None, manifest: Manifest) -> None:
@@ -70,8 +69,8 @@ def teacher(params: Params, state: State) -> None:
     )
     if params.model.attention:
         model.encoder.attend()
-    pamr = PAMR(dilations=params.model.pamr_dilations)
-    task = TeacherTask(model, pamr, section.mask_warmup, auxiliary, pretrained, section.mask_weight)
+    weak = WeakSupervision.of(section, params.model.pamr_dilations)
+    task = TeacherTask(model, weak, auxiliary, pretrained)
     view = View(Store(), images, None, dark=False, exposure="none")
     train_and_score(task, crops, view, config, params, device, state)
 

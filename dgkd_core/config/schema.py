@@ -310,6 +310,16 @@ class _Training(_Section):
         return self
 
 
+class _WeakTraining(_Training):
+    mask_warmup: int = Field(ge=0, description="step at which the mask loss sets in")
+    mask_weight: Positive = Field(description="weight of the mask loss, 1 in the paper")
+    mask_balance: Literal["classes", "foreground"] = Field(
+        description="what the weights of the mask loss's pixels balance: each class of a picture "
+        "against all the rest (classes, the paper), or all of them together against the "
+        "background (foreground), which keeps small classes from growing"
+    )
+
+
 class _DarkTraining(_Training):
     night: Literal["fixed", "fresh"] = Field(
         description="dark crops to train on; fixed: cut from the dark picture that darken made, "
@@ -333,14 +343,12 @@ class _DarkTraining(_Training):
         return self
 
 
-class Teacher(_Training):
+class Teacher(_WeakTraining):
     """Teacher on normal-light pictures."""
 
     jitter: Jitter = Field(
         description="colour jitter, largest change of brightness, contrast, saturation, hue"
     )
-    mask_warmup: int = Field(ge=0, description="step at which the mask loss sets in")
-    mask_weight: Positive = Field(description="weight of the mask loss, 1 in the paper")
     model: str | None = Field(
         description="the folder of a teacher trained elsewhere (`dgkd convert authors`, or "
         "artifacts/teacher of another run), taken as it is; null: train one here"
@@ -370,7 +378,7 @@ class PairWeights(_Section):
     shallow: Positive = Field(description="weight of the pair shallow, times λ; 1 in the paper")
 
 
-class Distill(_DarkTraining):
+class Distill(_WeakTraining, _DarkTraining):
     """Student on dark pictures, guided by the teacher."""
 
     weight: float = Field(
@@ -426,8 +434,6 @@ class Distill(_DarkTraining):
     long_side: Annotated[tuple[Count, Count], Ordered] | None = Field(
         description="random long side before the crop, pixels, in place of scale; null: scale"
     )
-    mask_warmup: int = Field(ge=0, description="step at which the mask loss sets in")
-    mask_weight: Positive = Field(description="weight of the mask loss, 1 in the paper")
     keep: Literal["last", "best"] = Field(
         description="the student after the last step, or the best of those scored on val, which "
         "flatters the scores on val (the paper)"

@@ -9,13 +9,12 @@ import torch
 from torch import nn
 
 from dgkd_core.distill.dgkd import DGKD
-from dgkd_core.imaging.pamr import PAMR
 from dgkd_core.models.network import Network, Output
 from dgkd_core.runtime import distributed
 from dgkd_core.runtime.device import random_states, set_random_states
 from dgkd_core.training.diagnosis import CHECK, Found, pulls, rolled, share_found
 from dgkd_core.training.loop import Batch, Losses
-from dgkd_core.training.weak import freeze, weak_losses
+from dgkd_core.training.weak import WeakSupervision, freeze
 
 
 def ready_to_guide(teacher: Network, device: torch.device, half: torch.dtype | None) -> Network:
@@ -44,18 +43,14 @@ class StudentTask:
 
     Attributes:
         teacher, distillation: both None for a student without distillation.
-        mask_warmup: step at which the mask loss sets in.
-        mask_weight: factor on the mask loss.
         pretrained: the student's parameters that have weights already.
     """
 
     student: Network
     teacher: Network | None
     distillation: DGKD | None
-    pamr: PAMR
-    mask_warmup: int
+    weak: WeakSupervision
     pretrained: Sequence[nn.Parameter] = ()
-    mask_weight: float = 1.0
 
     @property
     def modules(self) -> list[nn.Module]:
@@ -95,8 +90,7 @@ class StudentTask:
             return output, self.teacher(batch["normal"], features=pairs, scores=False, raw=raw)
 
     def _losses(self, output: Output, target: Output | None, batch: Batch, step: int) -> Losses:
-        pamr = self.pamr if step >= self.mask_warmup else None
-        losses = weak_losses(output, batch["dark"], batch, pamr, self.mask_weight)
+        losses = self.weak(output, batch["dark"], batch, step)
         if target is not None:
             losses |= self._distilled(output, target, batch, step)
         return losses

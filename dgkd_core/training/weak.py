@@ -4,37 +4,55 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dgkd_core.imaging.attention import spread
 from dgkd_core.imaging.pamr import PAMR
-from dgkd_core.models.head import mask_loss, refine_to_pseudo
+from dgkd_core.models.head import MaskBalance, mask_loss, refine_to_pseudo
 from dgkd_core.models.network import Network, Output
 from dgkd_core.training.loop import Batch, Losses
 
 
-def weak_losses(
-    output: Output, image: Tensor, batch: Batch, pamr: PAMR | None, mask_weight: float = 1.0
-) -> Losses:
-    """Losses from image-level labels: ``cls`` and, where PAMR is given, ``mask``.
+@dataclass(frozen=True)
+class WeakSupervision:
+    """Losses from image-level labels: ``cls`` and, from a step on, ``mask``.
 
     Masks of a network that gives the affinity of its patches are spread by it before PAMR.
 
-    Args:
-        image: (N, 3, H, W) the picture that guides PAMR, in [0, 1].
+    Attributes:
+        pamr: refines the masks that the mask loss takes as targets.
+        mask_warmup: step at which the mask loss sets in.
+        mask_weight: factor on it.
+        mask_balance: of `mask_loss`.
     """
-    labels = batch["labels"]
-    assert output.scores is not None
-    losses = {"cls": F.multilabel_soft_margin_loss(output.scores, labels)}
-    if pamr is not None:
-        masks = output.masks.detach()
-        if output.affinity is not None:
-            masks = spread(masks, output.affinity)
-        pseudo = refine_to_pseudo(masks, image, labels, pamr, batch["valid"])
-        losses["mask"] = mask_weight * mask_loss(output.logits, pseudo, labels).mean()
-    return losses
+
+    pamr: PAMR
+    mask_warmup: int = 0
+    mask_weight: float = 1.0
+    mask_balance: MaskBalance = "classes"
+
+    @classmethod
+    def of(cls, section: Any, dilations: Sequence[int]) -> WeakSupervision:
+        """As a section of params.yaml says, with ``model.pamr_dilations``."""
+        pamr = PAMR(dilations=dilations)
+        return cls(pamr, section.mask_warmup, section.mask_weight, section.mask_balance)
+
+    def __call__(self, output: Output, image: Tensor, batch: Batch, step: int) -> Losses:
+        """Scalars by name; ``image`` (N, 3, H, W) in [0, 1] is the picture that guides PAMR."""
+        labels = batch["labels"]
+        assert output.scores is not None
+        losses = {"cls": F.multilabel_soft_margin_loss(output.scores, labels)}
+        if step >= self.mask_warmup:
+            masks = output.masks.detach()
+            if output.affinity is not None:
+                masks = spread(masks, output.affinity)
+            pseudo = refine_to_pseudo(masks, image, labels, self.pamr, batch["valid"])
+            each = mask_loss(output.logits, pseudo, labels, self.mask_balance)
+            losses["mask"] = self.mask_weight * each.mean()
+        return losses
 
 
 class AuxiliaryClassifier(nn.Module):
@@ -66,18 +84,14 @@ class TeacherTask:
     """The teacher learns from normal pictures and image-level labels.
 
     Attributes:
-        mask_warmup: step at which the mask loss sets in.
-        mask_weight: factor on the mask loss.
         auxiliary: trains the teacher's projections beside it; nothing of that reaches the backbone.
         pretrained: the teacher's parameters that have weights already.
     """
 
     teacher: Network
-    pamr: PAMR
-    mask_warmup: int
+    weak: WeakSupervision
     auxiliary: AuxiliaryClassifier | None = None
     pretrained: Sequence[nn.Parameter] = ()
-    mask_weight: float = 1.0
 
     @property
     def modules(self) -> list[nn.Module]:
@@ -86,8 +100,7 @@ class TeacherTask:
     def __call__(self, batch: Batch, step: int) -> Losses:
         wanted = self.auxiliary is not None
         output = self.teacher(batch["normal"], features=wanted, detach_features=True)
-        pamr = self.pamr if step >= self.mask_warmup else None
-        losses = weak_losses(output, batch["normal"], batch, pamr, self.mask_weight)
+        losses = self.weak(output, batch["normal"], batch, step)
         if self.auxiliary is not None:
             losses["auxiliary"] = self.auxiliary(output, batch["labels"])
         return losses

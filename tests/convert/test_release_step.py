@@ -32,7 +32,7 @@ from dgkd_core.runtime import distributed
 from dgkd_core.training.loop import Batch, TrainingStep
 from dgkd_core.training.optimizer import Recipe
 from dgkd_core.training.student import StudentTask
-from dgkd_core.training.weak import TeacherTask, freeze
+from dgkd_core.training.weak import TeacherTask, WeakSupervision, freeze
 
 C, SIZE = 3, (32, 48)
 LABELS = torch.tensor([[1.0, 0, 0], [0, 1, 1], [0, 1, 0]], dtype=torch.float64)
@@ -227,11 +227,13 @@ class Ours:
                 self.dgkd.denoisers[pair] = load_authors_denoiser(state, f"{pair}.")
             guide = load_authors_checkpoint(teacher, "teacher").double()
             freeze(guide)
-            task: Any = StudentTask(network, guide, self.dgkd.double(), PAMR(), 0)
+            task: Any = StudentTask(network, guide, self.dgkd.double(), WeakSupervision(PAMR()))
         else:
             for projection in (network.project_deep, network.project_shallow):
                 freeze(projection)
-            task = TeacherTask(network, PAMR(), 0, None, list(network.encoder.parameters()))
+            task = TeacherTask(
+                network, WeakSupervision(PAMR()), None, list(network.encoder.parameters())
+            )
         for layer in network.modules():
             if isinstance(layer, nn.Dropout | nn.Dropout2d):
                 layer.p = 0.0

@@ -18,7 +18,7 @@ from dgkd_core.models.registry import build_encoder
 from dgkd_core.training.loop import Batch, Losses, train
 from dgkd_core.training.optimizer import Recipe
 from dgkd_core.training.student import StudentTask, freeze_what_nothing_compares
-from dgkd_core.training.weak import freeze
+from dgkd_core.training.weak import WeakSupervision, freeze
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(12, "sgd", 0.05, 0.001, 0.9, 2, 10, 0.01)
@@ -61,7 +61,7 @@ def make_student_task(
         teacher = make_network(seed=3)
         freeze(teacher)
     freeze_what_nothing_compares(student, dgkd)
-    return StudentTask(student, teacher, dgkd, PAMR(1, (1,)), mask_warmup)
+    return StudentTask(student, teacher, dgkd, WeakSupervision(PAMR(1, (1,)), mask_warmup))
 
 
 def backward(losses: Losses) -> None:

@@ -18,7 +18,7 @@ from dgkd_core.models.tone_curve import ToneCurve
 from dgkd_core.training.finite import Watch
 from dgkd_core.training.loop import Task
 from dgkd_core.training.supervised import SegmenterTask
-from dgkd_core.training.weak import AuxiliaryClassifier, TeacherTask
+from dgkd_core.training.weak import AuxiliaryClassifier, TeacherTask, WeakSupervision
 
 
 def _student() -> Task:
@@ -28,7 +28,9 @@ def _student() -> Task:
 
 
 TASKS: dict[str, Callable[[], Task]] = {
-    "teacher": lambda: TeacherTask(make_network(), PAMR(2, (1, 2)), 0, AuxiliaryClassifier(16, 2)),
+    "teacher": lambda: TeacherTask(
+        make_network(), WeakSupervision(PAMR(2, (1, 2))), AuxiliaryClassifier(16, 2)
+    ),
     "student": _student,
     "segmenter": lambda: SegmenterTask(make_segmenter("paper")),
 }

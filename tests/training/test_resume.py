@@ -20,6 +20,7 @@ from dgkd_core.runtime import state as state_module
 from dgkd_core.runtime.state import State
 from dgkd_core.training.loop import Batch, Losses, train
 from dgkd_core.training.student import StudentTask
+from dgkd_core.training.weak import WeakSupervision
 
 
 def _equal(a: Found, b: Found) -> bool:
@@ -78,7 +79,8 @@ def test_a_student_of_each_kind_of_backbone_goes_on_to_the_same_bits(
             encoder.attend()
             encoder.checkpoint()
         student = Network(encoder, 2, 16, "gated", (1, 2, 3)).train()
-        task, before = StudentTask(student, None, None, PAMR(1, (1,)), 0), stop_at(stop)
+        task = StudentTask(student, None, None, WeakSupervision(PAMR(1, (1,))))
+        before = stop_at(stop)
 
         def losses(batch: Batch, i: int) -> Losses:
             before(i)

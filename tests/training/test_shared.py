@@ -29,7 +29,7 @@ from dgkd_core.training.loop import Batch, Task, train
 from dgkd_core.training.optimizer import Recipe
 from dgkd_core.training.shared import on_whole_batches
 from dgkd_core.training.supervised import SegmenterTask
-from dgkd_core.training.weak import AuxiliaryClassifier, TeacherTask
+from dgkd_core.training.weak import AuxiliaryClassifier, TeacherTask, WeakSupervision
 
 pytestmark = pytest.mark.full  # several processes
 Found = dict[str, Any]
@@ -133,7 +133,9 @@ def test_batch_norm_in_single_precision_does_not_suffer_from_a_large_mean() -> N
 
 RECIPE = Recipe(3, "sgd", 5e-3, 1e-4, 0.9, 0, 2.0, 1e-4)
 TASKS: dict[str, Callable[[], Task]] = {
-    "teacher": lambda: TeacherTask(make_network(), PAMR(2, (1, 2)), 1, AuxiliaryClassifier(16, 2)),
+    "teacher": lambda: TeacherTask(
+        make_network(), WeakSupervision(PAMR(2, (1, 2)), 1), AuxiliaryClassifier(16, 2)
+    ),
     "student": lambda: make_student_task("gated", mask_warmup=1, noise_adapter=True),
     "student alone": lambda: make_student_task(pairs=()),
     "student of maps": lambda: make_student_task(pairs=("map",)),

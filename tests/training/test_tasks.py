@@ -17,7 +17,7 @@ from dgkd_core.models.network import Output
 from dgkd_core.training.loop import Batch, Task
 from dgkd_core.training.student import ready_to_guide
 from dgkd_core.training.supervised import SegmenterTask
-from dgkd_core.training.weak import AuxiliaryClassifier, TeacherTask, freeze, weak_losses
+from dgkd_core.training.weak import AuxiliaryClassifier, TeacherTask, WeakSupervision, freeze
 
 SMALL = PAMR(1, (1,))
 FAR = 10**6
@@ -52,7 +52,7 @@ def test_the_mask_loss_is_the_mean_over_the_pictures_and_padding_is_left_out() -
     """Its gradient goes through the logits alone: the pseudo masks come from detached ones."""
     output, batch = _output(), make_batch()
     batch["valid"][..., :3] = 0
-    losses = weak_losses(output, batch["normal"], batch, SMALL)
+    losses = WeakSupervision(SMALL)(output, batch["normal"], batch, 0)
     assert set(losses) == {"cls", "mask"}
     assert losses["cls"].item() == pytest.approx(_soft_margin(output.scores), rel=1e-5)
     args = output.masks.detach(), batch["normal"], batch["labels"], SMALL, batch["valid"]
@@ -71,11 +71,11 @@ def test_masks_are_spread_by_attention_before_pamr() -> None:
     output, batch = _output(), make_batch()
     affinity = torch.rand(2, 3, 4, 3, 4)
     affinity /= affinity.sum((3, 4), keepdim=True)
-    given = batch["normal"], batch, SMALL
-    found = weak_losses(replace(output, affinity=affinity), *given)["mask"]
+    weak, given = WeakSupervision(SMALL), (batch["normal"], batch, 0)
+    found = weak(replace(output, affinity=affinity), *given)["mask"]
     spread_out = replace(output, masks=spread(output.masks, affinity))
-    assert torch.equal(found, weak_losses(spread_out, *given)["mask"])
-    assert found != weak_losses(output, *given)["mask"]
+    assert torch.equal(found, weak(spread_out, *given)["mask"])
+    assert found != weak(output, *given)["mask"]
 
 
 def test_the_auxiliary_loss_is_that_of_both_pooled_features() -> None:
@@ -93,7 +93,7 @@ def test_the_auxiliary_loss_is_that_of_both_pooled_features() -> None:
 @pytest.mark.parametrize(("warmup", "i"), [(0, 0), (5, 4), (5, 5)])
 @pytest.mark.parametrize("role", ["teacher", "student alone", "student"])
 def test_which_losses_there_are(role: str, warmup: int, i: int) -> None:
-    task: Task = TeacherTask(make_network(), SMALL, warmup)
+    task: Task = TeacherTask(make_network(), WeakSupervision(SMALL, warmup))
     if role != "teacher":
         task = make_student_task("gated", PAIRS if role == "student" else (), warmup)
     losses = task(make_batch(), i)
@@ -104,9 +104,10 @@ def test_which_losses_there_are(role: str, warmup: int, i: int) -> None:
 
 @pytest.mark.parametrize("role", ["teacher", "student"])
 def test_the_mask_loss_has_a_weight_and_the_others_have_none(role: str) -> None:
-    task = TeacherTask(make_network(), SMALL, 0) if role == "teacher" else make_student_task()
+    plain = WeakSupervision(SMALL)
+    task = TeacherTask(make_network(), plain) if role == "teacher" else make_student_task()
     found = []
-    for each in (task, replace(task, mask_weight=3.0)):
+    for each in (task, replace(task, weak=replace(task.weak, mask_weight=3.0))):
         torch.manual_seed(5)  # dropout, noise
         found.append(each(make_batch(), 0))
     for name, value in found[0].items():
@@ -132,9 +133,9 @@ def test_the_teacher_learns_all_but_its_projections_which_only_the_auxiliary_tra
     auxiliary = AuxiliaryClassifier(16, 2) if helped else None
     _without_zeros(plain, network)
     torch.manual_seed(3)  # dropout
-    backward(TeacherTask(plain, SMALL, FAR)(batch, 0))
+    backward(TeacherTask(plain, WeakSupervision(SMALL, FAR))(batch, 0))
     torch.manual_seed(3)
-    losses = TeacherTask(network, SMALL, FAR, auxiliary)(batch, 0)
+    losses = TeacherTask(network, WeakSupervision(SMALL, FAR), auxiliary)(batch, 0)
     assert set(losses) == ({"cls", "auxiliary"} if helped else {"cls"})
     backward(losses)
     for (name, a), b in zip(plain.named_parameters(), network.parameters(), strict=True):
