@@ -48,10 +48,10 @@ class NoisePredictor(nn.Module):
 
 
 class NoiseAdapter(nn.Module):
-    """Finds how noisy a student's features are: a share of them is kept, the rest becomes noise.
+    """Replaces a learned share of the features by noise, to match the denoiser's noise level.
 
-    DiffKD's form: γ, one a picture, from a residual bottleneck, global average pooling
-    and a linear layer; x = γ·F + (1 − γ)·ε.
+    DiffKD's form: x = γ·F + (1 − γ)·ε with ε of variance 1. A residual bottleneck, global average
+    pooling, a linear layer and a sigmoid give γ, one for each picture.
     """
 
     def __init__(self, channels: int) -> None:

@@ -119,9 +119,9 @@ class DenseCRF:
     As in the authors' implementation the sum includes q = p, and the kernels are normalised
     symmetrically: K̃ = D^-½ K D^-½, where D is the diagonal of the row sums of K.
 
-    K_1 is exact (cut at five standard deviations). K_2 is approximate: on natural pictures sums
-    are within 1 % of the exact ones in the root mean square, of which ten iterations can make more
-    where classes are nearly tied. Runs on the CPU; the same input gives the same bytes.
+    K_1 is exact (cut at five standard deviations). K_2 is approximate: on natural pictures the root
+    mean square error of its sums is within 1 %. Where classes are nearly tied, ten iterations can
+    make it larger. Runs on the CPU; the same input gives the same bytes.
 
     Attributes:
         iterations: how many times all pixels are updated, at least 1.

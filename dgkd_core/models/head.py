@@ -197,10 +197,10 @@ def mask_loss(
         logits: (N, C+1, h, w).
         pseudo: (N, C+1, H, W) of 0 and 1, as from `pseudo_masks`.
         labels: (N, C), 1 where the picture holds the class.
-        balance: ``classes``, as above and in the paper. The network learns from its own masks, so
-            the smaller of two classes grows: a person on a horse, of a few percent of the picture,
-            weighs most and takes what is around. ``foreground``: n_c of every class but the
-            background are the pixels of them all.
+        balance: ``classes``: as above and in the paper. The network learns from its own masks, so
+            the smaller of two classes, which weighs more, grows: a person on a horse fills a few
+            percent of the picture and takes the pixels around. ``foreground``: n_c of every class
+            but the background is the number of pixels of all these classes together.
 
     Returns:
         (N,) losses.

@@ -52,9 +52,9 @@ def ssi_losses(predicted: Tensor, target: Tensor) -> Losses:
 
 
 def freeze_what_nothing_reads(model: Any, pixels: Tensor) -> None:
-    """Take the weights out of training that the map does not depend on: a last norm's, say.
+    """Exclude the weights from training that the depth map does not depend on (a last norm's, say).
 
-    They never get a gradient, for which several processes would wait.
+    They never get a gradient, and with several processes DistributedDataParallel would wait for it.
 
     Args:
         pixels: any picture, (1, 3, h, w) as the network's input.

@@ -60,7 +60,7 @@ def share_found(scores: Tensor, labels: Tensor) -> float:
 
 
 def rolled(output: Output) -> Output:
-    """Every picture's tensors in its neighbour's place, over the batch of all processes."""
+    """The tensors of each picture in the next one's place, in the batch of all processes."""
 
     def roll(x: Tensor) -> Tensor:
         count = distributed.world_size() * len(x)

@@ -14,10 +14,11 @@ from dgkd_core.training.optimizer import Recipe
 
 
 class Watch:
-    """Remembers, on the device, the first step at which each loss term was not finite.
+    """Remembers, on the device, the first step at which a value was not finite.
 
-    So for the gradient of their sum. Looking at a GPU's numbers makes the host wait, so there it
-    looks once per row of the curve and before a state is saved; on a CPU after every step.
+    The values are each loss term, and the gradient of their sum. Reading a value from a GPU makes
+    the CPU wait. So on a GPU they are read once per row of the curve and before a state is saved,
+    on a CPU after every step.
     """
 
     never = 2**62

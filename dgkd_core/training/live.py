@@ -54,8 +54,9 @@ def _metric(name: str) -> str:
 def live_curve(stage: str) -> Iterator[Log]:
     """Yield a function that adds a row to the files ``metrics/live/STAGE``.
 
-    The first row, or else the end, begins them anew: a run that fails before it leaves the last
-    one's. Values have six significant digits. In a process that is not the first it adds nothing.
+    The files are replaced at the first row, or at the end if there is no row: a run that fails
+    before that leaves the files of the run before. Values have six significant digits. Only the
+    main process writes.
 
     Raises:
         InputError: the disk is full.

@@ -61,14 +61,14 @@ def half_precision(device: torch.device) -> torch.dtype | None:
 
 @dataclass(frozen=True)
 class Validation:
-    """Scores of the network on the way.
+    """Scoring of the network during training.
 
     Args:
-        times: how many, evenly spread; none at the end, where the stage scores what it has made.
-        score: named scores of a network after a step: of the first module that is trained, or of
-            its moving average; all processes call it and get the same.
-        keep: a score; the network is kept as it was when this was highest. One more score at the
-            end, then. None: the network is kept as it is at the end.
+        times: how many times, evenly spread; not at the end, where the stage scores its result.
+        score: named scores of a network after a step. The network is the first module that is
+            trained, or its moving average. All processes call it and get the same.
+        keep: name of a score. Training then ends with the weights that had the highest value of it,
+            and scores once more after the last step. None: it ends with the last weights.
     """
 
     times: int
@@ -171,9 +171,10 @@ class TrainingStep:
         return losses
 
     def check(self, step: int) -> None:
-        """Raise if a number was not finite up to this step, from 1.
+        """Raise InputError if a value was not finite up to this step, counted from 1.
 
-        Overflow in half precision lowers the loss scale; a scale that only falls is no overflow.
+        In float16 an overflow only lowers the loss scale; a scale below `SMALLEST_SCALE` is an
+        error.
         """
         self.watch.check()
         if self.scaler.is_enabled() and self.scaler.get_scale() < SMALLEST_SCALE:
@@ -320,8 +321,8 @@ def train(
             modules becomes its moving average at the end, where the recipe has one.
         batches: the batches from a given step on, at least to ``recipe.iterations``; of several
             processes each gets its part of them, and all end with the same weights.
-        state: where the run is saved now and then, when it is asked to stop and at its end; a run
-            that finds itself there goes on, and ends with the same bytes.
+        state: where the run is saved from time to time, when it is asked to stop and at its end. A
+            run that is saved there continues, and ends with the same bytes.
         compiled: put the task through torch.compile: the first step takes minutes, and other random
             numbers are drawn.
         log: gets every row of the curve at once, first those of a run that goes on.

@@ -94,7 +94,7 @@ def make_optimizer(
 def moving_average(model: nn.Module, decay: float) -> AveragedModel:
     """An exponential moving average of a network's weights and of its norms' statistics.
 
-    After the first update it is the network itself, after each other decay·average +
+    After the first update it equals the network. Each later update makes it decay·average +
     (1 − decay)·network; buffers of whole numbers are copied.
     """
 

@@ -44,7 +44,7 @@ def _whole_batch_norm(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
 
 
 class WholeBatchNorm(nn.BatchNorm2d):
-    """nn.SyncBatchNorm for the CPU, which that does not know."""
+    """Like nn.SyncBatchNorm, which does not run on a CPU."""
 
     def forward(self, input: Tensor) -> Tensor:
         return _whole_batch_norm(self, input) if self.training else super().forward(input)

@@ -18,10 +18,10 @@ from dgkd_core.training.weak import WeakSupervision, freeze
 
 
 def ready_to_guide(teacher: Network, device: torch.device, half: torch.dtype | None) -> Network:
-    """A frozen teacher on the device, its pictures' channels last.
+    """The teacher, frozen, on the device, in channels-last layout.
 
-    Where steps compute in ``half``, its convolutions' weights are stored so: autocast would round
-    them anew, to the same numbers, at every step.
+    Where steps compute in ``half``, the weights of its convolutions and linear layers are stored in
+    it. Autocast would convert them at every step, to the same numbers.
     """
     freeze(teacher).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     for layer in teacher.modules():

@@ -20,7 +20,8 @@ from dgkd_core.training.loop import Batch, Losses
 class WeakSupervision:
     """Losses from image-level labels: ``cls`` and, from a step on, ``mask``.
 
-    Masks of a network that gives the affinity of its patches are spread by it before PAMR.
+    Where the network gives the affinity of its patches, the masks are first spread by it, then
+    refined by PAMR.
 
     Attributes:
         pamr: refines the masks that the mask loss takes as targets.
