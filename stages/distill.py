@@ -86,7 +86,8 @@ def distill(params: Params, state: State) -> None:
     task = StudentTask(student, guide, dgkd, weak, pretrained)
     view = dark_view(Store(), dark, depth, config)
     curve = train_and_score(task, crops, view, config, params, device, state)
-    for pair, error in sorted(noise_errors(curve[-1]).items()):
+    last = next(row for row in reversed(curve) if "lr" in row)  # scores have rows of their own
+    for pair, error in sorted(noise_errors(last).items()):
         if error > 0.9:
             print(
                 f"distill: the denoiser of {pair} has not learned yet (error {error:.2f}, and 1 "

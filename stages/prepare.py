@@ -71,8 +71,11 @@ def what_cannot_run(found: DataSet, params: Params) -> list[str]:
         except InputError as error:
             lines.append(str(error))
     val = [source for source in found.sources if source.split == "val"]
-    if val and not any(s.mask for s in val) and params.refine.threshold == "auto":
-        lines.append(NO_THRESHOLD)
+    if val and not any(s.mask for s in val):
+        if params.refine.threshold == "auto":
+            lines.append(NO_THRESHOLD)
+        if distill.keep == "best":
+            lines.append("distill.keep is best, but no val picture has a mask; expected last")
     return lines
 
 

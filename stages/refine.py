@@ -57,8 +57,9 @@ class Guides:
         self.pamr = PAMR(self.section.iterations, self.section.dilations)
         self.crf = DenseCRF(self.section.iterations)
         self.network: Any = None
-        if self.section.method == "attention":
+        if self.section.method in ("attention", "crf"):  # their sums depend on the threads
             self.device = start(params, "refine")
+        if self.section.method == "attention":
             folder = "student" if self.section.guide == "dark" else "teacher"
             self.network, _ = load_model(Path(ARTIFACTS, folder), self.device)
             self.network.encoder.attend()
@@ -91,7 +92,10 @@ class Guides:
             return maps.astype(np.float32) / 255
         guide = self.picture(entry)
         if section.method == "crf":
-            return sharpen_by_crf(maps, guide, self.crf)
+            try:
+                return sharpen_by_crf(maps, guide, self.crf)
+            except ValueError as error:
+                raise InputError(f"{entry.id}: {error}") from error
         if self.network is not None:
             maps = spread_by_attention(maps, self.affinity(guide, entry))
         if section.depth:

@@ -23,7 +23,7 @@ from dgkd_core.lowlight.darkening import make_dark, write_dark
 from dgkd_core.pipeline.stage import run
 from dgkd_core.runtime import distributed
 from dgkd_core.runtime.errors import InputError
-from dgkd_core.runtime.files import read_json, write_metrics, write_text
+from dgkd_core.runtime.files import read_json, sha256, write_metrics, write_text
 from dgkd_core.runtime.paths import resolve
 from dgkd_core.runtime.progress import Progress
 from dgkd_core.runtime.state import State
@@ -44,6 +44,8 @@ def testset(name: str, params: Params, state: State) -> None:
             print(f"{label}: {note}")
     distributed.barrier()
     manifest = read_manifest(out)
+    # a list names pictures that nobody watches: what was made of former ones must not be taken
+    content = "-".join(sha256(out / name)[:12] for name in ("images.zip", "dark.zip"))
     places = Places(
         images=out / "images.zip",
         dark=out / "night.zip",
@@ -51,17 +53,17 @@ def testset(name: str, params: Params, state: State) -> None:
         truth=out / "masks_val.zip",
     )
     night = f"{label}, dark"
-    settings, cache = params.lowlight.model_dump(), state.cache("dark")
+    settings, cache = params.lowlight.model_dump(), state.cache(f"dark-{content}")
     make_dark(manifest, out, params.data.seed, settings, night, cache)
     if distributed.is_main_process():
         write_dark(manifest, places.dark, cache)
     distributed.barrier()
     measured = (place if place.is_dir() else place.parent) / "depth"
-    depths = state.cache("depth")
+    depths = state.cache(f"depth-{content}")
     write_depth(manifest, places.dark, places.depth, measured, params, label, depths)
     distributed.barrier()
     store = Store()
-    cache = state.cache("predictions")
+    cache = state.cache(f"predictions-{content}")
     results = networks.score_networks(label, manifest, places, params, store, cache)
     if not distributed.is_main_process():
         return

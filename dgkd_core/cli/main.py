@@ -18,6 +18,7 @@ from typing import Any
 
 from dgkd_core import __version__
 from dgkd_core.config.presets import apply_preset
+from dgkd_core.runtime.environment import print_any_name
 from dgkd_core.runtime.errors import InputError, enough_memory
 from dgkd_core.runtime.signals import Interrupted
 
@@ -250,6 +251,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point; unusable input ends with one line and exit status 1."""
     args = _parser().parse_args(argv)
+    print_any_name()
     try:
         with enough_memory():
             args.run(args)

@@ -15,8 +15,9 @@ from dgkd_core.config.params import read_yaml, validate, wants_text
 from dgkd_core.config.schema import DATA_ROOTS, NOT_USED
 from dgkd_core.runtime.errors import InputError
 from dgkd_core.runtime.files import sha256, write_text
-from dgkd_core.runtime.paths import for_experiments, resolve
+from dgkd_core.runtime.paths import for_experiments, resolve, with_home
 
+_QUOTES = "\"'[{|>&*!"  # with one of these at its beginning, text is read as YAML
 _SPECIAL_DEPTH = ("scenes", "given", "gradient")
 _BY_NAME = ("evaluate.sets",)  # the user names the keys: replaced as a whole
 
@@ -76,10 +77,14 @@ def _assignment(text: str) -> dict[str, Any]:
     key, sign, value = text.partition("=")
     if not sign or not key:
         raise InputError(f"{text!r}: expected key=value, such as distill.lambda=0.5")
+    as_text = wants_text(key.split("."))
     try:
-        parsed = YAML(typ="safe", pure=True).load(value) if value else None
-        if parsed is not None and wants_text(key.split(".")):  # 10e5, 2024, [1, 2] as written
-            parsed = YAML(typ="base", pure=True).load(value)
+        if as_text and value not in ("", "~", "null") and value[0] not in _QUOTES:
+            parsed: Any = value  # a path with " #" or ": " is no YAML
+        else:
+            parsed = YAML(typ="safe", pure=True).load(value) if value else None
+            if parsed is not None and as_text:  # a list of 10e5, 2024, as written
+                parsed = YAML(typ="base", pure=True).load(value)
     except YAMLError as error:
         raise InputError(f"{text!r}: {value!r} is not a YAML value") from error
     nested: Any = parsed
@@ -94,7 +99,7 @@ def _expand_home(section: CommentedMap) -> None:
         if isinstance(value, CommentedMap):
             _expand_home(value)
         elif isinstance(value, str) and value.startswith("~"):
-            section[key] = str(Path(value).expanduser())
+            section[key] = str(with_home(value))
 
 
 def _pin(params: CommentedMap) -> None:

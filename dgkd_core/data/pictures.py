@@ -124,6 +124,7 @@ def open_picture(content: bytes, name: str) -> Image.Image:
             raise _too_large(picture.size, name)
         # Pillow keeps the high bytes of 16-bit colours, and says so before it decodes only
         picture.info["deep"] = any(";16" in str(tile[3]) for tile in picture.tile)
+        picture.info["stretched"] = any(tile[3] in ("L;2", "L;4") for tile in picture.tile)
         picture.info["frames"] = getattr(picture, "n_frames", 1)
         picture.load()
     return picture
@@ -352,6 +353,8 @@ def decode_mask(content: bytes, name: str, highest: int | None = None) -> np.nda
         raise InputError(
             f"{name}: a {picture.mode} picture, expected class ids (palette or 8-bit grey)"
         )
+    if picture.info.get("stretched"):  # by Pillow, to 255
+        raise InputError(f"{name}: grey of 2 or 4 bits, expected palette or 8-bit grey")
     if picture.format in ("JPEG", "MPO"):
         raise InputError(f"{name}: a JPEG file, which blurs class ids, expected a PNG file")
     if highest is not None and picture.mode == "P" and (odd := _renumbered(picture, highest)):

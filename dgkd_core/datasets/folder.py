@@ -153,6 +153,11 @@ def read_folder(root: Path, classes: Sequence[str], labels: Path | None = None) 
             f"{path}: no picture of that name in normal/, expected one as others have"
             for path in alone
         )
+    if not problems and not train:
+        problems.append(
+            f"{root}: no train picture; without a column split in {table.path.name} those with a "
+            "mask are val, expected that column, or pictures without a mask"
+        )
     if not problems and not any(source.split == "val" for source in sources):
         problems.append(
             f"{root}: no val picture, expected masks for some pictures or a column split in "

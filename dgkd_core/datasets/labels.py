@@ -144,10 +144,10 @@ class _Table:
         if name not in self._known and (problem := class_problem(name)):
             self.say(line, f"class {shown(name)} {problem}")
             return name
+        if "," in name and name not in self._known:
+            self.say(line, f"unknown class {shown(name)}, several classes are joined by ';'")
+            return name
         if self.classes is not None and name not in self._known:
-            if "," in name:
-                self.say(line, f"unknown class {shown(name)}, several classes are joined by ';'")
-                return name
             near = get_close_matches(name.casefold(), self._folded, 1)
             hint = f"did you mean {self._folded[near[0]]!r}?" if near else ""
             expected = hint or f"expected among {', '.join(self.classes)}"
@@ -176,6 +176,13 @@ def read_labels_csv(path: Path, classes: Sequence[str] | None) -> Labels:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     found = {name for row in table.rows.values() for name in row.labels}
+    spelt: dict[str, str] = {}
+    for name in sorted(found) if classes is None else ():
+        if (other := spelt.setdefault(name.casefold(), name)) != name:
+            table.problems.append(
+                f"{path}: the classes {other!r} and {name!r} differ in capitals alone, expected "
+                "one spelling, or both in data.classes"
+            )
     names = tuple(sorted(found) if classes is None else classes)
     rows = {
         id_: replace(row, labels=tuple(name for name in names if name in row.labels))

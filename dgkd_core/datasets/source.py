@@ -153,7 +153,7 @@ class Listed:
         flagged = _FLAGGED.fullmatch(line)
         if self._is_there(line):
             id_, counts = line, True
-        elif flagged and self._is_there(flagged[1]):
+        elif flagged and (flagged[2] == "-1" or self._is_there(flagged[1])):
             id_, counts = flagged[1], flagged[2] == "1"
         else:
             id_, counts = self._of_paths(line), True

@@ -68,6 +68,12 @@ def given(root: Path, invert: bool) -> Maker:
         for entry in group:
             path = root / f"{entry.id}.png"
             depth = decode_depth(read_bytes(path), str(path))
+            height, width = depth.shape
+            if (width - height) * (entry.width - entry.height) < 0:
+                raise InputError(
+                    f"{path}: {width}x{height} pixels for a picture of {entry.width}x"
+                    f"{entry.height}, expected a map that is upright like its picture"
+                )
             maps.append(fitted(depth, (entry.width, entry.height), invert))
         return maps
 

@@ -82,12 +82,15 @@ class ModelConfig:
 
         Args:
             parent: of the network whose weights it starts from, if it does.
+
+        Raises:
+            InputError: the parent has another architecture.
         """
         known = None
         if parent is None and section.weights is not None:
             known = statistics(section.backbone.removeprefix("timm:"))
         mean, std = (parent.mean, parent.std) if parent else known or (MEAN, STD)
-        return cls(
+        config = cls(
             kind,
             classes,
             section.backbone,
@@ -101,6 +104,14 @@ class ModelConfig:
             mean=mean,
             std=std,
         )
+        for key in ("backbone", "output_stride", "width", "aspp_rates") if parent else ():
+            wanted, found = getattr(config, key), getattr(parent, key)
+            if wanted != found:
+                raise InputError(
+                    f"model.{key} is {wanted}, expected {found} as in the network whose weights "
+                    f"are taken over, or init: weights"
+                )
+        return config
 
 
 def build_encoder(backbone: str, output_stride: int = 8, pretrained: bool = False) -> Encoder:

@@ -13,6 +13,7 @@ from typing import NoReturn
 from dgkd_core.config.params import load_params
 from dgkd_core.config.schema import Params
 from dgkd_core.runtime import distributed
+from dgkd_core.runtime.environment import print_any_name
 from dgkd_core.runtime.errors import InputError, enough_memory
 from dgkd_core.runtime.files import clear_stand_ins
 from dgkd_core.runtime.launch import follow_launcher, run_as, run_by, say, that_share, wanted
@@ -67,12 +68,13 @@ def run(
     started = time.monotonic()
     name = f"{stage} {item}" if item else stage
     kept: list[bool] = []
+    print_any_name()
     follow_launcher()
     try:
         if not shared and distributed.is_distributed():
             raise InputError(f"runs as one process, not as {os.environ['WORLD_SIZE']}")
         if shared and not distributed.is_launched():
-            _share(name, batch)
+            _share(stage, name, batch)
         memory = enough_memory(f"; {_LESS}")
         with listening(), distributed.process_group(), _quiet_unless_first(), memory:
             _run_here(stage, body, item, kept)
@@ -94,16 +96,20 @@ def run(
         _end(f"{name}: the processes have lost touch ({reason})", last_resort=True)
 
 
-def _share(name: str, batch: Callable[[Params], int] | None) -> None:
+def _share(stage: str, name: str, batch: Callable[[Params], int] | None) -> None:
     """Start the stage as several processes, if there are to be more than one, and end with them."""
     if command := os.environ.get("DGKD_LAUNCH"):
         sys.exit(run_by(command, sys.argv))
     most = count = wanted()
     if count > 1 and batch is not None:
-        size = batch(load_params())
-        count = that_share(size, most)
+        params = load_params()
+        size = batch(params)
+        # a batch norm that sees one picture alone may have one number a channel
+        synchronised = getattr(getattr(params, stage, None), "sync_norms", True)
+        count = that_share(size, most, 1 if synchronised else 2)
         if count < most:
-            print(f"{name}: {count} of {most} processes, to share a batch of {size} evenly")
+            more = "" if synchronised else ", two pictures or more each (sync_norms: false)"
+            print(f"{name}: {count} of {most} processes, to share a batch of {size} evenly{more}")
     if count > 1:
         sys.exit(run_as(count, sys.argv))
 

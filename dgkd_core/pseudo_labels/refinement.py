@@ -58,7 +58,8 @@ def pseudo_label(
         maps: (K, H, W) float in [0, 1], one per class present, in the order of the ids.
         labels: (C,), 1 where the picture holds the class.
         threshold: background score.
-        margin: scores within threshold x (1 ± margin) are left undecided.
+        margin: scores within threshold x (1 ± margin) are left undecided; above the threshold at
+            most half of what is left to 1, so that a class that is sure is never undecided.
 
     Returns:
         (H, W) uint8 class ids, 255 where undecided.
@@ -69,6 +70,6 @@ def pseudo_label(
     best = maps.max(0)
     out = np.full(best.shape, 255, np.uint8)
     out[best < threshold * (1 - margin)] = 0
-    sure = best >= threshold * (1 + margin)
+    sure = best >= min(threshold * (1 + margin), (threshold + 1) / 2)
     out[sure] = ids[maps.argmax(0)][sure]
     return out

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from dgkd_core.runtime.errors import InputError
+
+
+def print_any_name() -> None:
+    """Let standard output escape what its encoding lacks, such as a file name that is not UTF-8."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def whole(name: str, unit: str, least: int = 0) -> int | None:

@@ -62,9 +62,14 @@ def wanted() -> int:
     return 1 if project_root() != Path.cwd() else gpus
 
 
-def that_share(batch: int, most: int) -> int:
-    """The largest number of processes up to ``most`` that can share a batch evenly."""
-    return max(count for count in range(1, most + 1) if batch % count == 0)
+def that_share(batch: int, most: int, least: int = 1) -> int:
+    """The largest number of processes up to ``most`` that can share a batch evenly.
+
+    Args:
+        least: pictures that each needs, if there are several.
+    """
+    counts = range(2, min(most, batch // least) + 1)
+    return max((count for count in counts if batch % count == 0), default=1)
 
 
 def _free_port() -> int:

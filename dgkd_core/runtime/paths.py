@@ -11,7 +11,21 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from dgkd_core.runtime.errors import InputError
+
 ARTIFACTS = "artifacts"  # what stages write for each other, in the current folder
+
+
+def with_home(path: str | Path) -> Path:
+    """``path`` with a ``~`` at its beginning written out.
+
+    Raises:
+        InputError: it names a user who does not exist.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{path}: no such user, expected ./{path} for a name with ~") from error
 
 
 def project_root() -> Path:
@@ -36,7 +50,7 @@ def resolve(path: str | Path) -> Path:
     A relative path inside the project that the experiment folder holds itself (because git or DVC
     tracks it) is taken from there, every other one from the project's root.
     """
-    path = Path(path).expanduser()
+    path = with_home(path)
     if path.is_absolute():
         return path
     if ".." not in path.parts and path.exists():

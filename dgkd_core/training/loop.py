@@ -56,7 +56,8 @@ def half_precision(device: torch.device) -> torch.dtype | None:
     which the loss is scaled; None on a CPU, which computes in float32."""
     if device.type != "cuda":
         return None
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    native = torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if native else torch.float16
 
 
 @dataclass(frozen=True)

@@ -200,6 +200,7 @@ def test_text_that_yaml_takes_for_a_number_stays_text() -> None:
         "data": {
             "train_list": ("2007_000175", "2007_000175"),
             "root": ("2024-01-05", "2024-01-05"),
+            "sbd_root": ("my night: #2", "my night: #2"),
             "labels": ("null", None),
             "classes": ("[1, 2.50, no, true]", ["1", "2.50", "no", "true"]),
         },

@@ -234,6 +234,20 @@ def test_masks_round_trip_every_id_and_colours_are_refused() -> None:
             decode_mask(_file(array), "m")
 
 
+@pytest.mark.parametrize("bits", [2, 4])
+def test_a_mask_whose_ids_pillow_would_stretch_is_refused(bits: int) -> None:
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    header = struct.pack(">IIBBBBB", 2, 1, bits, 0, 0, 0, 0)  # two pixels, grey
+    rows = zlib.compress(bytes([0, 1 << (8 - bits)]))
+    content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows)
+    said = "grey of 2 or 4 bits", "8-bit grey"
+    one_line(lambda: decode_mask(content + chunk(b"IEND", b""), "m"), "m: ", *said)
+
+
 @pytest.mark.parametrize(
     ("colours", "said"),
     [

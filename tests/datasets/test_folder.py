@@ -39,8 +39,14 @@ def test_class_names_from_the_labels_where_there_are_no_masks(mine: FolderSet) -
     assert (found.classes, found.problems) == (("cat", "dog"), [])
     assert not any(s.mask for s in found.sources)
     write_list(mine.table, "id,labels", f"a,{';'.join(f'c{i}' for i in range(255))}")
-    problems = read_folder(mine.root, []).problems
+    problems = read_folder(mine.root, mine.classes).problems
     assert any("255 classes, expected at most 254" in line for line in problems)
+
+
+def test_where_every_picture_is_val_it_says_why(mine: FolderSet) -> None:
+    mine.write_labels("val", "val", "val", "val")
+    (problem,) = read_folder(mine.root, mine.classes).problems
+    assert "no train picture; without a column split in labels.csv those with a mask" in problem
 
 
 @pytest.mark.parametrize(("kind", "other"), [("normal", "dark"), ("dark", "normal")])

@@ -52,6 +52,18 @@ def test_without_classes_all_names_found_count_sorted(tmp_path: Path) -> None:
     assert labels.rows["a"] == Row(("ant", "zebra"), None, 2)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('id,labels\na,"cat,dog"\n', "2: unknown class 'cat,dog', several classes are joined by"),
+        ("id,labels\na,cat\nb,Cat\n", " the classes 'Cat' and 'cat' differ in capitals alone"),
+    ],
+)
+def test_what_is_no_class_of_its_own_though_all_count(text: str, said: str, tmp_path: Path) -> None:
+    (found,) = problems(tmp_path, text, None)
+    assert found.startswith(said)
+
+
 @pytest.mark.parametrize("suffix", [".jpg", ".JPG", ".tiff", ".ARW"])
 def test_ids_may_hold_spaces_any_script_and_a_suffix(suffix: str, tmp_path: Path) -> None:
     for name in ("cat 1", "Käfer", "猫", "v1.2", "a.jpg.b"):

@@ -126,10 +126,10 @@ def test_lines_as_the_field_writes_them(line: str, id_: str | None) -> None:
 
 def test_a_list_of_one_class_leaves_the_others_out(voc_tree: VocTree) -> None:
     path = voc_tree.root / "ImageSets/Main/cat_train.txt"
-    write_list(path, "t1  1", "t2 -1", "t3  0")
+    write_list(path, "t1  1", "t2 -1", "t3  0", "not_here -1")
     found = voc_tree.read(train="cat_train")
     assert [s.id for s in found.sources] == ["t1", "v1"]
-    notes = ["cat_train.txt: 2 lines end in -1 or 0, these pictures are left out"]
+    notes = ["cat_train.txt: 3 lines end in -1 or 0, these pictures are left out"]
     assert found.notes == notes
     found = read_testset(path, CLASSES, "evaluate.sets.cats")
     assert ([s.id for s in found.sources], found.notes) == (["t1"], notes)

@@ -31,6 +31,7 @@ from dgkd_core.models.registry import (
     load_model,
     save_model,
 )
+from dgkd_core.runtime.errors import InputError
 from dgkd_core.runtime.tensors import read_tensors
 
 CONFIG = ModelConfig(
@@ -141,6 +142,10 @@ def test_config_of_a_section() -> None:
         section.weights = weights  # random norms are trained
         found = ModelConfig.of(section, "network", ("a",), dgf2="off", exposure="none", norms=norms)
         assert found == replace(expected, frozen=weights is not None and norms == "frozen")
+
+    other = replace(expected, width=64)
+    with pytest.raises(InputError, match=r"model\.width is 32, expected 64 as in the"):
+        ModelConfig.of(section, "network", ("a",), dgf2="off", exposure="none", parent=other)
 
 
 def test_inherit_copies_what_fits() -> None:

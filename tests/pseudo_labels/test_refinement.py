@@ -18,7 +18,7 @@ def _slow(maps: np.ndarray, labels: list[int], threshold: float, margin: float) 
         best = max(scores)
         if best < threshold * (1 - margin):
             out[place] = 0
-        elif best >= threshold * (1 + margin):
+        elif best >= min(threshold * (1 + margin), (threshold + 1) / 2):
             out[place] = ids[scores.index(best)]
     return out
 
@@ -32,6 +32,13 @@ def test_pseudo_label_follows_its_definition(labels: list[int], margin: float) -
     assert np.array_equal(out, _slow(maps, labels, 0.6, margin))
     present = {c + 1 for c in range(3) if labels[c]}
     assert set(np.unique(out)) == present | {0} | ({255} if margin else set())
+
+
+@pytest.mark.parametrize("threshold", [0.05, 0.5, 0.95, 1.0])
+@pytest.mark.parametrize("margin", [0.0, 0.1, 0.9])
+def test_a_class_that_is_sure_is_never_undecided(threshold: float, margin: float) -> None:
+    maps = np.array([[[1.0, 0.0]]])
+    assert pseudo_label(maps, np.ones(1, np.float32), threshold, margin).tolist() == [[1, 0]]
 
 
 def test_ids_above_128_ties_and_the_threshold_itself() -> None:

@@ -15,7 +15,7 @@ from forked import Ended, alive, fork
 from support import ROOT, one_line
 
 from dgkd_core.runtime import launch
-from dgkd_core.runtime.launch import run_as, wanted
+from dgkd_core.runtime.launch import run_as, that_share, wanted
 
 
 @pytest.fixture(autouse=True)
@@ -118,6 +118,14 @@ def start(tmp_path: Path) -> Start:
 
 def _send(number: int) -> Callable[[int], object]:
     return lambda launcher: os.kill(launcher, number)
+
+
+@pytest.mark.parametrize(
+    ("batch", "most", "least", "count"),
+    [(16, 8, 1, 8), (6, 8, 1, 6), (6, 8, 2, 3), (6, 4, 1, 3), (2, 8, 2, 1), (7, 4, 1, 1)],
+)
+def test_how_many_share_a_batch(batch: int, most: int, least: int, count: int) -> None:
+    assert that_share(batch, most, least) == count
 
 
 def test_each_gets_torchruns_variables_and_the_words(

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from support import one_line
 
 from dgkd_core.runtime.paths import for_experiments, project_root, resolve
 
@@ -64,3 +65,8 @@ def test_data_outside_of_the_project_becomes_absolute(
         "data/../rain.txt": "data/../rain.txt",
     }.items():
         assert for_experiments(written) == kept
+
+
+def test_a_home_that_nobody_has(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)
+    one_line(lambda: resolve("~no one/x"), "~no one/x: no such user, expected ./~no one/x")
