@@ -313,11 +313,6 @@ class _Training(_Section):
 class _WeakTraining(_Training):
     mask_warmup: int = Field(ge=0, description="step at which the mask loss sets in")
     mask_weight: Positive = Field(description="weight of the mask loss, 1 in the paper")
-    mask_balance: Literal["classes", "foreground"] = Field(
-        description="what the weights of the mask loss's pixels balance: each class of a picture "
-        "against all the rest (classes, the paper), or all of them together against the "
-        "background (foreground), which keeps small classes from growing"
-    )
 
 
 class _DarkTraining(_Training):

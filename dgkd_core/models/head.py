@@ -6,7 +6,6 @@ After Araslanov and Roth, Single-Stage Semantic Segmentation from Image Labels, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +14,6 @@ from torch import Tensor, nn
 from dgkd_core.imaging.pamr import PAMR
 from dgkd_core.models.encoder import evaluating_norms
 from dgkd_core.runtime import distributed
-
-MaskBalance = Literal["classes", "foreground"]
 
 
 def conv_norm_relu(
@@ -183,9 +180,7 @@ def pseudo_masks(
     return claimed * (claimed.sum(1, keepdim=True) == 1)
 
 
-def mask_loss(
-    logits: Tensor, pseudo: Tensor, labels: Tensor, balance: MaskBalance = "classes"
-) -> Tensor:
+def mask_loss(logits: Tensor, pseudo: Tensor, labels: Tensor) -> Tensor:
     """Class-balanced cross-entropy against pseudo masks, one value a picture.
 
     The logits are resized to the pseudo masks (bilinear, align_corners true). A pixel of class c
@@ -197,10 +192,6 @@ def mask_loss(
         logits: (N, C+1, h, w).
         pseudo: (N, C+1, H, W) of 0 and 1, as from `pseudo_masks`.
         labels: (N, C), 1 where the picture holds the class.
-        balance: ``classes``: as above and in the paper. The network learns from its own masks, so
-            the smaller of two classes, which weighs more, grows: a person on a horse fills a few
-            percent of the picture and takes the pixels around. ``foreground``: n_c of every class
-            but the background is the number of pixels of all these classes together.
 
     Returns:
         (N,) losses.
@@ -213,10 +204,7 @@ def mask_loss(
     log_p = _resize(logits, pseudo.shape[-2:]).log_softmax(1)
     count = pseudo.sum((-2, -1), keepdim=True)
     total = count.sum(1, keepdim=True)
-    rest = total - count
-    if balance == "foreground":
-        rest = torch.cat([rest[:, :1], count[:, :1].expand_as(count[:, 1:])], 1)
-    weight = (pseudo * rest / (1 + total)).sum(1)
+    weight = (pseudo * (total - count) / (1 + total)).sum(1)
     loss = (-(log_p * pseudo).sum(1) * weight).mean((-2, -1))
     missing = (labels > 0) & (count[:, 1:, 0, 0] == 0)
     complete = ~missing.any(1) & (count[:, 0, 0, 0] > 0)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dgkd_core.imaging.attention import spread
 from dgkd_core.imaging.pamr import PAMR
-from dgkd_core.models.head import MaskBalance, mask_loss, refine_to_pseudo
+from dgkd_core.models.head import mask_loss, refine_to_pseudo
 from dgkd_core.models.network import Network, Output
 from dgkd_core.training.loop import Batch, Losses
 
@@ -27,19 +27,16 @@ class WeakSupervision:
         pamr: refines the masks that the mask loss takes as targets.
         mask_warmup: step at which the mask loss sets in.
         mask_weight: factor on it.
-        mask_balance: of `mask_loss`.
     """
 
     pamr: PAMR
     mask_warmup: int = 0
     mask_weight: float = 1.0
-    mask_balance: MaskBalance = "classes"
 
     @classmethod
     def of(cls, section: Any, dilations: Sequence[int]) -> WeakSupervision:
         """As a section of params.yaml says, with ``model.pamr_dilations``."""
-        pamr = PAMR(dilations=dilations)
-        return cls(pamr, section.mask_warmup, section.mask_weight, section.mask_balance)
+        return cls(PAMR(dilations=dilations), section.mask_warmup, section.mask_weight)
 
     def __call__(self, output: Output, image: Tensor, batch: Batch, step: int) -> Losses:
         """Scalars by name; ``image`` (N, 3, H, W) in [0, 1] is the picture that guides PAMR."""
@@ -51,8 +48,7 @@ class WeakSupervision:
             if output.affinity is not None:
                 masks = spread(masks, output.affinity)
             pseudo = refine_to_pseudo(masks, image, labels, self.pamr, batch["valid"])
-            each = mask_loss(output.logits, pseudo, labels, self.mask_balance)
-            losses["mask"] = self.mask_weight * each.mean()
+            losses["mask"] = self.mask_weight * mask_loss(output.logits, pseudo, labels).mean()
         return losses
 
 

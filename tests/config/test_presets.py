@@ -48,11 +48,11 @@ RELEASE = {
     "exposure=none",
     "teacher": "norms=frozen aspp_norms=frozen sync_norms=false focal=0.01 projections=random "
     "optimizer=sgd lr=0.001 new_layers=10 bias_lr=2 no_decay=[biases] weight_decay=0.0005 batch=16 "
-    "crop=321 mask_weight=1 mask_balance=classes ema=0",
+    "crop=321 mask_weight=1 ema=0",
     "distill": "norms=trained sync_norms=false optimizer=sgd lr=0.005 lr_min=0.0001 lr_power=0.9 "
     "new_layers=1 bias_lr=1 no_decay=[] weight_decay=0.0005 batch=6 crop=321 iterations=40000 "
     "mask_warmup=8000 keep=best validations=99 init=weights weight=1 denoiser=diffusion steps=5 "
-    "noise_adapter=false autoencoder=null map_stride=1 ema=0 mask_weight=1 mask_balance=classes",
+    "noise_adapter=false autoencoder=null map_stride=1 ema=0 mask_weight=1",
     "evaluate": "flip=false",
 }
 """What the authors' code does when it runs."""
