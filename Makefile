@@ -21,7 +21,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 setup: .venv/.ready
 
 .venv/.ready: requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; v = "%d.%d" % sys.version_info[:2]; sys.exit(None if sys.version_info >= (3, 11) else "dgkd needs Python 3.11 or newer, found " + v + " (choose one with make PYTHON=...)")'
+	@$(PYTHON) -c 'import sys; v = "%d.%d" % sys.version_info[:2]; sys.exit(None if (3, 11) <= sys.version_info < (3, 15) else "dgkd needs Python 3.11 to 3.14, found " + v + " (choose one with make PYTHON=...)")'
 	@echo "Installing the pinned packages into .venv (6 GB, about a minute) ..."
 	$(PYTHON) -m venv .venv
 	@sed -n '/^uv==/,/# via/p' requirements.lock | $(PIP) --no-deps --require-hashes -r /dev/stdin \

@@ -20,7 +20,7 @@ from dgkd_core import __version__
 from dgkd_core.config.presets import apply_preset
 from dgkd_core.runtime.environment import print_any_name
 from dgkd_core.runtime.errors import InputError, enough_memory
-from dgkd_core.runtime.signals import Interrupted
+from dgkd_core.runtime.signals import Interrupted, listening
 
 SKIPPED = 3  # exit status: done, but for inputs that were unusable
 MODEL: dict[str, Any] = {
@@ -61,7 +61,8 @@ def _unpack(args: argparse.Namespace) -> None:
     for archive in args.archives:  # before the first is unpacked
         wanted_md5(archive, args.md5)
     for archive in args.archives:
-        print(*unpack(archive, args.out, args.md5), sep="\n", flush=True)
+        with listening():
+            print(*unpack(archive, args.out, args.md5), sep="\n", flush=True)
 
 
 def _authors(args: argparse.Namespace) -> None:

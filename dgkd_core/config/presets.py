@@ -85,7 +85,7 @@ def _assignment(text: str) -> dict[str, Any]:
             parsed = YAML(typ="safe", pure=True).load(value) if value else None
             if parsed is not None and as_text:  # a list of 10e5, 2024, as written
                 parsed = YAML(typ="base", pure=True).load(value)
-    except YAMLError as error:
+    except (YAMLError, ValueError) as error:  # ValueError: a date that there is not
         raise InputError(f"{text!r}: {value!r} is not a YAML value") from error
     nested: Any = parsed
     for part in reversed(key.split(".")):

@@ -118,10 +118,15 @@ class Run:
     half: bool = False
 
 
-def _place(value: str | None, names: tuple[str, ...]) -> str | None:
-    """A value that may be a path, which says nothing elsewhere: then its kind."""
-    local = value is not None and value not in names and resolve(value).exists()
-    return "a local one" if local else value
+def _place(value: str | None, hub_id: bool = False) -> str | None:
+    """A path says nothing elsewhere: it is told as a local one.
+
+    Args:
+        hub_id: where it does not exist and does not look like a path, it is a hub id.
+    """
+    if value is None or (hub_id and value[:1] not in "/~." and not resolve(value).exists()):
+        return value
+    return "a local one"
 
 
 def portable(params: Params) -> dict[str, Any]:
@@ -130,9 +135,12 @@ def portable(params: Params) -> dict[str, Any]:
     for key in DATA_ROOTS:
         del values["data"][key]
     del values["package"], values["evaluate"]["sets"], values["evaluate"]["sheet"]
-    values["model"]["weights"] = _place(params.model.weights, ("imagenet",))
-    values["teacher"]["model"] = _place(params.teacher.model, ())
-    values["depth"]["model"] = _place(params.depth.model, ("scenes", "given", "gradient"))
+    if params.model.weights != "imagenet":
+        values["model"]["weights"] = _place(params.model.weights)
+    values["teacher"]["model"] = _place(params.teacher.model)
+    values["segment"]["teacher"] = _place(params.segment.teacher)
+    if params.depth.model not in ("scenes", "given", "gradient"):
+        values["depth"]["model"] = _place(params.depth.model, hub_id=True)
     return values
 
 

@@ -16,7 +16,7 @@ from dgkd_core.deploy.model import Model, Prediction, enlarged_mask, load
 from dgkd_core.deploy.overlay import overlay
 from dgkd_core.deploy.photographs import TABLE, Photograph, Source, sources
 from dgkd_core.runtime.errors import InputError, OutOfMemory, enough_memory
-from dgkd_core.runtime.files import atomic_file, read_bytes, sha256, write_json
+from dgkd_core.runtime.files import atomic_file, read_bytes, read_json, sha256, write_json
 from dgkd_core.runtime.parallel import ahead
 from dgkd_core.runtime.progress import Progress
 from dgkd_core.runtime.signals import Interrupted, listening
@@ -85,6 +85,8 @@ class Writer:
 
     def put(self, source: Source, photo: Photograph, seen: Prediction) -> None:
         """Mask and overlay of one photograph, and its row."""
+        if not self.rows and not (self.out / TABLE).exists():
+            self.close()  # the folder is known as this command's, should the run be killed
         mask = enlarged_mask(seen.mask, photo.size)
         row = {
             "photograph": source.name,
@@ -108,6 +110,33 @@ class Writer:
         """Write the table of all that was done."""
         table = {"model": self.about, "photographs": self.rows, "skipped": self.skipped}
         write_json(self.out / TABLE, table)
+
+
+def _is_table(path: Path) -> bool:
+    """Whether a file is the table of an earlier run."""
+    try:
+        table = read_json(path)
+    except InputError:
+        return False
+    return isinstance(table, dict) and {"model", "photographs", "skipped"} <= table.keys()
+
+
+def _check_out(found: Sequence[Source], out: Path, overlays: bool) -> None:
+    """Refuse to overwrite a photograph, or a file that is not of an earlier run into ``out``."""
+    results = [out / f"{source.out}.png" for source in found]
+    results += [out / OVERLAYS / f"{source.out}.jpg" for source in found if overlays]
+    named = {path.resolve() for path in results}
+    for source in found:
+        if source.path.resolve() in named:
+            raise InputError(f"{source.path}: a result would overwrite it, expected another --out")
+    if _is_table(out / TABLE):
+        return
+    for path in (out / TABLE, *results):
+        if path.is_file():
+            raise InputError(
+                f"{path}: is there already and not of an earlier `dgkd predict`, expected another "
+                "--out"
+            )
 
 
 def _check_depth(model: Model, depth: Path | None) -> None:
@@ -149,10 +178,7 @@ def predict(
         Interrupted: as asked; what is done is kept, and the table tells of it.
     """
     found, passed = sources(arguments, out)
-    results = {(out / f"{source.out}.png").resolve() for source in found}
-    for source in found:
-        if source.path.resolve() in results:
-            raise InputError(f"{source.path}: a mask would overwrite it, expected another --out")
+    _check_out(found, out, overlays)
     with listening():
         model = load(folder, device, batch)
         _check_depth(model, depth)

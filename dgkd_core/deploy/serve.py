@@ -86,7 +86,7 @@ def serve(folder: str | Path, host: str, port: int, device: str | None) -> None:
         shown = f"[{host}]" if ":" in host else host
         print(f"dgkd: http://{shown}:{port} shows {folder} (Ctrl-C ends it)", flush=True)
         ended = threading.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, lambda *_: ended.set())
         ended.wait()
         blocks.close(verbose=False)

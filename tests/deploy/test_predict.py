@@ -177,16 +177,18 @@ def test_odd_photographs_are_named_and_the_others_are_done(
         ("empty", "empty: no photograph there, expected files .jpg, "),
         ("a.png --depth maps", "--depth maps: the model's depth is dpt"),
         ("a.png -m .", "inference.json: no such file"),
-        ("a.png -o a.png", "a.png/a.png: cannot be written ("),
+        ("a.png -o a.png", "a.png/predictions.json: cannot be written ("),
         (". -o .", ".: both read from and written to, expected another --out"),
-        ("a.png -o .", "a.png: a mask would overwrite it, expected another --out"),
+        ("a.png -o .", "a.png: a result would overwrite it, expected another --out"),
+        ("overlay/b.jpg -o .", "overlay/b.jpg: a result would overwrite it, expected another"),
+        ("a.png -o other", "other/a.png: is there already and not of an earlier `dgkd predict`"),
         ("no.png", "none of 1 photographs could be used"),
     ],
 )
 def test_bad_arguments_are_one_line_and_nothing_is_written(
     run: Run, arguments: str, said: str
 ) -> None:
-    photos("a.png")
+    photos("a.png", "overlay/b.jpg", "other/a.png")
     before = Path("a.png").read_bytes()
     Path("empty").mkdir()
     Path("no.png").write_bytes(b"no picture")

@@ -101,15 +101,17 @@ def test_paths_stay_at_home(project: Path) -> None:
         "data.depth_root": secret / "depth",
         "depth.model": secret / "depth",
         "teacher.model": secret / "teacher",
+        "segment.teacher": secret / "teacher",
         "model.weights": weights,
         "evaluate.sets": f"{{x: {secret}}}",
     }
     apply_preset("scenes", [f"{key}={value}" for key, value in values.items()])
     params = load_params()
+    weights.rename(secret / "moved")  # since it was read
     told = portable(params)
     assert "secret" not in json.dumps(told)
     assert {"root", "sbd_root", "lis_root", "depth_root"}.isdisjoint(told["data"])
-    assert told["model"]["weights_sha256"] == sha256(weights)
+    assert told["model"]["weights_sha256"] == sha256(secret / "moved")
     assert told["model"]["backbone"] == "timm:test_resnet"
     assert told["depth"]["model"] == told["teacher"]["model"] == "a local one"
     assert told["distill"]["lambda"] == params.distill.weight

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,14 @@ def test_every_run_of_the_plans_has_params_that_are_allowed(path: Path) -> None:
             assert last in known, f"{key} is no parameter"
             place[last] = value
         validate(values, experiment.name)
+
+
+def test_a_plan_runs_on_the_params_of_its_preset_alone(tmp_path: Path) -> None:
+    (tmp_path / "presets").mkdir()
+    for name in ("scenes", "scenes-128"):
+        shutil.copy(ROOT / f"presets/{name}.yaml", tmp_path / "presets")
+    shutil.copy(ROOT / "presets/scenes.yaml", tmp_path / "params.yaml")
+    read_plan(ROOT / "experiments/default.yaml").need_preset(tmp_path)
+    plan = read_plan(ROOT / "experiments/lambda.yaml")
+    said = "lambda: params.yaml has data.scenes.train: 800, expected 1000 as in presets/scenes-128"
+    one_line(lambda: plan.need_preset(tmp_path), said)

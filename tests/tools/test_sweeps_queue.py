@@ -183,6 +183,7 @@ Task     Name           Created    Status
 2222222  plan.alone.gain.s0  08:52 AM   {second}
 3333333  somebody-else  08:52 AM   Queued
 4444444  plan.deep.gain.s0   08:52 AM   Failed
+1111111  plan.alone.none.s0  08:40 AM   Failed
 
 Worker status: {workers} active, 0 idle
 """

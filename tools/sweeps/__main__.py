@@ -92,6 +92,8 @@ def _do(args: argparse.Namespace) -> None:
         if args.jobs < 1:
             raise InputError(f"--jobs is {args.jobs}, expected 1 or more")
         for plan in plans:
+            plan.need_preset(args.repo)
+        for plan in plans:
             queue(plan, args.docs, repository)
     if args.do == "queue":
         return

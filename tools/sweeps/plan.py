@@ -11,7 +11,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 
-from dgkd_core.config.params import read_yaml
+from dgkd_core.config.leaves import leaves
+from dgkd_core.config.params import load_params, read_yaml
 from dgkd_core.runtime.errors import InputError, reason
 
 Values = dict[str, Any]  # what is laid over params.yaml: dotted key and value
@@ -74,12 +75,14 @@ class Plan(_Part):
         baseline: the row that the others are compared with.
         data: what the runs learned and were scored on, in words.
         place: where it stands in docs/RESULTS.md, 1 first.
+        preset: what params.yaml must hold for its runs, but for the values that the plan sets.
     """
 
     name: str
     title: str
     data: str
     note: str = ""
+    preset: str | None = None
     seeds: list[int] = Field(min_length=1)
     base: Values = {}
     variants: dict[str, Values] = Field(min_length=1)
@@ -117,6 +120,20 @@ class Plan(_Part):
                 said = f"expected a column ({known}) or a parameter that every run sets to a number"
                 raise ValueError(f"plot.x: {x} is {value} in {run.name}, {said}")
         return self
+
+    def need_preset(self, root: Path) -> None:
+        """Refuse to run on the params.yaml of a project where it has not the plan's preset."""
+        if self.preset is None:
+            return
+        wanted = read_yaml(root / "presets" / f"{self.preset}.yaml", YAML(typ="safe", pure=True))
+        params = load_params(root / "params.yaml").model_dump(mode="json", by_alias=True)
+        found = dict(leaves(params))
+        for key, value in leaves(wanted):
+            if key not in ("base", "seed", *self.base) and found.get(key) != value:
+                raise InputError(
+                    f"{self.name}: params.yaml has {key}: {found.get(key)}, expected {value} as in "
+                    f"presets/{self.preset}.yaml (`dgkd preset {self.preset}`)"
+                )
 
     def variant_title(self, variant: str) -> str:
         return self.variant_titles.get(variant, variant)

@@ -67,7 +67,11 @@ class Repository:
         """
         lines = [line.split() for line in self.run("dvc", "queue", "status").splitlines()]
         workers = sum(int(line[2]) for line in lines if line[:2] == ["Worker", "status:"])
-        return {line[1]: line[-1] for line in lines[1:] if len(line) > 3}, workers
+        found: dict[str, str] = {}
+        for line in lines[1:]:
+            if len(line) > 3:  # a name that was queued anew comes again, as it failed before
+                found.setdefault(line[1], line[-1])
+        return found, workers
 
     def metrics(self, reference: str, file: str) -> Any:
         """A metrics file of a finished experiment."""
