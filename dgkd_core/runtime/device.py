@@ -39,7 +39,7 @@ def get_device(given: str | None = None) -> torch.device:
             index = take_gpu(own if chosen.index is None else chosen.index)
             chosen = torch.device("cuda", index)
             torch.cuda.set_device(chosen)
-        torch.empty(0, device=chosen)
+        torch.zeros(1, device=chosen).item()  # the device "meta" has no numbers
     except (RuntimeError, AssertionError) as error:
         who = "the device" if given else "DGKD_DEVICE"
         raise InputError(
