@@ -38,7 +38,7 @@ test: setup
 	python -m pytest -m "not full"
 
 test-full: setup
-	python -m pytest -m full
+	python -m pytest -m full -n 2
 
 check: setup
 	ruff check .
