@@ -29,13 +29,22 @@ def take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Take]:
         torch.cuda, "get_device_properties", lambda i: SimpleNamespace(uuid=f"gpu-{(0, 1)[i]}")
     )
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
-    monkeypatch.setattr(torch, "empty", lambda *size, device: None)
+    number = SimpleNamespace(item=float)
+    monkeypatch.setattr(torch, "zeros", lambda *size, device: number)
     monkeypatch.setattr(module.tempfile, "gettempdir", lambda: str(tmp_path))
     fork, children = multiprocessing.get_context("fork"), []
 
     def run(call: Callable[[], int | None]) -> Any:
         told = fork.SimpleQueue()
-        child: Any = fork.Process(target=lambda: (told.put(call()), signal.pause()))
+
+        def hold() -> None:
+            try:
+                told.put(call())
+            except Exception as error:  # nobody is to wait for it
+                told.put(repr(error))
+            signal.pause()
+
+        child: Any = fork.Process(target=hold)
         child.start()
         children.append(child)
         child.gpu = told.get()
