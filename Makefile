@@ -49,9 +49,11 @@ check: setup
 PLANS ?= $(addprefix experiments/,ablation.yaml lambda.yaml darkness.yaml)
 JOBS ?= 1
 
-# repro first: where dvc.lock names outputs that are not in the cache, as in a fresh clone, DVC does not
-# look into its run cache, and every experiment would train a teacher of its own
-sweeps: repro
+# check comes before repro, which takes minutes, and repro before run: where dvc.lock names outputs that are not in
+# the cache, as in a fresh clone, DVC does not look into its run cache, and every experiment would train a teacher
+sweeps: setup
+	python -m tools.sweeps check $(PLANS)
+	dvc repro
 	python -m tools.sweeps run $(PLANS) --jobs $(JOBS)
 
 ablation: PLANS = experiments/ablation.yaml

@@ -116,4 +116,4 @@ def depth_adapt(params: Params, state: State) -> None:
 
 
 if __name__ == "__main__":
-    run("depth_adapt", depth_adapt, batch=lambda params: params.depth.adapt.batch)
+    run("depth_adapt", depth_adapt, training=lambda params: params.depth.adapt)

@@ -102,4 +102,4 @@ def distill(params: Params, state: State) -> None:
 
 
 if __name__ == "__main__":
-    run("distill", distill, batch=lambda params: params.distill.batch)
+    run("distill", distill, training=lambda params: params.distill)

@@ -20,7 +20,6 @@ from dgkd_core.models.registry import (
 )
 from dgkd_core.pipeline.stage import run
 from dgkd_core.runtime.device import start
-from dgkd_core.runtime.errors import InputError
 from dgkd_core.runtime.paths import ARTIFACTS, resolve
 from dgkd_core.runtime.state import State
 from dgkd_core.training.fit import train_and_score
@@ -55,9 +54,9 @@ def segment(params: Params, state: State) -> None:
     if section.teacher is not None:
         folder, pin = resolve(section.teacher), section.teacher_sha256
         manifest.need_normal(["train"], f"segment.teacher is {section.teacher}")
-        teacher, _ = load_given("segment.teacher", folder, pin, "segmenter", manifest.classes)
-        if teacher.uses_depth and not model.uses_depth:
-            raise InputError(f"{folder}: segment.teacher fuses depth, and model.dgf2 is off")
+        teacher, _ = load_given(
+            "segment.teacher", folder, pin, "segmenter", manifest.classes, model.uses_depth
+        )
         freeze(teacher).to(device)
         targets = {"normal": images}
     night = fresh_night(images, params.seed, params.lowlight.model_dump())
@@ -81,4 +80,4 @@ def segment(params: Params, state: State) -> None:
 
 
 if __name__ == "__main__":
-    run("segment", segment, batch=lambda params: params.segment.batch)
+    run("segment", segment, training=lambda params: params.segment)

@@ -13,7 +13,6 @@ from dgkd_core.models.registry import ModelConfig, build, first_weights, load_gi
 from dgkd_core.pipeline.stage import run
 from dgkd_core.runtime import distributed
 from dgkd_core.runtime.device import start
-from dgkd_core.runtime.errors import InputError
 from dgkd_core.runtime.files import write_metrics
 from dgkd_core.runtime.paths import ARTIFACTS, resolve
 from dgkd_core.runtime.state import State
@@ -24,9 +23,7 @@ from dgkd_core.training.weak import AuxiliaryClassifier, TeacherTask, WeakSuperv
 
 def take_over(folder: Path, pin: str | None, manifest: Manifest) -> None:
     """Copy a teacher that was trained elsewhere, if it has this data set's classes."""
-    model, config = load_given("teacher.model", folder, pin, "network", manifest.classes)
-    if config.dgf2 != "off":
-        raise InputError(f"{folder}: it fuses depth, teacher.model expects a network that does not")
+    model, config = load_given("teacher.model", folder, pin, "network", manifest.classes, False)
     save_model(Path(ARTIFACTS, "teacher"), model, config)
     with live_curve("teacher"):
         pass  # without a row
@@ -79,4 +76,4 @@ def teacher(params: Params, state: State) -> None:
 
 
 if __name__ == "__main__":
-    run("teacher", teacher, batch=lambda params: params.teacher.batch)
+    run("teacher", teacher, training=lambda params: params.teacher)

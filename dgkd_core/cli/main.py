@@ -60,8 +60,8 @@ def _unpack(args: argparse.Namespace) -> None:
         raise InputError(f"--md5 with {len(args.archives)} archives, expected one")
     for archive in args.archives:  # before the first is unpacked
         wanted_md5(archive, args.md5)
-    for archive in args.archives:
-        with listening():
+    with listening():
+        for archive in args.archives:
             print(*unpack(archive, args.out, args.md5), sep="\n", flush=True)
 
 

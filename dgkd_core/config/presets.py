@@ -17,6 +17,7 @@ from dgkd_core.runtime.errors import InputError
 from dgkd_core.runtime.files import sha256, write_text
 from dgkd_core.runtime.paths import for_experiments, resolve, with_home
 
+_NULL = ("", "~", "null", "Null", "NULL")
 _QUOTES = "\"'[{|>&*!"  # with one of these at its beginning, text is read as YAML
 _SPECIAL_DEPTH = ("scenes", "given", "gradient")
 _BY_NAME = ("evaluate.sets",)  # the user names the keys: replaced as a whole
@@ -77,14 +78,12 @@ def _assignment(text: str) -> dict[str, Any]:
     key, sign, value = text.partition("=")
     if not sign or not key:
         raise InputError(f"{text!r}: expected key=value, such as distill.lambda=0.5")
-    as_text = wants_text(key.split("."))
+    as_text, parsed = wants_text(key.split(".")), None
     try:
-        if as_text and value not in ("", "~", "null") and value[0] not in _QUOTES:
-            parsed: Any = value  # a path with " #" or ": " is no YAML
-        else:
-            parsed = YAML(typ="safe", pure=True).load(value) if value else None
-            if parsed is not None and as_text:  # a list of 10e5, 2024, as written
-                parsed = YAML(typ="base", pure=True).load(value)
+        if as_text and value not in _NULL and value[0] not in _QUOTES:
+            parsed = value  # a path with " #" or ": " is no YAML
+        elif value not in _NULL:  # text in lists as written: 10e5, 2024
+            parsed = YAML(typ="base" if as_text else "safe", pure=True).load(value)
     except (YAMLError, ValueError) as error:  # ValueError: a date that there is not
         raise InputError(f"{text!r}: {value!r} is not a YAML value") from error
     nested: Any = parsed

@@ -141,18 +141,18 @@ class _Table:
     def _class(self, line: int, text: str) -> str:
         """The class that a label names; a close one is suggested where there is none."""
         name = normal_id(text.strip())
-        if name not in self._known and (problem := class_problem(name)):
+        if name in self._known:
+            return self._known[name]
+        if problem := class_problem(name):
             self.say(line, f"class {shown(name)} {problem}")
-            return name
-        if "," in name and name not in self._known:
+        elif "," in name:
             self.say(line, f"unknown class {shown(name)}, several classes are joined by ';'")
-            return name
-        if self.classes is not None and name not in self._known:
+        elif self.classes is not None:
             near = get_close_matches(name.casefold(), self._folded, 1)
             hint = f"did you mean {self._folded[near[0]]!r}?" if near else ""
             expected = hint or f"expected among {', '.join(self.classes)}"
             self.say(line, f"unknown class {shown(name)}, {expected}")
-        return self._known.get(name, name)
+        return name
 
 
 def read_labels_csv(path: Path, classes: Sequence[str] | None) -> Labels:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import tempfile
-import threading
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
 from dgkd_core.deploy.model import load
 from dgkd_core.runtime.errors import InputError, reason
+from dgkd_core.runtime.signals import asked, listening
 
 LARGEST_UPLOAD = "256mb"
 SESSIONS = 16  # whose class maps are kept
@@ -64,7 +64,7 @@ def serve(folder: str | Path, host: str, port: int, device: str | None) -> None:
     os.environ.update(OFFLINE)
     for name in CERTIFICATES:
         os.environ.pop(name, None)
-    with tempfile.TemporaryDirectory(prefix="dgkd-serve.") as kept:
+    with listening(), tempfile.TemporaryDirectory(prefix="dgkd-serve.") as kept:
         os.environ["GRADIO_TEMP_DIR"] = kept  # uploads are gone when the server is
         from dgkd_core.deploy.page import CSS, EXAMPLES, THEME, page
 
@@ -85,8 +85,6 @@ def serve(folder: str | Path, host: str, port: int, device: str | None) -> None:
         )
         shown = f"[{host}]" if ":" in host else host
         print(f"dgkd: http://{shown}:{port} shows {folder} (Ctrl-C ends it)", flush=True)
-        ended = threading.Event()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, lambda *_: ended.set())
-        ended.wait()
+        while asked() is None:
+            time.sleep(0.2)
         blocks.close(verbose=False)

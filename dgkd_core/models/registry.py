@@ -301,16 +301,18 @@ def load_model(folder: str | Path, device: str | torch.device = "cpu") -> tuple[
 
 
 def load_given(
-    key: str, folder: Path, pin: str | None, kind: str, classes: tuple[str, ...]
+    key: str, folder: Path, pin: str | None, kind: str, classes: tuple[str, ...], depth: bool
 ) -> tuple[Any, ModelConfig]:
     """A model that params name under ``key``, on the CPU, and its config.
 
     Args:
         pin: SHA-256 of the folder; None: any content.
         kind, classes: what it must be.
+        depth: whether there are depth maps for it to fuse.
 
     Raises:
-        InputError: it is not the pinned one, another kind, for other classes, or cannot be loaded.
+        InputError: it is not the pinned one, another kind, for other classes, fuses depth that
+            there is not, or cannot be loaded.
     """
     check_pin(folder, pin, f"{key}_sha256")
     model, config = load_model(folder)
@@ -319,4 +321,6 @@ def load_given(
             f"{folder}: a {config.kind} for {', '.join(config.classes)}, {key} expects a {kind} "
             f"for {', '.join(classes)}"
         )
+    if config.dgf2 != "off" and not depth:
+        raise InputError(f"{folder}: it fuses depth, {key} expects a {kind} that does not")
     return model, config

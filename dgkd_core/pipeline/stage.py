@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from dgkd_core.config.params import load_params
 from dgkd_core.config.schema import Params
@@ -52,7 +52,7 @@ def run(
     item: str | None = None,
     *,
     shared: bool = True,
-    batch: Callable[[Params], int] | None = None,
+    training: Callable[[Params], Any] | None = None,
 ) -> None:
     """Run a stage on params.yaml of the current folder, as one process or several.
 
@@ -63,7 +63,7 @@ def run(
         body: called in every process; the first alone writes outputs.
         item: which one of a stage that is repeated.
         shared: whether several processes can share its work.
-        batch: the size of the batches that they share evenly, for a stage that trains.
+        training: the section of a stage that trains, whose batches they share evenly.
     """
     started = time.monotonic()
     name = f"{stage} {item}" if item else stage
@@ -74,7 +74,7 @@ def run(
         if not shared and distributed.is_distributed():
             raise InputError(f"runs as one process, not as {os.environ['WORLD_SIZE']}")
         if shared and not distributed.is_launched():
-            _share(stage, name, batch)
+            _share(name, training)
         memory = enough_memory(f"; {_LESS}")
         with listening(), distributed.process_group(), _quiet_unless_first(), memory:
             _run_here(stage, body, item, kept)
@@ -96,20 +96,22 @@ def run(
         _end(f"{name}: the processes have lost touch ({reason})", last_resort=True)
 
 
-def _share(stage: str, name: str, batch: Callable[[Params], int] | None) -> None:
+def _share(name: str, training: Callable[[Params], Any] | None) -> None:
     """Start the stage as several processes, if there are to be more than one, and end with them."""
     if command := os.environ.get("DGKD_LAUNCH"):
         sys.exit(run_by(command, sys.argv))
     most = count = wanted()
-    if count > 1 and batch is not None:
-        params = load_params()
-        size = batch(params)
+    if count > 1 and training is not None:
+        section = training(load_params())
         # a batch norm that sees one picture alone may have one number a channel
-        synchronised = getattr(getattr(params, stage, None), "sync_norms", True)
-        count = that_share(size, most, 1 if synchronised else 2)
+        synchronised = getattr(section, "sync_norms", True)  # the DPT has no batch norms to share
+        count = that_share(section.batch, most, 1 if synchronised else 2)
         if count < most:
             more = "" if synchronised else ", two pictures or more each (sync_norms: false)"
-            print(f"{name}: {count} of {most} processes, to share a batch of {size} evenly{more}")
+            print(
+                f"{name}: {count} of {most} processes, to share a batch of {section.batch} "
+                f"evenly{more}"
+            )
     if count > 1:
         sys.exit(run_as(count, sys.argv))
 

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -83,7 +84,11 @@ def test_a_fault_of_the_code_is_not_hidden_and_bad_params_end_before_the_body(
 # --- as several processes ------------------------------------------------------------------------
 
 FOR_A_BATCH = "processes, to share a batch of"
-EIGHT, SEVEN = ({"batch": lambda params, size=size: size} for size in (8, 7))
+EIGHT, SEVEN, ALONE = (
+    {"training": lambda params, section=SimpleNamespace(**values): section}
+    for values in ({"batch": 8}, {"batch": 7}, {"batch": 6, "sync_norms": False})
+)
+PAIRS = " evenly, two pictures or more each (sync_norms: false)\n"
 
 
 @pytest.mark.parametrize(
@@ -93,6 +98,7 @@ EIGHT, SEVEN = ({"batch": lambda params, size=size: size} for size in (8, 7))
         ({"DGKD_PROCESSES": "4"}, EIGHT, 4, ""),
         ({}, EIGHT, 2, f"cam: 2 of 3 {FOR_A_BATCH} 8 evenly\n"),
         ({}, SEVEN, None, f"cam: 1 of 3 {FOR_A_BATCH} 7 evenly\n"),
+        ({"DGKD_PROCESSES": "6"}, ALONE, 3, f"cam: 3 of 6 {FOR_A_BATCH} 6{PAIRS}"),
         ({}, {"shared": False}, None, ""),
         ({"RANK": "0", "WORLD_SIZE": "1"}, {}, None, ""),  # torchrun's, where there are more GPUs
     ],

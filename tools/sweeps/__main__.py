@@ -2,6 +2,7 @@
 
     python -m tools.sweeps run experiments/lambda.yaml --jobs 2    queue, run, write
     python -m tools.sweeps queue experiments/lambda.yaml           queue only
+    python -m tools.sweeps check experiments/lambda.yaml           is params.yaml the plan's own?
     python -m tools.sweeps table                                   write what has finished so far
     python -m tools.sweeps table --repo ../other-clone             ... of runs in another clone
 
@@ -74,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = made.add_argument
-    add("do", choices=["run", "queue", "table"])
+    add("do", choices=["run", "queue", "table", "check"])
     add("plans", nargs="*", type=Path, metavar="PLAN", help="default: all in experiments/")
     add("--repo", type=Path, default=ROOT, help="the clone that the experiments run in (this one)")
     add("--docs", type=Path, default=ROOT / "docs", help="where tables and figures go (docs)")
@@ -86,16 +87,17 @@ def _parser() -> argparse.ArgumentParser:
 def _do(args: argparse.Namespace) -> None:
     plans = [read_plan(path) for path in args.plans or plan_files()]
     repository = Repository(args.repo)
-    if args.do in ("run", "queue"):
+    if args.do != "table":
         if not args.plans:
             raise InputError(f"{args.do}: no plan given, such as experiments/lambda.yaml")
         if args.jobs < 1:
             raise InputError(f"--jobs is {args.jobs}, expected 1 or more")
         for plan in plans:
             plan.need_preset(args.repo)
+    if args.do in ("run", "queue"):
         for plan in plans:
             queue(plan, args.docs, repository)
-    if args.do == "queue":
+    if args.do in ("queue", "check"):
         return
     from dgkd_core.runtime.machine import machine
 
