@@ -85,7 +85,7 @@ def test_a_fault_of_the_code_is_not_hidden_and_bad_params_end_before_the_body(
 
 FOR_A_BATCH = "processes, to share a batch of"
 EIGHT, SEVEN, ALONE = (
-    {"training": lambda params, section=SimpleNamespace(**values): section}
+    {"training": lambda params, values=values: SimpleNamespace(**values)}
     for values in ({"batch": 8}, {"batch": 7}, {"batch": 6, "sync_norms": False})
 )
 PAIRS = " evenly, two pictures or more each (sync_norms: false)\n"
