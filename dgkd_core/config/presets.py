@@ -83,7 +83,8 @@ def _assignment(text: str) -> dict[str, Any]:
         if as_text and value not in _NULL and value[0] not in _QUOTES:
             parsed = value  # a path with " #" or ": " is no YAML
         elif value not in _NULL:  # text in lists as written: 10e5, 2024
-            parsed = YAML(typ="base" if as_text else "safe", pure=True).load(value)
+            yaml = YAML(typ="base", pure=True) if as_text else YAML(typ="safe", pure=True)
+            parsed = yaml.load(value)
     except (YAMLError, ValueError) as error:  # ValueError: a date that there is not
         raise InputError(f"{text!r}: {value!r} is not a YAML value") from error
     nested: Any = parsed
