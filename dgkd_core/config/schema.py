@@ -176,6 +176,11 @@ class Model(_Section):
         description="picture pixels per deep feature, a side; 8 in the paper"
     )
     width: int = Field(ge=8, le=1024, description="channels of the head, 256 in the paper")
+    global_context: bool = Field(
+        description="let every pixel know what the whole picture holds, by global cue injection "
+        "and the ASPP's pooled branch, as in the paper; false: neither, so that the mask of a "
+        "class lies closer to where the class is seen"
+    )
     aspp_rates: tuple[Rate, Rate, Rate] = Field(
         description="dilations of the ASPP, deep features; [12, 24, 36] in the paper"
     )

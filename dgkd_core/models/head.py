@@ -43,18 +43,19 @@ def _resize(x: Tensor, size: Sequence[int]) -> Tensor:
 class ASPP(nn.Module):
     """Atrous spatial pyramid pooling: 1x1, three dilated 3x3 and a global-pool branch.
 
-    ``frozen``, which may be set later: training leaves the statistics of the norms as they are.
+    ``pooled`` false: without the global-pool branch. ``frozen``, which may be set later: training
+    leaves the statistics of the norms as they are.
     """
 
     frozen = False
 
-    def __init__(self, inputs: int, width: int, rates: Sequence[int]) -> None:
+    def __init__(self, inputs: int, width: int, rates: Sequence[int], pooled: bool = True) -> None:
         super().__init__()
         branches = [conv_norm_relu(inputs, width)]
         branches += [conv_norm_relu(inputs, width, 3, rate) for rate in rates]
         self.branches = nn.ModuleList(branches)
-        self.pool = conv_norm_relu(inputs, width)
-        self.project = conv_norm_relu(width * (len(branches) + 1), width)
+        self.pool = conv_norm_relu(inputs, width) if pooled else None
+        self.project = conv_norm_relu(width * (len(branches) + pooled), width)
         self.dropout = nn.Dropout(0.5)
 
     def train(self, mode: bool = True) -> ASPP:
@@ -62,18 +63,22 @@ class ASPP(nn.Module):
         return evaluating_norms(self) if self.frozen else self
 
     def forward(self, x: Tensor) -> Tensor:
-        pooled = self.pool(F.adaptive_avg_pool2d(x, 1)).expand(-1, -1, *x.shape[-2:])
         features = [branch(x) for branch in self.branches]
-        return self.dropout(self.project(torch.cat([*features, pooled], 1)))
+        if self.pool is not None:
+            pooled = self.pool(F.adaptive_avg_pool2d(x, 1))
+            features.append(pooled.expand(-1, -1, *x.shape[-2:]))
+        return self.dropout(self.project(torch.cat(features, 1)))
 
 
 class Decoder(nn.Module):
     """ASPP on deep features, joined with a narrow skip from shallow ones, to (N, width, h, w)."""
 
-    def __init__(self, shallow: int, deep: int, width: int, rates: Sequence[int]) -> None:
+    def __init__(
+        self, shallow: int, deep: int, width: int, rates: Sequence[int], pooled: bool = True
+    ) -> None:
         super().__init__()
         narrow = max(8, 48 * width // 256)
-        self.aspp = ASPP(deep, width, rates)
+        self.aspp = ASPP(deep, width, rates, pooled)
         self.skip = conv_norm_relu(shallow, narrow)
         self.join = conv_norm_relu(width + narrow, width, 3)
 
@@ -112,16 +117,28 @@ def stochastic_gate(deep: Tensor, cue: Tensor, rate: float, training: bool) -> T
 
 
 class Head(nn.Module):
-    """From shallow and deep features to class logits; a constant background logit 1 in front."""
+    """From shallow and deep features to class logits; a constant background logit 1 in front.
+
+    Args:
+        global_context: let every pixel know what the whole picture holds, by global cue injection
+            and the ASPP's pooled branch, as in the paper. Then nothing keeps a class's mask at the
+            object: in a picture of a vase the sky may learn to say vase.
+    """
 
     gate_rate = 0.3
 
     def __init__(
-        self, shallow: int, deep: int, width: int, classes: int, rates: Sequence[int]
+        self,
+        shallow: int,
+        deep: int,
+        width: int,
+        classes: int,
+        rates: Sequence[int],
+        global_context: bool = True,
     ) -> None:
         super().__init__()
-        self.decoder = Decoder(shallow, deep, width, rates)
-        self.cue = GlobalCue(shallow, width)
+        self.decoder = Decoder(shallow, deep, width, rates, global_context)
+        self.cue = GlobalCue(shallow, width) if global_context else None
         self.classify = nn.Sequential(
             conv_norm_relu(width, width, 3),
             nn.Dropout(0.5),
@@ -133,7 +150,8 @@ class Head(nn.Module):
     def forward(self, shallow: Tensor, deep: Tensor) -> Tensor:
         """(N, shallow, h, w) and (N, deep, h', w') features to (N, C+1, h, w) logits."""
         x = self.decoder(shallow, deep)
-        x = stochastic_gate(x, self.cue(shallow, x), self.gate_rate, self.training)
+        if self.cue is not None:
+            x = stochastic_gate(x, self.cue(shallow, x), self.gate_rate, self.training)
         logits = self.classify(x)
         return torch.cat([torch.ones_like(logits[:, :1]), logits], 1)
 

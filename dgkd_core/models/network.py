@@ -94,6 +94,7 @@ class Network(_Fused):
         aspp_rates: dilations of the ASPP.
         curve: put a learned tone curve in front.
         focal: constant of the class scores' focal penalty.
+        global_context: as in `Head`.
     """
 
     def __init__(
@@ -105,12 +106,13 @@ class Network(_Fused):
         aspp_rates: tuple[int, int, int] = (12, 24, 36),
         curve: bool = False,
         focal: float = 0.3,
+        global_context: bool = True,
     ) -> None:
         super().__init__(encoder, dgf2, curve)
         self.focal = focal
         shallow, deep = encoder.shallow_channels, encoder.deep_channels
         self.align = nn.Identity() if shallow == width else nn.Conv2d(shallow, width, 1, bias=False)
-        self.head = Head(width, deep, width, classes, aspp_rates)
+        self.head = Head(width, deep, width, classes, aspp_rates, global_context)
         self.project_deep = _projection(deep, width)
         self.project_shallow = _projection(width, width)
 
@@ -167,9 +169,11 @@ class Segmenter(_Fused):
         dgf2: str = "off",
         aspp_rates: tuple[int, int, int] = (12, 24, 36),
         curve: bool = False,
+        global_context: bool = True,
     ) -> None:
         super().__init__(encoder, dgf2, curve)
-        self.decoder = Decoder(encoder.shallow_channels, encoder.deep_channels, width, aspp_rates)
+        shallow, deep = encoder.shallow_channels, encoder.deep_channels
+        self.decoder = Decoder(shallow, deep, width, aspp_rates, global_context)
         self.classify = nn.Sequential(nn.Dropout(0.1), nn.Conv2d(width, classes + 1, 1))
 
     def initialise(self) -> None:

@@ -40,6 +40,7 @@ from dgkd_core.runtime.paths import resolve
 from dgkd_core.runtime.tensors import check_tensor, read_tensors
 
 Positive = Annotated[float, Field(gt=0)]
+ARCHITECTURE = ("backbone", "output_stride", "width", "aspp_rates", "global_context")
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class ModelConfig:
     ``kind`` is network or segmenter; ``classes`` are the names; ``exposure`` is what a dark picture
     goes through first; ``frozen`` tells whether the backbone's stem and norms stay as they are in
     training; ``focal`` is the constant of a network's class scores; ``mean`` and ``std`` are those
-    of the pictures that the backbone's weights were trained on.
+    of the pictures that the backbone's weights were trained on; ``global_context`` is `Head`'s.
     """
 
     kind: Literal["network", "segmenter"]
@@ -64,6 +65,7 @@ class ModelConfig:
     focal: Annotated[float, Field(gt=0, le=1)] = 0.3
     mean: Triple = MEAN
     std: tuple[Positive, Positive, Positive] = STD
+    global_context: bool = True
 
     @classmethod
     def of(
@@ -103,8 +105,9 @@ class ModelConfig:
             focal=focal,
             mean=mean,
             std=std,
+            global_context=section.global_context,
         )
-        for key in ("backbone", "output_stride", "width", "aspp_rates") if parent else ():
+        for key in ARCHITECTURE if parent else ():
             wanted, found = getattr(config, key), getattr(parent, key)
             if wanted != found:
                 raise InputError(
@@ -186,12 +189,16 @@ def build(spec: ModelConfig, initialisation: str = "pytorch") -> Network | Segme
     encoder = build_encoder(spec.backbone, spec.output_stride)
     curve = spec.exposure == "curve"
     common = (encoder, len(spec.classes), spec.width, spec.dgf2, spec.aspp_rates, curve)
+    context = spec.global_context
     if spec.dgf2 != "off" and not encoder.fusible:
         raise InputError(
             f"model.dgf2 is {spec.dgf2}: depth cannot be fused into the levels of {spec.backbone}, "
             f"expected off"
         )
-    model = Network(*common, spec.focal) if spec.kind == "network" else Segmenter(*common)
+    if spec.kind == "network":
+        model: Network | Segmenter = Network(*common, spec.focal, context)
+    else:
+        model = Segmenter(*common, context)
     model.mean, model.std = spec.mean, spec.std
     if initialisation == "kaiming":
         model.initialise()

@@ -45,7 +45,7 @@ def test_every_preset_is_valid() -> None:
 
 RELEASE = {
     "model": "backbone=wide_resnet38 initialisation=kaiming output_stride=8 width=256 dgf2=paper "
-    "exposure=none",
+    "exposure=none global_context=true",
     "teacher": "norms=frozen aspp_norms=frozen sync_norms=false focal=0.01 projections=random "
     "optimizer=sgd lr=0.001 new_layers=10 bias_lr=2 no_decay=[biases] weight_decay=0.0005 batch=16 "
     "crop=321 mask_weight=1 ema=0",

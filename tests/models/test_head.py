@@ -185,6 +185,18 @@ def test_the_head_follows_the_method() -> None:
     assert bool((head.train()(shallow, deep)[:, 0] == 1).all())
 
 
+@pytest.mark.parametrize("context", [True, False])
+@torch.no_grad()
+def test_without_global_context_a_far_pixel_changes_nothing(context: bool) -> None:
+    head: Any = lively(Head(5, 6, 8, 3, (1, 2, 4), context))
+    shallow, deep = (torch.randn(1, c, 24, 4, dtype=torch.float64) for c in (5, 6))
+    before = head(shallow, deep)
+    shallow[..., 0, :], deep[..., 0, :] = 9, 9
+    same = (head(shallow, deep) == before)[:, 1:].all(-1).all(1)[0]
+    assert not same[0]
+    assert bool(same[8:].all()) is not context  # 4 of the ASPP, 3 of the convolutions after it
+
+
 def test_head_has_the_published_sizes_and_dropouts() -> None:
     with torch.device("meta"):
         head = Head(256, 4096, 256, 20, (12, 24, 36))

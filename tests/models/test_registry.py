@@ -135,7 +135,12 @@ def test_kaiming_draws_the_head_wider_and_leaves_the_backbone(kind: Any) -> None
 
 def test_config_of_a_section() -> None:
     section = SimpleNamespace(
-        backbone="resnet18", output_stride=16, width=32, aspp_rates=[1, 2, 3], weights="imagenet"
+        backbone="resnet18",
+        output_stride=16,
+        width=32,
+        aspp_rates=[1, 2, 3],
+        weights="imagenet",
+        global_context=True,
     )
     expected = ModelConfig("network", ("a",), "resnet18", 16, 32, (1, 2, 3), "off", "none", True)
     for weights, norms in (("imagenet", "frozen"), ("imagenet", "trained"), (None, "frozen")):
@@ -143,9 +148,19 @@ def test_config_of_a_section() -> None:
         found = ModelConfig.of(section, "network", ("a",), dgf2="off", exposure="none", norms=norms)
         assert found == replace(expected, frozen=weights is not None and norms == "frozen")
 
-    other = replace(expected, width=64)
-    with pytest.raises(InputError, match=r"model\.width is 32, expected 64 as in the"):
-        ModelConfig.of(section, "network", ("a",), dgf2="off", exposure="none", parent=other)
+    for changed, said in (
+        ({"width": 64}, "model.width is 32, expected 64 as in the"),
+        ({"global_context": False}, "model.global_context is True, expected False as in the"),
+    ):
+        with pytest.raises(InputError, match=said):
+            ModelConfig.of(
+                section,
+                "network",
+                ("a",),
+                dgf2="off",
+                exposure="none",
+                parent=replace(expected, **changed),
+            )
 
 
 def test_inherit_copies_what_fits() -> None:
