@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,79 +9,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dgkd_core.runtime.checks import shown
 from dgkd_core.runtime.errors import InputError
-from dgkd_core.runtime.tensors import check_tensor, read_tensors
+from dgkd_core.runtime.tensors import check_tensor, read_weights, unwrapped
 
 Source = Mapping[str, Any] | str | Path
 """A state dict, bare or wrapped, or the path of one."""
-
-_WRAPPERS = ("model", "state_dict")
-_LONGEST_NAME = 1000
-
-
-def _read(path: Path) -> Any:
-    """The content of a weights file; never runs code from it.
-
-    Raises:
-        InputError: the file is missing, damaged or holds more than tensors and plain containers.
-    """
-    if path.suffix == ".safetensors":
-        return read_tensors(path)
-    try:
-        with warnings.catch_warnings(action="ignore"):  # on odd pickles: the error says it all
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file, expected a checkpoint") from error
-    except Exception as error:  # a damaged pickle can fail in any way
-        code = re.search(r"GLOBAL (\S+)", str(error))
-        if code is not None:
-            raise InputError(
-                f"{path}: holds {code[1][:80]!r} beside tensors, refused and not run; expected a "
-                f"state dict of tensors alone"
-            ) from error
-        raise InputError(
-            f"{path}: not a readable PyTorch checkpoint ({type(error).__name__}), expected a state "
-            f"dict of tensors"
-        ) from error
 
 
 def read_state(source: Source) -> tuple[str, dict[str, Tensor], tuple[str, ...]]:
     """A checkpoint's tensors.
 
     Returns:
-        what to call the source in a message; its tensors by name, ``module.`` taken off; the
-        entries beside a wrapped state dict.
+        what to call the source in a message; then as `dgkd_core.runtime.tensors.unwrapped`.
 
     Raises:
         InputError: the source is unreadable or holds no state dict of tensors with plain names.
     """
-    where = str(source) if isinstance(source, (str, Path)) else "state dict"
-    held = _read(Path(source)) if isinstance(source, (str, Path)) else source
-    beside: list[str] = []
-    for _ in _WRAPPERS:
-        if not isinstance(held, Mapping):
-            break
-        if inner := [key for key in _WRAPPERS if isinstance(held.get(key), Mapping)]:
-            beside += [repr(key)[:80].strip("'") for key in held if key != inner[0]]
-            held = held[inner[0]]
-    if not isinstance(held, Mapping):
-        raise InputError(
-            f"{where}: is of type {type(held).__name__}, expected a state dict of tensors"
-        )
-    tensors: dict[str, Tensor] = {}
-    for key, value in held.items():
-        plain = isinstance(key, str) and key.isprintable() and len(key) <= _LONGEST_NAME
-        if not plain or not isinstance(value, Tensor):
-            raise InputError(
-                f"{where}: {shown(key)} is of type {type(value).__name__}, expected a state "
-                f"dict of tensors, bare or under {' or '.join(_WRAPPERS)}"
-            )
-        name = key.removeprefix("module.")
-        if name in tensors:
-            raise InputError(f"{where}: holds {name!r} twice, with and without 'module.'")
-        tensors[name] = value
-    return where, tensors, tuple(beside)
+    if isinstance(source, (str, Path)):
+        return str(source), *unwrapped(read_weights(Path(source)), source)
+    return "state dict", *unwrapped(source, "state dict")
 
 
 def some(names: Sequence[str]) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -14,13 +16,15 @@ from dgkd_core.runtime.checks import shown
 from dgkd_core.runtime.errors import InputError, no_such_file, reason
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_WRAPPERS = ("model", "state_dict")
+_LONGEST_NAME = 1000
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file or a PyTorch state dict; nothing else is unpickled.
+def read_weights(path: Path) -> Any:
+    """What a .safetensors file or a PyTorch checkpoint holds; code in it is never run.
 
     Raises:
-        InputError: the file is missing, damaged or holds more than tensors.
+        InputError: the file is missing, damaged or holds more than tensors and plain containers.
     """
     if not path.is_file():
         raise InputError(f"{path}: {no_such_file(path)}, expected a weights file")
@@ -28,15 +32,56 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         with warnings.catch_warnings(action="ignore"):  # on odd pickles: the error says it all
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can fail in any way
-        raise InputError(f"{path}: not a readable weights file ({reason(error)})") from error
-    state = state.get("state_dict", state) if isinstance(state, Mapping) else state
-    if not isinstance(state, Mapping) or not all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
-    ):
-        raise InputError(f"{path}: expected a state dict of tensors by name")
-    return dict(state)
+        code = re.search(r"GLOBAL (\S+)", str(error))
+        why = f"not a readable weights file ({reason(error)})"
+        if code is not None:
+            why = f"holds {code[1][:80]!r} beside tensors, refused and not run"
+        raise InputError(f"{path}: {why}, expected a state dict of tensors") from error
+
+
+def unwrapped(held: Any, where: Path | str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The tensors of a state dict by name, bare or wrapped; ``module.`` is taken off the names.
+
+    Args:
+        where: what to call it in a message.
+
+    Returns:
+        the tensors; the entries beside a wrapped state dict.
+
+    Raises:
+        InputError: it is no state dict of tensors with plain names.
+    """
+    beside: list[str] = []
+    for _ in _WRAPPERS:
+        if not isinstance(held, Mapping):
+            break
+        if inner := [key for key in _WRAPPERS if isinstance(held.get(key), Mapping)]:
+            beside += [repr(key)[:80].strip("'") for key in held if key != inner[0]]
+            held = held[inner[0]]
+    if not isinstance(held, Mapping):
+        raise InputError(
+            f"{where}: is of type {type(held).__name__}, expected a state dict of tensors"
+        )
+    tensors: dict[str, Tensor] = {}
+    for key, value in held.items():
+        plain = isinstance(key, str) and key.isprintable() and len(key) <= _LONGEST_NAME
+        if not plain or not isinstance(value, Tensor):
+            raise InputError(
+                f"{where}: {shown(key)} is of type {type(value).__name__}, expected a state dict "
+                f"of tensors by plain names, bare or under {' or '.join(_WRAPPERS)}"
+            )
+        name = key.removeprefix("module.")
+        if name in tensors:
+            raise InputError(f"{where}: holds {name!r} twice, with and without 'module.'")
+        tensors[name] = value
+    return tensors, tuple(beside)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a weights file: `read_weights`, `unwrapped`."""
+    return unwrapped(read_weights(path), path)[0]
 
 
 def check_tensor(path: Path | str, name: str, found: Tensor, wanted: Tensor, who: str) -> None:

@@ -221,7 +221,7 @@ CHANGES: dict[str, tuple[Callable[[Tensor], State], str]] = {
     "another shape": (lambda t: {NAME: t[:, :1].contiguous()}, "expects"),
     "whole numbers": (lambda t: {NAME: t.to(torch.int32)}, "torch.float32"),
     "8-bit floats": (lambda t: {NAME: t.to(torch.float8_e4m3fn)}, "torch.float32"),
-    "one more": (lambda t: {NAME: t, "x" * 500 + "\n\x1b[2J": t.clone()}, "holds 'xxx"),
+    "one more": (lambda t: {NAME: t, "x" * 500 + "\n\x1b[2J": t.clone()}, "'xxx"),
     "one less": (lambda t: {}, f"lacks {NAME!r}"),
 }
 
@@ -292,9 +292,10 @@ class _Code:
 def test_code_in_a_pickle_is_not_run(tmp_path: Path, suffix: str) -> None:
     mark, path = tmp_path / "ran", tmp_path / f"weights{suffix}"
     content = {"state_dict": {"a": torch.ones(2), "b": _Code(mark)}}
+    said = "holds 'io.open' beside tensors, refused" if suffix == ".pth" else "not a readable"
     for zipped in (True, False):
         torch.save(content, path, _use_new_zipfile_serialization=zipped)
-        one_line(lambda: read_tensors(path), path)
+        one_line(lambda: read_tensors(path), path, said)
     for protocol in (0, 5):
         path.write_bytes(pickle.dumps(_Code(mark), protocol))
         one_line(lambda: read_tensors(path), path)
@@ -303,16 +304,11 @@ def test_code_in_a_pickle_is_not_run(tmp_path: Path, suffix: str) -> None:
     assert mark.exists(), "it does run where it is let"
 
 
-ONES = torch.ones(1)
-
-
-@pytest.mark.parametrize("content", [[ONES], {"a": 1}, {"a": {"b": ONES}}, 3, {1: ONES}])
-def test_a_file_of_something_else_is_refused(tmp_path: Path, content: Any) -> None:
+def test_a_damaged_file_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
-    torch.save(content, path)
-    one_line(lambda: read_tensors(path), path)
-    torch.save({"state_dict": {"a": ONES}}, path)
-    assert read_tensors(path) == {"a": ONES}
+    torch.save({"a": torch.ones(2)}, path)
+    path.write_bytes(path.read_bytes()[:-97])
+    one_line(lambda: read_tensors(path), path, "not a readable weights file")
 
 
 # --- model.json ----------------------------------------------------------------------------------
