@@ -62,14 +62,13 @@ def evaluate(params: Params, state: State) -> None:
     results = networks.score_networks("evaluate", manifest, VAL, params, store, cache)
     if not distributed.is_main_process():
         return
-    final = results["segmenter.dark"]
+    final, out = results["segmenter.dark"], ROOT / "evaluate"
     metrics, table = networks.tabulate(manifest, results)
     metrics["train"] = dict(score_training_labels(manifest))
-    networks.write_predictions(ROOT / "evaluate/predictions.zip", final)
-    out, count = ROOT / "evaluate", params.evaluate.sheet
-    mious = networks.picture_mious(manifest, store, VAL.truth, final.predictions)
-    networks.write_sheet(out / "sheet.png", manifest, VAL, store, final, mious, count)
-    networks.write_examples(out / "examples", manifest, VAL, store, final, mious)
+    networks.write_predictions(out / "predictions.zip", final)
+    gallery = networks.Gallery(manifest, VAL, store, out / "predictions.zip")
+    gallery.write_sheet(out / "sheet.png", params.evaluate.sheet)
+    gallery.write_examples(out / "examples")
     write_text("metrics/per_class.csv", table)
     write_text("metrics/confusion.csv", networks.confusion_table(manifest, final.confusion))
     write_metrics("metrics/evaluate.json", metrics)

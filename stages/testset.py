@@ -67,13 +67,11 @@ def testset(name: str, params: Params, state: State) -> None:
     results = networks.score_networks(label, manifest, places, params, store, cache)
     if not distributed.is_main_process():
         return
-    final = results["segmenter.dark"]
     metrics, table = networks.tabulate(manifest, results)
     scored = sum(store.has(places.truth, f"{entry.id}.png") for entry in manifest.entries)
-    networks.write_predictions(out / "predictions.zip", final)
-    mious = networks.picture_mious(manifest, store, places.truth, final.predictions)
-    count = params.evaluate.sheet
-    networks.write_sheet(out / "sheet.png", manifest, places, store, final, mious, count)
+    networks.write_predictions(out / "predictions.zip", results["segmenter.dark"])
+    gallery = networks.Gallery(manifest, places, store, out / "predictions.zip")
+    gallery.write_sheet(out / "sheet.png", params.evaluate.sheet)
     write_text(out / "per_class.csv", table)
     pictures = {"count": len(manifest.entries), "scored": scored}
     write_metrics(f"metrics/testset/{name}.json", {**metrics, "pictures": pictures})

@@ -83,9 +83,8 @@ class Run:
     def _median_picture(self) -> Entry:
         """Of the val pictures with two classes or more, the one with the median mIoU."""
         several = {e.id: e for e in self.manifest.split("val") if len(e.labels) > 1}
-        predictions = {id_: self.store.mask(self.predictions, f"{id_}.png") for id_ in several}
         part = replace(self.manifest, entries=tuple(several.values()))
-        ranking = list(picture_mious(part, self.store, self.truth, predictions))
+        ranking = list(picture_mious(part, self.store, self.truth, self.predictions))
         if not ranking:
             raise InputError(
                 f"{self.root}: no val picture has two classes and a mask, expected one at least"

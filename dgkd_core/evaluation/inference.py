@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -126,65 +126,16 @@ def run_loaded(
     return masks.cpu(), scores.cpu()
 
 
-def predict(
-    model: Any,
-    entries: Sequence[Entry],
-    view: View,
-    protocol: Protocol,
-    device: torch.device,
-    label: str,
-    cache: ResultCache,
-) -> Iterator[tuple[Entry, np.ndarray, np.ndarray]]:
-    """Yield (entry, class ids (H, W) uint8, class probabilities (C,)) picture by picture.
-
-    Several processes share the work, and the first alone gets what comes out.
-
-    Args:
-        cache: keeps the predictions as LABEL/ID; what it holds is not computed again.
-    """
-    groups = by_size(entries, protocol.batch)
-    load = partial(load_group, view=view, depth=model.uses_depth)
-    for group, inputs in loaded(groups, cache, label, load, device.type == "cuda"):
-        masks, scores = run_loaded(model, inputs, protocol, device)
-        ids = decide(masks, scores, protocol.drop, protocol.background_power).byte().numpy()
-        cache.put(
-            (f"{label}/{entry.id}", encode_mask(mask), score.tolist())
-            for entry, mask, score in zip(group, ids, scores.double(), strict=True)
-        )
-    if not distributed.is_main_process():
-        return
-    for entry in chain.from_iterable(groups):
-        content, score = cache[f"{label}/{entry.id}"]
-        yield entry, decode_mask(content, entry.id), np.array(score, np.float32)
-
-
-class Predictions(Mapping[str, np.ndarray]):
-    """Class ids (H, W) uint8 by a picture's id, read from a result cache."""
-
-    def __init__(self, cache: ResultCache, label: str, ids: Sequence[str]) -> None:
-        self._cache, self._label, self._ids = cache, label, dict.fromkeys(ids)
-
-    def encoded(self, id_: str) -> bytes:
-        """The prediction as a palette PNG."""
-        return self._cache[f"{self._label}/{id_}"][0]
-
-    def __getitem__(self, id_: str) -> np.ndarray:
-        return decode_mask(self.encoded(id_), id_)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._ids)
-
-    def __len__(self) -> int:
-        return len(self._ids)
-
-
 @dataclass(frozen=True)
 class Result:
-    """Scores of one network on one set of pictures, and what it predicted."""
+    """Scores of one network on one set of pictures, and what it predicted.
+
+    ``predictions`` are class ids (H, W) by a picture's id, as palette PNG.
+    """
 
     confusion: Confusion
     classification_map: float
-    predictions: Predictions
+    predictions: Mapping[str, bytes]
 
     def metrics(self, classes: Sequence[str]) -> dict[str, Any]:
         """mIoU, IoU by class and the classification mAP, percent."""
@@ -208,24 +159,37 @@ def score(
     """Run a network on the val pictures and compare with their masks in the pack ``truth``.
 
     Pictures without a mask are predicted and not counted; those that the view has no normal-light
-    picture of are left out. Predictions are kept in ``cache``, as by `predict`; in a process that
-    is not the first the result holds nothing.
+    picture of are left out. Several processes share the work; in one that is not the first the
+    result holds nothing.
+
+    Args:
+        cache: keeps the predictions as LABEL/ID; what it holds is not computed again.
     """
-    classes = len(manifest.classes)
-    confusion = Confusion(classes)
     entries = [entry for entry in manifest.split("val") if view.dark or entry.image]
-    scores, labels = [], []
-    for entry, ids, probabilities in predict(model, entries, view, protocol, device, label, cache):
+    groups = by_size(entries, protocol.batch)
+    load = partial(load_group, view=view, depth=model.uses_depth)
+    for group, inputs in loaded(groups, cache, label, load, device.type == "cuda"):
+        masks, scores = run_loaded(model, inputs, protocol, device)
+        ids = decide(masks, scores, protocol.drop, protocol.background_power).byte().numpy()
+        cache.put(
+            (f"{label}/{entry.id}", encode_mask(mask), score.tolist())
+            for entry, mask, score in zip(group, ids, scores.double(), strict=True)
+        )
+    confusion = Confusion(len(manifest.classes))
+    predictions: dict[str, bytes] = {}
+    probabilities, labels = [], []
+    for entry in chain.from_iterable(groups if distributed.is_main_process() else []):
+        predictions[entry.id], scores = cache[f"{label}/{entry.id}"]
+        probabilities.append(scores)
+        labels.append(manifest.label_vector(entry))
         name = f"{entry.id}.png"
         if view.store.has(truth, name):
+            ids = decode_mask(predictions[entry.id], entry.id)
             confusion.add(view.store.mask(truth, name), ids)
-        scores.append(probabilities)
-        labels.append(manifest.label_vector(entry))
-    shape = len(scores), classes
+    shape = len(labels), len(manifest.classes)
     mean_ap = mean_average_precision(
-        np.reshape(np.array(scores), shape), np.reshape(np.array(labels), shape)
+        np.array(probabilities, np.float32).reshape(shape), np.reshape(labels, shape)
     )
-    predictions = Predictions(cache, label, [entry.id for entry in entries])
     return Result(confusion, mean_ap, predictions)
 
 

@@ -116,19 +116,18 @@ def write_predictions(path: Path, result: Result) -> None:
     """A pack of predictions ID.png."""
     with write_pack(path) as pack:
         for id_ in sorted(result.predictions):
-            pack.add(f"{id_}.png", result.predictions.encoded(id_))
+            pack.add(f"{id_}.png", result.predictions[id_])
 
 
 def picture_mious(
-    manifest: Manifest, store: Store, truth: Path, predictions: Mapping[str, np.ndarray]
+    manifest: Manifest, store: Store, truth: Path, predictions: Path
 ) -> dict[str, float]:
     """mIoU of each val picture by itself, from the best to the worst, equals by id.
 
     A picture without a mask, or whose mask shows no class, has none.
 
     Args:
-        truth: the pack of the masks.
-        predictions: class ids (H, W) uint8 by id.
+        truth, predictions: packs of masks ID.png.
     """
     mious = {}
     for entry in manifest.split("val"):
@@ -136,88 +135,77 @@ def picture_mious(
         if not store.has(truth, name):
             continue
         confusion = Confusion(len(manifest.classes))
-        confusion.add(store.mask(truth, name), predictions[entry.id])
+        confusion.add(store.mask(truth, name), store.mask(predictions, name))
         miou = confusion.miou()
         if np.isfinite(miou):
             mious[entry.id] = miou
     return {id_: mious[id_] for id_ in sorted(mious, key=lambda id_: (-mious[id_], id_))}
 
 
-def tiles(entry: Entry, places: Places, store: Store, result: Result) -> dict[str, np.ndarray]:
-    """One picture through the whole chain, as (H, W, 3) uint8 tiles by title.
+class Gallery:
+    """Val pictures through the whole chain, with a network's predictions from a pack of them."""
 
-    Without a daylight picture, class maps or a mask their tiles are left out.
-    """
-    name = f"{entry.id}.png"
-    prediction, dark = result.predictions[entry.id], store.rgb(places.dark, name)
-    depth = store.depth(places.depth, name).astype(np.float32)
-    found = {"photo": store.rgb(places.images, entry.image)} if entry.image else {}
-    found["dark photo"] = dark
-    found["brightened"] = expose_8bit(dark, "gain")
-    found["depth"] = np.repeat((depth * 255).astype(np.uint8)[..., None], 3, 2)
-    if places.cams is not None and places.pseudo is not None:
-        maps = decode_array(Pack(places.cams).read(f"{entry.id}.npy"), name)
-        best = maps.max(0) / 255 if len(maps) else np.zeros(prediction.shape)
-        found["CAM"] = colour_heat(best)
-        found["pseudo label"] = colour_mask(store.mask(places.pseudo, name))
-    if not store.has(places.truth, name):
-        return {**found, "prediction": colour_mask(prediction)}
-    truth = store.mask(places.truth, name)
-    known = np.where(truth == 255, 255, prediction).astype(np.uint8)
-    return {**found, "prediction": colour_mask(known), "truth": colour_mask(truth)}
+    def __init__(self, manifest: Manifest, places: Places, store: Store, predictions: Path) -> None:
+        self.places, self.store, self.predictions = places, store, predictions
+        self.classes = manifest.classes
+        self.entries = {entry.id: entry for entry in manifest.split("val")}
+        self.mious = picture_mious(manifest, store, places.truth, predictions)
 
+    def tiles(self, entry: Entry) -> dict[str, np.ndarray]:
+        """One picture as (H, W, 3) uint8 tiles by title.
 
-def _caption(entry: Entry, mious: dict[str, float]) -> str:
-    """What a picture is: its id, its labels and, where it has a mask, how well it went."""
-    caption = ": ".join(filter(None, [entry.id, ", ".join(entry.labels)]))
-    if entry.id not in mious:
-        return caption
-    rank = list(mious).index(entry.id) + 1
-    return f"{caption}; mIoU {mious[entry.id]:.1f}, rank {rank} of {len(mious)}"
+        Without a daylight picture, class maps or a mask their tiles are left out.
+        """
+        places, store, name = self.places, self.store, f"{entry.id}.png"
+        prediction, dark = store.mask(self.predictions, name), store.rgb(places.dark, name)
+        depth = store.depth(places.depth, name).astype(np.float32)
+        found = {"photo": store.rgb(places.images, entry.image)} if entry.image else {}
+        found["dark photo"] = dark
+        found["brightened"] = expose_8bit(dark, "gain")
+        found["depth"] = np.repeat((depth * 255).astype(np.uint8)[..., None], 3, 2)
+        if places.cams is not None and places.pseudo is not None:
+            maps = decode_array(Pack(places.cams).read(f"{entry.id}.npy"), name)
+            best = maps.max(0) / 255 if len(maps) else np.zeros(prediction.shape)
+            found["CAM"] = colour_heat(best)
+            found["pseudo label"] = colour_mask(store.mask(places.pseudo, name))
+        if not store.has(places.truth, name):
+            return {**found, "prediction": colour_mask(prediction)}
+        truth = store.mask(places.truth, name)
+        known = np.where(truth == 255, 255, prediction).astype(np.uint8)
+        return {**found, "prediction": colour_mask(known), "truth": colour_mask(truth)}
 
+    def caption(self, entry: Entry) -> str:
+        """Its id, its labels and, where it has a mask, how well it went."""
+        caption = ": ".join(filter(None, [entry.id, ", ".join(entry.labels)]))
+        if entry.id not in self.mious:
+            return caption
+        rank = list(self.mious).index(entry.id) + 1
+        return f"{caption}; mIoU {self.mious[entry.id]:.1f}, rank {rank} of {len(self.mious)}"
 
-def write_sheet(
-    path: Path,
-    manifest: Manifest,
-    places: Places,
-    store: Store,
-    result: Result,
-    mious: dict[str, float],
-    count: int,
-) -> None:
-    """Draw val pictures evenly spread from the best to the worst prediction (`picture_mious`).
+    def write_sheet(self, path: Path, count: int) -> None:
+        """Draw pictures evenly spread from the best to the worst prediction.
 
-    Without any mask they are evenly spread over the list.
-    """
-    entries = {entry.id: entry for entry in manifest.split("val")}
-    chosen = [entries[id_] for id_ in spread(list(mious or entries), count)]
-    captions = [_caption(entry, mious) for entry in chosen]
-    found = [tiles(entry, places, store, result) for entry in chosen]
-    titles = max((list(row) for row in found), key=len)  # a tile that some lack is black there
-    rows = [
-        {title: row.get(title, np.zeros_like(row["depth"])) for title in titles} for row in found
-    ]
-    with atomic_file(path) as part:
-        part.write_bytes(sheet(rows, captions, manifest.classes))
+        Without any mask they are evenly spread over the list.
+        """
+        chosen = [self.entries[id_] for id_ in spread(list(self.mious or self.entries), count)]
+        found = [self.tiles(entry) for entry in chosen]
+        titles = max((list(row) for row in found), key=len)  # a tile that some lack is black there
+        rows = [
+            {title: row.get(title, np.zeros_like(row["depth"])) for title in titles}
+            for row in found
+        ]
+        with atomic_file(path) as part:
+            part.write_bytes(sheet(rows, [self.caption(entry) for entry in chosen], self.classes))
 
+    def write_examples(self, folder: Path) -> None:
+        """Draw the best, the median and the worst prediction, one PNG each.
 
-def write_examples(
-    folder: Path,
-    manifest: Manifest,
-    places: Places,
-    store: Store,
-    result: Result,
-    mious: dict[str, float],
-) -> None:
-    """Draw the best, the median and the worst prediction of `picture_mious`, one PNG each.
-
-    Without any mask there is no best one: the folder stays empty.
-    """
-    entries, ranking = {entry.id: entry for entry in manifest.split("val")}, list(mious)
-    chosen = {"best": 0, "median": (len(ranking) - 1) // 2, "worst": -1} if ranking else {}
-    with atomic_folder(folder) as part:
-        for name, place in chosen.items():
-            entry = entries[ranking[place]]
-            row, caption = tiles(entry, places, store, result), _caption(entry, mious)
-            content = sheet([row], [caption], manifest.classes, columns=EXAMPLE_COLUMNS)
-            (part / f"{name}.png").write_bytes(content)
+        Without any mask there is no best one: the folder stays empty.
+        """
+        ranking = [self.entries[id_] for id_ in self.mious]
+        chosen = {"best": 0, "median": (len(ranking) - 1) // 2, "worst": -1} if ranking else {}
+        with atomic_folder(folder) as part:
+            for name, place in chosen.items():
+                row, caption = self.tiles(ranking[place]), self.caption(ranking[place])
+                content = sheet([row], [caption], self.classes, columns=EXAMPLE_COLUMNS)
+                (part / f"{name}.png").write_bytes(content)
