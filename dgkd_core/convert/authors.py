@@ -6,14 +6,13 @@ unpickled, so a checkpoint cannot run code.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from dgkd_core.convert.checkpoint import Source, fitting, read_state, some
 from dgkd_core.convert.names import (
     CLASS_LAYER,
     CONSTANTS,
@@ -30,8 +29,11 @@ from dgkd_core.models.network import Network
 from dgkd_core.models.registry import ModelConfig, save_model
 from dgkd_core.models.wide_resnet import WideResNet38
 from dgkd_core.runtime.errors import InputError
+from dgkd_core.runtime.tensors import copies, fitting, read_weights, some, unwrapped
 
 Role = Literal["student", "teacher"]
+Source = Mapping[str, Any] | str | Path
+"""A state dict, bare or wrapped, or the path of one."""
 
 _WIDTH = 256
 _RATES = (12, 24, 36)
@@ -41,8 +43,22 @@ _PROJECTIONS = ("project_deep", "project_shallow")
 _SEED = 0
 
 
+def read_state(source: Source) -> tuple[str, dict[str, Tensor], tuple[str, ...]]:
+    """A checkpoint's tensors.
+
+    Returns:
+        what to call the source in a message; then as `dgkd_core.runtime.tensors.unwrapped`.
+
+    Raises:
+        InputError: the source is unreadable or holds no state dict of tensors with plain names.
+    """
+    if isinstance(source, (str, Path)):
+        return str(source), *unwrapped(read_weights(Path(source)), source)
+    return "state dict", *unwrapped(source, "state dict")
+
+
 def _report(
-    tensors: Mapping[str, Tensor], loaded: Sequence[str], what: str, random: Sequence[str]
+    tensors: Mapping[str, Tensor], loaded: Collection[str], what: str, random: Sequence[str]
 ) -> Iterator[str]:
     """What became of a checkpoint's tensors; every one that is not used is named.
 
@@ -51,8 +67,7 @@ def _report(
         what: what the checkpoint is.
         random: modules of ours for which the checkpoint has nothing.
     """
-    used = set(loaded)
-    rest = [name for name in tensors if name not in used]
+    rest = [name for name in tensors if name not in loaded]
     constants = [name for name in rest if name.startswith(CONSTANTS)]
     unused = [name for name in rest if not name.startswith(CONSTANTS)]
     denoisers = [name.removesuffix(TIME_TABLE) for name in rest if name.endswith(TIME_TABLE)]
@@ -119,7 +134,8 @@ def convert_checkpoint(
     if absent:
         _initialise(network)
         wanted = {key: value for key, value in wanted.items() if key not in projections}
-    state, loaded = fitting(wanted, authors_name, tensors, where, f"a {role}")
+    found, loaded = fitting(wanted, tensors, where, f"a {role}", lambda key: (authors_name(key),))
+    state = copies(found, wanted)
     network.load_state_dict(state, strict=not absent, assign=True)
     if role == "teacher":
         network.encoder.freeze()
@@ -190,12 +206,12 @@ def load_authors_denoiser(source: Source, prefix: str = "ddim.") -> FeatureDenoi
         denoiser = FeatureDenoiser(shape[1])
     state, loaded = fitting(
         denoiser.state_dict(),
-        lambda key: prefix + authors_name(key, DENOISER),
         tensors,
         where,
         "a denoiser",
+        lambda key: (prefix + authors_name(key, DENOISER),),
     )
-    foreign = sorted(n for n in tensors if n.startswith(prefix) and n not in set(loaded))
+    foreign = sorted(n for n in tensors if n.startswith(prefix) and n not in loaded)
     if foreign:
         raise InputError(f"{where}: holds {some(foreign)}, which our denoiser does not have")
     denoiser.load_state_dict(state)

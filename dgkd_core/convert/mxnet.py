@@ -23,18 +23,17 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
 
 from dgkd_core.convert.names import BLOCK_LAYERS
 from dgkd_core.models.wide_resnet import WideResNet38
 from dgkd_core.runtime.errors import InputError
 from dgkd_core.runtime.files import atomic_file, read_bytes
+from dgkd_core.runtime.tensors import copies, fitting
 
 _LIST = 0x112
 _V1, _V3 = 0xF993FAC8, 0xF993FACA
@@ -175,58 +174,18 @@ def _their_names(key: str) -> tuple[str, ...]:
         block = f"b{place[0]}" if place and place[0] != "0" else "a"
         kind, branch = BLOCK_LAYERS[part].split("_")
         layer = f"{'res' if kind == 'conv' else kind}{stage}{block}_{branch}"
-    values = _NORM_VALUES[value] if layer.startswith("bn") else ("weight",)
+    values = _NORM_VALUES.get(value, ()) if layer.startswith("bn") else ("weight",)
     return tuple(f"{kind}:{layer}_{value}" for value in values for kind in ("arg", "aux"))
-
-
-def wide_resnet38_weights(
-    arrays: Mapping[str, np.ndarray],
-) -> tuple[dict[str, Tensor], set[str]]:
-    """The state dict of our WideResNet38 from ``ilsvrc-cls_rna-a1_cls1000_ep-0001.params``.
-
-    Names there are those of model A1 in Wu et al.'s code: block ``2a`` and its followers ``2b1``,
-    ``2b2`` … are our ``stage2.0``, ``stage2.1``, ``stage2.2`` …; the classifier ``linear1000`` and
-    whatever else the file holds are left out. Model A, the variant that pools, has the same names
-    and shapes and cannot be told apart here.
-
-    Args:
-        arrays: what ``read_params`` gave; a convolution is (outputs, inputs, height, width).
-
-    Returns:
-        float32 tensors, and the batch norms' counters, zero; the names that were used.
-
-    Raises:
-        InputError: a tensor is missing, of another shape or type or not finite.
-    """
-    with torch.device("meta"):
-        wanted = WideResNet38().state_dict()
-    weights: dict[str, Tensor] = {}
-    used: set[str] = set()
-    for key, like in wanted.items():
-        if key.endswith("num_batches_tracked"):
-            weights[key] = torch.zeros((), dtype=torch.int64)
-            continue
-        names, shape = _their_names(key), tuple(like.shape)
-        name = next((name for name in names if name in arrays), None)
-        if name is None:
-            raise InputError(f"no {' or '.join(names)}, expected one of shape {shape}")
-        array = arrays[name]
-        if array.shape != shape or array.dtype.kind != "f":
-            raise InputError(
-                f"{name} is {array.shape} of {array.dtype.name}, "
-                f"WideResNet-38 expects {shape} of a float type"
-            )
-        with np.errstate(over="ignore"):  # float64 beyond float32 is infinite, and so refused
-            array = np.array(array, np.float32)
-        if not np.isfinite(array).all():
-            raise InputError(f"{name} holds values that are not finite in float32")
-        weights[key] = torch.from_numpy(array)
-        used.add(name)
-    return weights, used
 
 
 def convert_mxnet(source: Path, out: Path) -> list[str]:
     """Write the MXNet weights in ``source`` as ``out``, a file that ``model.weights`` takes.
+
+    Names in ``ilsvrc-cls_rna-a1_cls1000_ep-0001.params`` are those of model A1 in Wu et al.'s code:
+    block ``2a`` and its followers ``2b1``, ``2b2`` … are our ``stage2.0``, ``stage2.1``,
+    ``stage2.2`` …; the classifier ``linear1000`` and whatever else the file holds are left out.
+    Model A, the variant that pools, has the same names and shapes and cannot be told apart here.
+    Floats of any size become float32; batch norms' counters are zero.
 
     Returns:
         Lines to print: what was used, what was not, what to set.
@@ -236,13 +195,13 @@ def convert_mxnet(source: Path, out: Path) -> list[str]:
     """
     if out.suffix != ".safetensors":
         raise InputError(f"{out}: expected a file name that ends in .safetensors")
+    with torch.device("meta"):
+        wanted = WideResNet38().state_dict()
     arrays = read_params(source)
-    try:
-        weights, used = wide_resnet38_weights(arrays)
-    except InputError as error:
-        raise InputError(f"{source}: {error}") from error
+    tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+    found, used = fitting(wanted, tensors, source, "WideResNet-38", _their_names)
     with atomic_file(out) as part:
-        save_file(weights, part)
+        save_file(copies(found, wanted), part)
     return [
         f"{out}: {len(used)} of {len(arrays)} tensors of {source}",
         *(f"unused: {name!r}" for name in sorted(set(arrays) - used)),

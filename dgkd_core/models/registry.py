@@ -8,7 +8,6 @@ before anything is built, and no network is built that the tensors beside it do 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,7 +15,7 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 from dgkd_core.config.choices import (
     BACKBONE,
@@ -37,7 +36,7 @@ from dgkd_core.runtime.checks import shown
 from dgkd_core.runtime.errors import InputError, reason
 from dgkd_core.runtime.files import atomic_folder, check_pin, write_json
 from dgkd_core.runtime.paths import resolve
-from dgkd_core.runtime.tensors import check_tensor, read_tensors
+from dgkd_core.runtime.tensors import fitting, read_tensors, some
 
 Positive = Annotated[float, Field(gt=0)]
 ARCHITECTURE = ("backbone", "output_stride", "width", "aspp_rates", "global_context")
@@ -160,27 +159,18 @@ def load_backbone(encoder: Encoder, path: Path, digest: str | None = None) -> li
     if path.is_file():
         check_pin(path, digest, "model.weights_sha256")
     source = read_tensors(path)
-    inner = encoder.backbone
-    state: dict[str, Tensor] = {}
-    used: set[str] = set()
-    for key, value in inner.state_dict().items():
-        # timm's features_only makes stages_0 of stages.0, or puts a prefix in front
-        names = (key, key.replace("_", ".", 1), key.removeprefix("model."))
-        name = next((n for n in names if n in source), None)
-        if name is None and key.endswith("num_batches_tracked"):
-            state[key] = value
-        elif name is None:
-            raise InputError(f"{path}: holds no {key!r}, so it is not for this backbone")
-        else:
-            check_tensor(path, name, source[name], value, "this backbone")
-            state[key] = source[name]
-            used.add(name)
+
+    def names(key: str) -> tuple[str, ...]:
+        """timm's features_only makes stages_0 of stages.0, or puts a prefix in front."""
+        return key, key.replace("_", ".", 1), key.removeprefix("model.")
+
+    state, used = fitting(encoder.backbone.state_dict(), source, path, "this backbone", names)
     unused = sorted(set(source) - used)
     parts = {name.split(".")[0] for name in used}
     foreign = [name for name in unused if name.split(".")[0] in parts]
     if foreign:
         raise InputError(f"{path}: holds {shown(foreign[0])}, which this backbone does not have")
-    inner.load_state_dict(state)
+    encoder.backbone.load_state_dict(state)
     return unused
 
 
@@ -272,19 +262,6 @@ def read_model_config(folder: str | Path) -> ModelConfig:
     return read_checked(Path(folder) / "model.json", ModelConfig, "a model folder's description")
 
 
-def _check_fit(path: Path, wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
-    """Refuse tensors that are not exactly those of the network that model.json describes."""
-    for there, here, verb in ((tensors, wanted, "lacks"), (wanted, tensors, "holds")):
-        if others := [name for name in here if name not in there]:
-            more = f" and {len(others) - 1} more" if others[1:] else ""
-            raise InputError(
-                f"{path}: does not fit model.json ({verb} {shown(others[0])}{more}), expected the "
-                f"{len(wanted)} tensors of that network"
-            )
-    for name, value in wanted.items():
-        check_tensor(path, name, tensors[name], value, "model.json")
-
-
 def load_model(folder: str | Path, device: str | torch.device = "cpu") -> tuple[Any, ModelConfig]:
     """A network from its folder, in evaluation mode, and its config.
 
@@ -300,9 +277,12 @@ def load_model(folder: str | Path, device: str | torch.device = "cpu") -> tuple[
         raise InputError(f"{Path(folder) / 'model.json'}: {reason(error)}") from error
     path = Path(folder) / "model.safetensors"
     tensors = read_tensors(path)
-    _check_fit(path, wanted, tensors)
+    what = "the network that model.json describes"
+    state, used = fitting(wanted, tensors, path, what)
+    if foreign := sorted(tensors.keys() - used):
+        raise InputError(f"{path}: holds {some(foreign)}, expected the tensors of {what}")
     model = build(spec)
-    model.load_state_dict(tensors)
+    model.load_state_dict(state)
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model.eval(), spec
 

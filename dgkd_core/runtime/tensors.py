@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,63 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return unwrapped(read_weights(path), path)[0]
 
 
-def check_tensor(path: Path | str, name: str, found: Tensor, wanted: Tensor, who: str) -> None:
+def some(names: Sequence[str]) -> str:
+    """The first three names, and how many more there are."""
+    first = ", ".join(map(shown, names[:3]))
+    return first if len(names) <= 3 else f"{first} and {len(names) - 3} more"
+
+
+def fitting(
+    wanted: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor],
+    where: Path | str,
+    what: str,
+    names: Callable[[str], Sequence[str]] = lambda key: (key,),
+) -> tuple[dict[str, Tensor], set[str]]:
+    """The tensors that a network's state dict, ``wanted``, is to be filled with; nothing is copied.
+
+    Batch norms' counters may be missing, as in old checkpoints; they become 0.
+
+    Args:
+        where, what: what to call the tensors and the network in a message.
+        names: what a key may be called in ``tensors``; the first name that is there is taken.
+
+    Returns:
+        tensors by the wanted keys; the names that were taken.
+
+    Raises:
+        InputError: a tensor is missing, has another shape, is no plain number or is not finite.
+    """
+    found = {key: next((n for n in names(key) if n in tensors), None) for key in wanted}
+    counters = {key for key in wanted if key.endswith("num_batches_tracked")}
+    missing = [names(key)[0] for key in wanted if found[key] is None and key not in counters]
+    if missing:
+        raise InputError(
+            f"{where}: lacks {len(missing)} of the {len(wanted)} tensors of {what}: {some(missing)}"
+        )
+    state: dict[str, Tensor] = {}
+    taken: set[str] = set()
+    for key, name in found.items():
+        if name is None:
+            state[key] = torch.zeros((), dtype=wanted[key].dtype)
+            continue
+        _check_tensor(where, name, tensors[name], wanted[key], what)
+        state[key] = tensors[name]
+        taken.add(name)
+    return state, taken
+
+
+def copies(state: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of tensors on the CPU, contiguous, of the types that those by the same keys have."""
+    return {
+        key: value.detach().to(
+            "cpu", like[key].dtype, copy=True, memory_format=torch.contiguous_format
+        )
+        for key, value in state.items()
+    }
+
+
+def _check_tensor(path: Path | str, name: str, found: Tensor, wanted: Tensor, who: str) -> None:
     """Refuse a tensor of another shape or kind, or with NaN or infinity, where ``wanted`` goes."""
     if found.shape != wanted.shape:
         raise InputError(

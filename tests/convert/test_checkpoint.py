@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from support import one_line
 
 from dgkd_core.convert import load_authors_denoiser
-from dgkd_core.convert.checkpoint import read_state
+from dgkd_core.convert.authors import read_state
 
 A, B = torch.arange(3.0), torch.ones(2, 2)
 

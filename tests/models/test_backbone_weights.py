@@ -74,7 +74,7 @@ def test_weights_of_another_backbone_are_refused(tmp_path: Path, have: str, want
         encoder = build_encoder(want, 8)
     empty = {k: torch.zeros((), dtype=v.dtype).expand(v.shape) for k, v in net.state_dict().items()}
     torch.save(empty, path)  # expanded zeros: a small file
-    one_line(lambda: load_backbone(encoder, path), path)
+    one_line(lambda: load_backbone(encoder, path), path, "this backbone")
 
 
 def test_first_weights(tmp_path: Path) -> None:
