@@ -21,6 +21,7 @@ from forked import fork
 from torch import nn
 
 from dgkd_core.config.presets import apply_preset
+from dgkd_core.models.registry import ModelConfig
 from dgkd_core.runtime.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,6 +30,17 @@ CHAIN = (
     *("distill", "cam", "refine", "segment", "evaluate", "package", "report"),
 )
 
+CONFIG = ModelConfig(
+    kind="network",
+    classes=("cat", "dog"),
+    backbone="timm:test_resnet",
+    output_stride=8,
+    width=8,
+    aspp_rates=(1, 2, 3),
+    dgf2="gated",
+    exposure="gain",
+    frozen=False,
+)
 
 TINY = """
 data:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from support import ROOT
+from support import CONFIG, ROOT
 from torch import nn
 
 from dgkd_core.config.params import load_params
@@ -24,19 +24,9 @@ from dgkd_core.deploy.folder import (
     write_settings,
 )
 from dgkd_core.depth.dpt import save_dpt, small_dpt
-from dgkd_core.models.registry import ModelConfig, build, load_model, save_model
+from dgkd_core.models.registry import build, load_model, save_model
 
-SPEC = ModelConfig(
-    kind="segmenter",
-    classes=("cat", "dog | cow"),
-    backbone="timm:test_resnet",
-    output_stride=8,
-    width=8,
-    aspp_rates=(1, 2, 3),
-    dgf2="gated",
-    exposure="gain",
-    frozen=False,
-)
+SPEC = replace(CONFIG, kind="segmenter", classes=("cat", "dog | cow"))
 SETTINGS = Settings(
     depth="dpt",
     depth_exposure="gain",

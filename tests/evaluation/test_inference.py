@@ -1,5 +1,6 @@
 """Multi-scale, flipped inference with a fake network, and real ones on pictures of any shape."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from support import CONFIG
 from torch import Tensor
 
 from dgkd_core.data.manifest import Entry, Manifest, by_size
@@ -24,7 +26,7 @@ from dgkd_core.evaluation.inference import (
     score,
 )
 from dgkd_core.models.network import Output
-from dgkd_core.models.registry import ModelConfig, build
+from dgkd_core.models.registry import build
 from dgkd_core.runtime.result_cache import ResultCache
 
 CPU = torch.device("cpu")
@@ -194,10 +196,9 @@ def test_depth_and_light_reach_a_network_that_is_to_have_them(val: Val) -> None:
 @pytest.mark.parametrize("kind", ["network", "segmenter"])
 def test_networks_take_pictures_of_any_shape(val: Val, kind: Any) -> None:
     torch.manual_seed(0)
-    shape = (8, 16, (2, 4, 6), "gated", "gain", False)
-    config = ModelConfig(kind, CLASSES, "timm:test_resnet", *shape)
     protocol = Protocol((0.5, 1.0, 1.5), flip=True, batch=4)
-    result = _score(build(config).eval(), val, protocol)
+    network = build(replace(CONFIG, kind=kind, classes=CLASSES)).eval()
+    result = _score(network, val, protocol)
     for entry in val[0].split("val"):
         found = decode_mask(result.predictions[entry.id], entry.id)
         assert found.shape == (entry.height, entry.width)

@@ -11,18 +11,10 @@ import timm
 import torch
 import torchvision.models as torchvision_models
 from safetensors.torch import save_file
-from support import one_line
+from support import CONFIG, one_line
 from torch import Tensor, nn
 
-from dgkd_core.models.registry import (
-    ModelConfig,
-    build,
-    build_encoder,
-    first_weights,
-    load_backbone,
-)
-
-CONFIG = ModelConfig("network", ("a",), "timm:test_resnet", 8, 8, (1, 2, 3), "gated", "gain", False)
+from dgkd_core.models.registry import build, build_encoder, first_weights, load_backbone
 
 
 def _perturbed(module: nn.Module) -> dict[str, Tensor]:

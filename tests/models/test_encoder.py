@@ -8,10 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision.models as torchvision_models
+from support import CONFIG
 from torch import Tensor, nn
 
 from dgkd_core.models.encoder import Encoder
-from dgkd_core.models.registry import ModelConfig, build, build_encoder
+from dgkd_core.models.registry import build, build_encoder
 from dgkd_core.models.timm_encoder import TimmEncoder, resampled
 from dgkd_core.runtime.errors import InputError
 
@@ -198,13 +199,11 @@ def test_what_cannot_run_is_refused_when_it_is_built() -> None:
 
 
 def test_a_network_whose_levels_are_no_modules_runs_without_depth() -> None:
-    spec = ModelConfig(
-        "network", ("a",), "timm:hrnet_w18_small", 16, 8, (1, 2, 3), "gated", "gain", False
-    )
+    spec = replace(CONFIG, backbone="timm:hrnet_w18_small", output_stride=16)
     with pytest.raises(InputError, match=r"model\.dgf2 is gated: depth cannot be fused into"):
         build(spec)
     out = build(replace(spec, dgf2="off")).eval()(torch.rand(1, 3, 40, 50))
-    assert out.logits.shape == (1, 2, 10, 13)
+    assert out.logits.shape == (1, 3, 10, 13)
 
 
 @pytest.mark.parametrize("name", ["timm:test_resnet", "timm:test_vit"])

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support import one_line
+from support import CONFIG, one_line
 from torch import Tensor, nn
 
 from dgkd_core.models import registry
@@ -34,17 +34,6 @@ from dgkd_core.models.registry import (
 from dgkd_core.runtime.errors import InputError
 from dgkd_core.runtime.tensors import read_tensors
 
-CONFIG = ModelConfig(
-    kind="network",
-    classes=("cat", "dog"),
-    backbone="timm:test_resnet",
-    output_stride=8,
-    width=8,
-    aspp_rates=(1, 2, 3),
-    dgf2="gated",
-    exposure="gain",
-    frozen=False,
-)
 pytestmark = pytest.mark.usefixtures("no_network")
 
 
