@@ -30,9 +30,8 @@ from dgkd_core.imaging.dense_crf import DenseCRF
 from dgkd_core.imaging.pamr import PAMR
 from dgkd_core.models.registry import load_model
 from dgkd_core.pipeline.stage import run
-from dgkd_core.pseudo_labels.class_maps import Sweep
+from dgkd_core.pseudo_labels.class_maps import Sweep, label_map
 from dgkd_core.pseudo_labels.refinement import (
-    pseudo_label,
     sharpen_by_crf,
     sharpen_by_pamr,
     spread_by_attention,
@@ -144,7 +143,7 @@ def refine(params: Params, state: State) -> None:
     label, entries = "refine, train", manifest.split("train")
     for (entry,) in unfinished([[entry] for entry in entries], cache, label):
         vector, maps = manifest.label_vector(entry), sharp_maps(entry)
-        pseudo = pseudo_label(maps, vector, threshold, section.margin)
+        pseudo = label_map(maps, vector, threshold, section.margin)
         row = encode_mask(pseudo), float((pseudo != 255).mean())
         cache.put([(f"{label}/{entry.id}", *row)])
     if not distributed.is_main_process():
@@ -152,7 +151,7 @@ def refine(params: Params, state: State) -> None:
     confusion, decided = Confusion(classes), []
     with write_pack(Path(ARTIFACTS, "refine", "val.zip")) as out:
         for entry, maps, mask in refined_val(manifest, cache, truth):
-            pseudo = pseudo_label(maps, manifest.label_vector(entry), threshold, section.margin)
+            pseudo = label_map(maps, manifest.label_vector(entry), threshold, section.margin)
             out.add(f"{entry.id}.png", encode_mask(pseudo))
             if mask is not None:
                 known = np.where(pseudo == 255, 255, mask).astype(np.uint8)

@@ -30,17 +30,29 @@ def class_maps(masks: Tensor, labels: np.ndarray) -> np.ndarray:
     return (kept / total * 255).round().byte().numpy()
 
 
-def label_map(maps: np.ndarray, labels: np.ndarray, threshold: float) -> np.ndarray:
-    """(K, H, W) class maps to (H, W) uint8 ids: the best class where it is >= threshold.
+def label_map(
+    maps: np.ndarray, labels: np.ndarray, threshold: float, margin: float = 0.0
+) -> np.ndarray:
+    """Class maps to labels: the best class where it reaches the threshold, else the background.
 
-    Maps are float in [0, 1], or uint8 with 255 = 1.
+    Args:
+        maps: (K, H, W), one per class present, in the order of the ids; float in [0, 1], or uint8
+            with 255 = 1.
+        labels: (C,), 1 where the picture holds the class.
+        threshold: background score.
+        margin: scores within threshold x (1 ± margin) are left undecided; above the threshold at
+            most half of what is left to 1, so that a class that is sure is never undecided.
+
+    Returns:
+        (H, W) uint8 class ids, 255 where undecided.
     """
-    if maps.dtype == np.uint8:
-        threshold *= 255
     ids = (np.flatnonzero(labels) + 1).astype(np.uint8)
     if not len(ids):
         return np.zeros(maps.shape[1:], np.uint8)
-    return np.where(maps.max(0) >= threshold, ids[maps.argmax(0)], 0).astype(np.uint8)
+    best, one = maps.max(0), 255 if maps.dtype == np.uint8 else 1
+    low, high = threshold * (1 - margin), min(threshold * (1 + margin), (threshold + 1) / 2)
+    unsure = np.where(best < low * one, 0, 255).astype(np.uint8)
+    return np.where(best >= high * one, ids[maps.argmax(0)], unsure)
 
 
 class Sweep:

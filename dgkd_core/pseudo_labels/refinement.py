@@ -1,4 +1,4 @@
-"""Pseudo labels: class maps, sharpened by the picture's edges, cut at a background threshold."""
+"""Class maps, sharpened by the picture: its edges, or a transformer's attention to it."""
 
 from __future__ import annotations
 
@@ -47,29 +47,3 @@ def sharpen_by_crf(maps: np.ndarray, guide: np.ndarray, crf: DenseCRF) -> np.nda
     background = (1 - own.sum(0, keepdim=True)).clamp(min=0)
     shares = torch.cat([background, own])
     return crf(_chw(guide), shares / shares.sum(0))[1:].numpy()
-
-
-def pseudo_label(
-    maps: np.ndarray, labels: np.ndarray, threshold: float, margin: float
-) -> np.ndarray:
-    """Class maps to pseudo labels.
-
-    Args:
-        maps: (K, H, W) float in [0, 1], one per class present, in the order of the ids.
-        labels: (C,), 1 where the picture holds the class.
-        threshold: background score.
-        margin: scores within threshold x (1 ± margin) are left undecided; above the threshold at
-            most half of what is left to 1, so that a class that is sure is never undecided.
-
-    Returns:
-        (H, W) uint8 class ids, 255 where undecided.
-    """
-    ids = (np.flatnonzero(labels) + 1).astype(np.uint8)
-    if not len(ids):
-        return np.zeros(maps.shape[1:], np.uint8)
-    best = maps.max(0)
-    out = np.full(best.shape, 255, np.uint8)
-    out[best < threshold * (1 - margin)] = 0
-    sure = best >= min(threshold * (1 + margin), (threshold + 1) / 2)
-    out[sure] = ids[maps.argmax(0)][sure]
-    return out

@@ -1,6 +1,7 @@
-"""Class maps of a picture's own classes, and the sweep over background thresholds."""
+"""Class maps of a picture's own classes, labels from them, the sweep over thresholds."""
 
 import numpy as np
+import pytest
 import torch
 
 from dgkd_core.evaluation.scores import Confusion
@@ -22,13 +23,46 @@ def test_maps_are_of_the_pictures_own_classes_and_sum_to_one_with_the_background
     assert not class_maps(torch.zeros(3, 2, 2), np.ones(2)).any(), "zeros do not divide by zero"
 
 
-def test_the_best_class_wins_where_it_reaches_the_threshold_in_bytes_as_in_fractions() -> None:
-    maps = np.random.default_rng(0).integers(0, 256, (2, 30, 30)).astype(np.uint8)
-    labels = np.array([0, 1, 0, 0, 1])
-    for threshold in (0.1, 0.2, 0.6):  # 0.2 is 51 / 255
-        direct = np.where(maps.max(0) / 255 >= threshold, np.array([2, 5])[maps.argmax(0)], 0)
-        assert np.array_equal(label_map(maps, labels, threshold), direct)
-        assert np.array_equal(label_map(maps / 255.0, labels, threshold), direct)
+def _slow(maps: np.ndarray, labels: list[int], threshold: float, margin: float) -> np.ndarray:
+    ids = [c + 1 for c, there in enumerate(labels) if there]
+    out = np.full(maps.shape[1:], 255, np.uint8)
+    for place in np.ndindex(out.shape):
+        scores = [float(m[place]) for m in maps]
+        best = max(scores)
+        if best < threshold * (1 - margin):
+            out[place] = 0
+        elif best >= min(threshold * (1 + margin), (threshold + 1) / 2):
+            out[place] = ids[scores.index(best)]
+    return out
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.1, 0.5])
+@pytest.mark.parametrize("labels", [[1, 0, 0], [0, 1, 1], [1, 1, 1]])
+def test_label_map_follows_its_definition_in_bytes_as_in_fractions(
+    labels: list[int], margin: float
+) -> None:
+    maps = np.random.default_rng(0).integers(0, 256, (sum(labels), 30, 31)).astype(np.uint8)
+    for threshold in (0.2, 0.6):  # 51 and 153 of 255
+        expected = _slow(maps / 255, labels, threshold, margin)
+        assert (255 in expected) == (margin > 0)
+        for same in (maps, maps / 255):
+            out = label_map(same, np.array(labels, np.float32), threshold, margin)
+            assert out.dtype == np.uint8
+            assert np.array_equal(out, expected)
+
+
+@pytest.mark.parametrize("threshold", [0.05, 0.5, 0.95, 1.0])
+@pytest.mark.parametrize("margin", [0.0, 0.1, 0.9])
+def test_a_class_that_is_sure_is_never_undecided(threshold: float, margin: float) -> None:
+    maps = np.array([[[1.0, 0.0]]])
+    assert label_map(maps, np.ones(1, np.float32), threshold, margin).tolist() == [[1, 0]]
+
+
+def test_ids_above_128_ties_and_the_threshold_itself() -> None:
+    labels = np.zeros(200, np.float32)
+    labels[[3, 198]] = 1
+    maps = np.array([[[0.9, 0.1, 0.7, 0.5]], [[0.2, 0.9, 0.7, 0.4]]])
+    assert label_map(maps, labels, 0.5).tolist() == [[4, 199, 4, 4]]
 
 
 def test_the_sweep_is_the_confusion_of_each_threshold() -> None:

@@ -1,4 +1,4 @@
-"""Pseudo labels, pixel by pixel."""
+"""Class maps sharpened, and what becomes of them for pictures of any shape."""
 
 import numpy as np
 import pytest
@@ -7,45 +7,7 @@ import torch
 from dgkd_core.imaging.dense_crf import DenseCRF
 from dgkd_core.imaging.pamr import PAMR
 from dgkd_core.pseudo_labels.class_maps import class_maps, label_map
-from dgkd_core.pseudo_labels.refinement import pseudo_label, sharpen_by_crf, sharpen_by_pamr
-
-
-def _slow(maps: np.ndarray, labels: list[int], threshold: float, margin: float) -> np.ndarray:
-    ids = [c + 1 for c, there in enumerate(labels) if there]
-    out = np.full(maps.shape[1:], 255, np.uint8)
-    for place in np.ndindex(out.shape):
-        scores = [float(m[place]) for m in maps]
-        best = max(scores)
-        if best < threshold * (1 - margin):
-            out[place] = 0
-        elif best >= min(threshold * (1 + margin), (threshold + 1) / 2):
-            out[place] = ids[scores.index(best)]
-    return out
-
-
-@pytest.mark.parametrize("margin", [0.0, 0.1, 0.5])
-@pytest.mark.parametrize("labels", [[1, 0, 0], [0, 1, 1], [1, 1, 1]])
-def test_pseudo_label_follows_its_definition(labels: list[int], margin: float) -> None:
-    maps = np.random.default_rng(0).random((sum(labels), 30, 31))
-    out = pseudo_label(maps, np.array(labels, np.float32), 0.6, margin)
-    assert out.dtype == np.uint8
-    assert np.array_equal(out, _slow(maps, labels, 0.6, margin))
-    present = {c + 1 for c in range(3) if labels[c]}
-    assert set(np.unique(out)) == present | {0} | ({255} if margin else set())
-
-
-@pytest.mark.parametrize("threshold", [0.05, 0.5, 0.95, 1.0])
-@pytest.mark.parametrize("margin", [0.0, 0.1, 0.9])
-def test_a_class_that_is_sure_is_never_undecided(threshold: float, margin: float) -> None:
-    maps = np.array([[[1.0, 0.0]]])
-    assert pseudo_label(maps, np.ones(1, np.float32), threshold, margin).tolist() == [[1, 0]]
-
-
-def test_ids_above_128_ties_and_the_threshold_itself() -> None:
-    labels = np.zeros(200, np.float32)
-    labels[[3, 198]] = 1
-    maps = np.array([[[0.9, 0.1, 0.7, 0.5]], [[0.2, 0.9, 0.7, 0.4]]])
-    assert pseudo_label(maps, labels, 0.5, 0.0).tolist() == [[4, 199, 4, 4]]
+from dgkd_core.pseudo_labels.refinement import sharpen_by_crf, sharpen_by_pamr
 
 
 @pytest.mark.parametrize("channels", [3, 4])
@@ -77,6 +39,6 @@ def test_class_maps_become_pseudo_labels_for_pictures_of_any_shape(
     for sharp in (sharpen_by_pamr(maps, guide, pamr), sharpen_by_crf(maps, guide, DenseCRF(3))):
         assert (sharp.shape, sharp.dtype) == (maps.shape, np.float32)
         assert ((sharp >= 0) & (sharp <= 1 + 1e-5)).all()
-        pseudo = pseudo_label(sharp, labels, 0.4, 0.2)
+        pseudo = label_map(sharp, labels, 0.4, 0.2)
         assert (pseudo.shape, pseudo.dtype) == (size, np.uint8)
         assert set(np.unique(pseudo)) <= own | ({255} if present else set())

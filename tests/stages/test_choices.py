@@ -19,9 +19,8 @@ from dgkd_core.evaluation.inference import infer
 from dgkd_core.imaging.dense_crf import DenseCRF
 from dgkd_core.imaging.pamr import PAMR
 from dgkd_core.models.registry import load_model
-from dgkd_core.pseudo_labels.class_maps import class_maps
+from dgkd_core.pseudo_labels.class_maps import class_maps, label_map
 from dgkd_core.pseudo_labels.refinement import (
-    pseudo_label,
     sharpen_by_crf,
     sharpen_by_pamr,
     spread_by_attention,
@@ -91,7 +90,7 @@ def test_sources_of_class_maps_and_guides_of_refinement(
             sharp = sharpen_by_pamr(maps, picture, pamr)
         elif method == "crf":
             sharp = sharpen_by_crf(maps, picture, crf)
-        assert np.array_equal(label, pseudo_label(sharp, labels, 0.5, 0.1)), (source, method)
+        assert np.array_equal(label, label_map(sharp, labels, 0.5, 0.1)), (source, method)
         seen[source] = maps.tobytes()
     assert len(set(seen.values())) == 3, "three sources, three kinds of maps"
 
@@ -118,5 +117,5 @@ def test_refinement_by_attention(project: Path, run_stages: Run) -> None:
         spread_out = spread_by_attention(maps, affinities[-1])
         assert not np.array_equal(spread_out, maps)
         sharp = sharpen_by_pamr(spread_out, _picture(entry, guide), PAMR(2, (1, 2)))
-        assert np.array_equal(label, pseudo_label(sharp, labels, 0.5, 0.1)), guide
+        assert np.array_equal(label, label_map(sharp, labels, 0.5, 0.1)), guide
     assert not torch.equal(*affinities)
