@@ -17,7 +17,7 @@ from pathlib import Path
 
 from dgkd_core.config.choices import MOST_CLASSES
 from dgkd_core.datasets.labels import Labels, read_labels_csv
-from dgkd_core.datasets.source import DataSet, Ids, MaskFile, Source, pictures_by_id
+from dgkd_core.datasets.source import DataSet, Ids, Source, mask_file, pictures_by_id
 from dgkd_core.runtime.checks import PHOTO_SUFFIXES, normal_id
 from dgkd_core.runtime.errors import InputError
 
@@ -88,7 +88,7 @@ class FolderTree:
     ) -> Source:
         """One picture's files; its mask only where classes give the ids in it names."""
         file = self.masks.get(id_) if classes else None
-        mask = MaskFile(file, Ids(classes, classes)) if file else None
+        mask = mask_file(file, Ids(classes, classes)) if file else None
         return Source(id_, split, labels, self.normal.get(id_), self.dark.get(id_), mask)
 
 

@@ -10,40 +10,18 @@ A picture's id here is that of its dark picture.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-
-import numpy as np
 
 from dgkd_core.datasets.coco import Picture, rasterise, read_coco
 from dgkd_core.datasets.labels import read_labels_csv
 from dgkd_core.datasets.names import LIS as CLASSES
-from dgkd_core.datasets.source import (
-    Ids,
-    Listed,
-    Mask,
-    MaskFile,
-    Tree,
-    pictures_by_id,
-    read_ids,
-)
+from dgkd_core.datasets.source import Ids, Listed, Mask, Tree, mask_file, pictures_by_id, read_ids
 from dgkd_core.runtime.errors import InputError
 
 _ANNOTATIONS = ("lis_coco_JPG_{}+1.json", "lis_coco_png_{}+1.json")
 
 _MASKS = ("masks", "SegmentationClass")
-
-
-@dataclass(frozen=True)
-class CocoMask:
-    """A mask drawn from the objects of a COCO annotation file."""
-
-    path: Path
-    picture: Picture
-    classes: tuple[str, ...]
-
-    def read(self) -> np.ndarray:
-        return rasterise(self.picture, {name: i for i, name in enumerate(self.classes, 1)})
 
 
 class LisTree(Tree):
@@ -95,8 +73,12 @@ class LisTree(Tree):
         for folder in _MASKS:
             path = self.root / folder / f"{id_}.png"
             if path.is_file():
-                return MaskFile(path, Ids(CLASSES, self.classes))
-        return CocoMask(*self.annotated[id_], self.classes) if id_ in self.annotated else None
+                return mask_file(path, Ids(CLASSES, self.classes))
+        if id_ not in self.annotated:
+            return None
+        path, picture = self.annotated[id_]
+        ids = {name: i for i, name in enumerate(self.classes, 1)}
+        return Mask(path, partial(rasterise, picture, ids))
 
     def labels(self, id_: str) -> tuple[str, ...]:
         if id_ not in self.annotated:

@@ -9,8 +9,8 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Protocol
 
 import numpy as np
 
@@ -28,14 +28,16 @@ PATHS = re.compile(
 )
 
 
-class Mask(Protocol):
-    """Where the mask of a picture is; ``path`` names it in messages."""
+@dataclass(frozen=True)
+class Mask:
+    """Where the mask of a picture is and how it is read, also in another process.
 
-    @property
-    def path(self) -> Path: ...
+    ``path`` names it in messages; ``read`` returns (H, W) uint8 ids of this project's classes, 255
+    ignored, or raises an InputError.
+    """
 
-    def read(self) -> np.ndarray:
-        """(H, W) uint8 ids of this project's classes, 255 ignored; InputError where damaged."""
+    path: Path
+    read: Callable[[], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -65,16 +67,13 @@ class Ids:
         return table[mask]
 
 
-@dataclass(frozen=True)
-class MaskFile:
+def _read_picture(path: Path, ids: Ids) -> np.ndarray:
+    return ids.map(decode_mask(read_bytes(path), str(path), len(ids.names)), path)
+
+
+def mask_file(path: Path, ids: Ids) -> Mask:
     """A mask in a palette or 8-bit grey picture file of class ids."""
-
-    path: Path
-    ids: Ids
-
-    def read(self) -> np.ndarray:
-        mask = decode_mask(read_bytes(self.path), str(self.path), len(self.ids.names))
-        return self.ids.map(mask, self.path)
+    return Mask(path, partial(_read_picture, path, ids))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dgkd_core.datasets.folder import LABELS, FolderTree
 from dgkd_core.datasets.labels import read_labels_csv
-from dgkd_core.datasets.source import PATHS, DataSet, Ids, MaskFile, Source, read_lines
+from dgkd_core.datasets.source import PATHS, DataSet, Ids, Source, mask_file, read_lines
 from dgkd_core.datasets.voc import VocTree
 from dgkd_core.runtime.checks import PHOTO_KINDS, PHOTO_SUFFIXES, name_problem, normal_id, shown
 from dgkd_core.runtime.errors import InputError
@@ -52,7 +52,7 @@ def _picture_list(path: Path, classes: Sequence[str]) -> DataSet:
         elif id_ in sources:
             said = f"a second picture is named {id_}, expected different names"
         else:
-            of = MaskFile(mask, ids) if mask.is_file() else None
+            of = mask_file(mask, ids) if mask.is_file() else None
             sources[id_] = Source(id_, "val", (), None, picture, of)
             continue
         problems.append(f"{path}:{number}: {said}")

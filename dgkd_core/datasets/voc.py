@@ -7,8 +7,7 @@ masks come from SBD's .mat files where VOC has none.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import defusedxml.ElementTree as ElementTree
@@ -22,8 +21,8 @@ from dgkd_core.datasets.source import (
     Ids,
     Listed,
     Mask,
-    MaskFile,
     Tree,
+    mask_file,
     own,
     pictures_by_id,
     read_ids,
@@ -36,16 +35,9 @@ _UNREADABLE = (ElementTree.ParseError, DefusedXmlException, OSError, ValueError,
 _MASKS = ("SegmentationClassAug", "SegmentationClass")
 
 
-@dataclass(frozen=True)
-class SbdMask:
+def _read_sbd(path: Path, ids: Ids) -> np.ndarray:
     """A mask in one of SBD's cls/ID.mat files."""
-
-    path: Path
-    ids: Ids
-
-    def read(self) -> np.ndarray:
-        mask = sbd.read_mat_mask(read_bytes(self.path), str(self.path))
-        return self.ids.map(mask, self.path)
+    return ids.map(sbd.read_mat_mask(read_bytes(path), str(path)), path)
 
 
 def _other(names: Sequence[str]) -> str:
@@ -146,9 +138,9 @@ class VocTree(Tree):
     def mask(self, id_: str) -> Mask | None:
         for folder in _MASKS:
             if found := self._file(folder, id_, ".png"):
-                return MaskFile(found, self.ids_of_masks)
+                return mask_file(found, self.ids_of_masks)
         if self.sbd is not None and (path := self.sbd / "cls" / f"{id_}.mat").is_file():
-            return SbdMask(path, self.ids_of_masks)
+            return Mask(path, partial(_read_sbd, path, self.ids_of_masks))
         return None
 
     def labels(self, id_: str) -> tuple[str, ...]:
