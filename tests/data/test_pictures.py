@@ -46,18 +46,22 @@ def _file(array: np.ndarray, kind: str = "PNG", mode: str | None = None, **optio
     return _saved(lambda b: (picture.convert(mode) if mode else picture).save(b, kind, **options))
 
 
-def _deep_rgb(values: np.ndarray) -> bytes:
-    """(H, W, 3) uint16 as PNG, which Pillow does not write."""
+def _png(size: tuple[int, int], bits: int, kind: int, rows: bytes) -> bytes:
+    """A PNG of a kind (0 grey, 2 RGB) and depth that Pillow does not write; size is (w, h)."""
 
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        check = struct.pack(">I", zlib.crc32(kind + content))
-        return struct.pack(">I", len(content)) + kind + content + check
+    def chunk(name: bytes, content: bytes) -> bytes:
+        check = struct.pack(">I", zlib.crc32(name + content))
+        return struct.pack(">I", len(content)) + name + content + check
 
-    height, width = values.shape[:2]
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0))
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    start = bytes([0x89]) + b"PNG\r\n\x1a\n"
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", *size, bits, kind, 0, 0, 0))
+    start = b"\x89PNG\r\n\x1a\n"
     return start + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def _deep_rgb(values: np.ndarray) -> bytes:
+    """(H, W, 3) uint16 as PNG."""
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    return _png(values.shape[1::-1], 16, 2, rows)
 
 
 GREYS = np.repeat(GREY[..., None], 3, 2)
@@ -206,11 +210,8 @@ def test_a_large_photo_is_shrunk_to_its_long_side() -> None:
 
 
 def test_a_bomb_is_refused_before_it_is_unpacked() -> None:
-    header = _deep_rgb(np.zeros((2, 2, 3), np.uint16))
     for side in (16_001, 60_000):  # the second is beyond what Pillow opens
-        size = struct.pack(">II", side, side)
-        ihdr = b"IHDR" + size + header[24:29]
-        bomb = header[:12] + ihdr + struct.pack(">I", zlib.crc32(ihdr)) + header[33:]
+        bomb = _png((side, side), 16, 2, b"")
         with pytest.raises(InputError, match=r"^p\.png: .*256 megapixels.*$"):
             read_photo(bomb, "p.png")
 
@@ -236,16 +237,8 @@ def test_masks_round_trip_every_id_and_colours_are_refused() -> None:
 
 @pytest.mark.parametrize("bits", [2, 4])
 def test_a_mask_whose_ids_pillow_would_stretch_is_refused(bits: int) -> None:
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        )
-
-    header = struct.pack(">IIBBBBB", 2, 1, bits, 0, 0, 0, 0)  # two pixels, grey
-    rows = zlib.compress(bytes([0, 1 << (8 - bits)]))
-    content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows)
-    said = "grey of 2 or 4 bits", "8-bit grey"
-    one_line(lambda: decode_mask(content + chunk(b"IEND", b""), "m"), "m: ", *said)
+    content = _png((2, 1), bits, 0, bytes([0, 1 << (8 - bits)]))
+    one_line(lambda: decode_mask(content, "m"), "m: grey of 2 or 4 bits", "8-bit grey")
 
 
 @pytest.mark.parametrize(

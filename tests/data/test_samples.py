@@ -149,14 +149,16 @@ def test_a_fresh_night_is_that_of_the_normal_crop_and_never_of_padding(
 def test_every_visit_has_a_night_of_its_own_and_the_same_one_again(
     packs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def batches(count: str, first: int) -> list[torch.Tensor]:
+    def batches(count: str, first: int) -> list[dict[str, torch.Tensor]]:
         monkeypatch.setenv("DGKD_WORKERS", count)
-        made = training_batches(_fresh(packs), 2, 6, torch.device("cpu"))(first)
-        return [batch["dark"].clone() for batch in made]
+        crops = _fresh(packs, jitter=JITTER)
+        return list(training_batches(crops, 2, 6, torch.device("cpu"))(first))
 
     whole = batches("0", 0)
     for again, rest in ((batches("0", 0), whole), (batches("2", 4), whole[4:])):
-        assert all(torch.equal(a, b) for a, b in zip(again, rest, strict=True))
+        for one, other in zip(again, rest, strict=True):
+            assert one.keys() == other.keys()
+            assert all(torch.equal(one[part], other[part]) for part in one)
     still = _fresh(packs, crop=200, scale=(1.0, 1.0))  # all of the picture, mirrored or not
     nights = [still[position, index]["dark"] for position in range(4) for index in (0, 1)]
     assert len({tuple(sorted(night.flatten().tolist())) for night in nights}) == len(nights)
