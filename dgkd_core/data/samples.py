@@ -15,7 +15,7 @@ from typing import IO, Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler, default_collate
+from torch.utils.data import default_collate
 
 from dgkd_core.config.choices import MEAN
 from dgkd_core.data.exposure import expose, expose_8bit
@@ -34,6 +34,7 @@ from dgkd_core.runtime import distributed
 from dgkd_core.runtime.errors import InputError
 from dgkd_core.runtime.parallel import ahead, cores, in_flight, ordered_map, wanted_workers
 
+_Keys = list[tuple[int, int]]  # (position, index) of each picture of a batch
 _Layout = tuple[str, torch.Size, torch.dtype]
 _DEPTH = np.float16  # of a depth map in memory: half of it, and finer than a network's use of it
 
@@ -120,7 +121,7 @@ def _chw(image: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
 
-class Crops(Dataset[dict[str, Tensor]]):
+class Crops:
     """Random crops, one per (position, index): all draws depend on the seed and the position alone.
 
     A sample is a dict of what ``inputs`` asks for: normal and dark (3, c, c) in [0, 1], depth
@@ -225,7 +226,7 @@ class Crops(Dataset[dict[str, Tensor]]):
         return sample
 
 
-class Twins(Dataset[tuple[Tensor, Tensor]]):
+class Twins:
     """Whole pictures in both lights as a network's input, one pair per (position, index).
 
     A sample is (normal, dark), (3, h, w) each; the dark picture goes through ``exposure``. A random
@@ -277,34 +278,25 @@ def twins_by_shape(pairs: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
     return batch
 
 
-class Positions(Sampler[list[tuple[int, int]]]):
+def positions(
+    pictures: int, batch: int, iterations: int, seed: int, first: int = 0
+) -> Iterator[_Keys]:
     """Batches of (position, index): every epoch visits each picture once, in an order of its own.
 
     Batch k is the same whether or not the batches before it were drawn; they begin with ``first``.
     Of several processes each gets its part of every batch.
     """
-
-    def __init__(
-        self, pictures: int, batch: int, iterations: int, seed: int, first: int = 0
-    ) -> None:
-        if pictures < 1:
-            raise ValueError("no training pictures")
-        self.pictures, self.batch, self.seed = pictures, batch, seed
-        self.steps, self.part = range(first, iterations), distributed.batch_shard(batch)
-
-    def __len__(self) -> int:
-        return len(self.steps)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        epoch, order = -1, np.empty(0, np.int64)
-        for step in self.steps:
-            keys = []
-            for position in range(step * self.batch, (step + 1) * self.batch):
-                if position // self.pictures != epoch:
-                    epoch = position // self.pictures
-                    order = np.random.default_rng((self.seed, 1, epoch)).permutation(self.pictures)
-                keys.append((position, int(order[position % self.pictures])))
-            yield keys[self.part]
+    if pictures < 1:
+        raise ValueError("no training pictures")
+    part, epoch, order = distributed.batch_shard(batch), -1, np.empty(0, np.int64)
+    for step in range(first, iterations):
+        keys = []
+        for position in range(step * batch, (step + 1) * batch):
+            if position // pictures != epoch:
+                epoch = position // pictures
+                order = np.random.default_rng((seed, 1, epoch)).permutation(pictures)
+            keys.append((position, int(order[position % pictures])))
+        yield keys[part]
 
 
 def workers(device: torch.device) -> int:
@@ -340,18 +332,17 @@ def training_batches(
     count = workers(device)
     pinned = device.type == "cuda"
 
-    def make(keys: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
+    def make(keys: _Keys) -> dict[str, Tensor]:
         return collate([crops[key] for key in keys])
 
-    def here(positions: Positions) -> Iterator[dict[str, Tensor]]:
-        for keys in positions:
-            made = make(keys)
+    def here(batches: Iterator[_Keys]) -> Iterator[dict[str, Tensor]]:
+        for made in map(make, batches):
             yield {name: x.pin_memory() for name, x in made.items()} if pinned else made
 
-    def elsewhere(positions: Positions) -> Iterator[dict[str, Tensor]]:
+    def elsewhere(batches: Iterator[_Keys]) -> Iterator[dict[str, Tensor]]:
         """A worker writes a batch into a shared file, and one thread here reads it."""
 
-        def write(task: tuple[int, list[tuple[int, int]]]) -> tuple[int, list[_Layout]]:
+        def write(task: tuple[int, _Keys]) -> tuple[int, list[_Layout]]:
             number, keys = task
             torch.set_num_threads(1)  # OpenMP's threads do not outlive a fork
             made = make(keys)
@@ -380,12 +371,12 @@ def training_batches(
         with ExitStack() as stack:
             # one for each batch in flight, and for the two that are being read and used
             files = [stack.enter_context(_scratch()) for _ in range(in_flight(count) + 2)]
-            tasks = zip(cycle(range(len(files))), positions, strict=False)
+            tasks = zip(cycle(range(len(files))), batches, strict=False)
             yield from ahead(read, ordered_map(write, tasks, count, chunk=1))
 
     def start(first: int) -> Iterator[dict[str, Tensor]]:
-        positions = Positions(len(crops), batch, iterations, crops.seed, first)
-        return elsewhere(positions) if count else here(positions)
+        batches = positions(len(crops), batch, iterations, crops.seed, first)
+        return elsewhere(batches) if count else here(batches)
 
     return start
 

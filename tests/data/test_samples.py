@@ -20,9 +20,9 @@ from dgkd_core.data.pack import Pack
 from dgkd_core.data.samples import (
     Crops,
     Inputs,
-    Positions,
     Store,
     Twins,
+    positions,
     training_batches,
     twins_by_shape,
     workers,
@@ -89,24 +89,23 @@ def test_only_training_pictures_and_only_what_was_asked_for(packs: dict[str, Any
 def test_every_epoch_visits_each_picture_once(
     pictures: int, batch: int, iterations: int, seed: int
 ) -> None:
-    sampler = Positions(pictures, batch, iterations, seed)
-    batches = list(sampler)
-    assert len(batches) == len(sampler) == iterations
+    batches = list(positions(pictures, batch, iterations, seed))
+    assert len(batches) == iterations
     keys = [key for keys in batches for key in keys]
     assert [position for position, _ in keys] == list(range(batch * iterations))
     for start in range(0, len(keys) - pictures + 1, pictures):
         assert sorted(i for _, i in keys[start : start + pictures]) == list(range(pictures))
-    longer = list(Positions(pictures, batch, iterations + 3, seed))
+    longer = list(positions(pictures, batch, iterations + 3, seed))
     assert longer[:iterations] == batches
 
 
 def test_epochs_and_seeds_have_orders_of_their_own() -> None:
-    two_epochs, (other, _) = (list(Positions(50, 50, 2, seed)) for seed in (0, 1))
+    two_epochs, (other, _) = (list(positions(50, 50, 2, seed)) for seed in (0, 1))
     orders = [[index for _, index in keys] for keys in (*two_epochs, other)]
     assert orders[0] != orders[1] != orders[2] != orders[0]
     assert all(order != sorted(order) for order in orders)
     with pytest.raises(ValueError, match="no training pictures"):
-        Positions(0, 1, 1, 0)
+        next(positions(0, 1, 1, 0))
 
 
 NIGHT: dict[str, Any] = {
