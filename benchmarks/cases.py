@@ -282,16 +282,7 @@ def data(options: Options, case: str, folder: Path, device: torch.device) -> Fou
     )
     manifest, numbers = first(folder, batch), count()
 
-    def crops() -> Crops:
-        return Crops(
-            manifest,
-            inputs,
-            seed=seed,
-            crop=section.crop,
-            scale=section.scale,
-            jitter=section.jitter,
-            long_side=section.long_side,
-        )
+    crops = partial(Crops.of, manifest, inputs, section, seed)
 
     def fresh() -> object:
         new, number = crops(), next(numbers)

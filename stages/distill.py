@@ -63,21 +63,14 @@ def distill(params: Params, state: State) -> None:
         manifest.need_normal(["train"], f"distill.lambda is {section.weight}")
     freeze_what_nothing_compares(student, dgkd)
     night = fresh_night(images, params.seed, params.lowlight.model_dump())
-    crops = Crops(
-        manifest,
-        Inputs(
-            normal=images if dgkd is not None else None,
-            dark=dark,
-            depth=depth if student.uses_depth else None,
-            exposure=config.exposure,
-            night=night if section.night == "fresh" else None,
-        ),
-        seed=params.seed,
-        crop=section.crop,
-        scale=section.scale,
-        jitter=section.jitter,
-        long_side=section.long_side,
+    inputs = Inputs(
+        normal=images if dgkd is not None else None,
+        dark=dark,
+        depth=depth if student.uses_depth else None,
+        exposure=config.exposure,
+        night=night if section.night == "fresh" else None,
     )
+    crops = Crops.of(manifest, inputs, section, params.seed)
     if params.model.attention:
         student.encoder.attend()
     weak = WeakSupervision.of(section, params.model.pamr_dilations)

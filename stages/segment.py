@@ -60,20 +60,14 @@ def segment(params: Params, state: State) -> None:
         freeze(teacher).to(device)
         targets = {"normal": images}
     night = fresh_night(images, params.seed, params.lowlight.model_dump())
-    crops = Crops(
-        manifest,
-        Inputs(
-            dark=dark,
-            depth=depth if model.uses_depth else None,
-            exposure=config.exposure,
-            night=night if section.night == "fresh" else None,
-            **targets,
-        ),
-        seed=params.seed,
-        crop=section.crop,
-        scale=section.scale,
-        jitter=section.jitter,
+    inputs = Inputs(
+        dark=dark,
+        depth=depth if model.uses_depth else None,
+        exposure=config.exposure,
+        night=night if section.night == "fresh" else None,
+        **targets,
     )
+    crops = Crops.of(manifest, inputs, section, params.seed)
     task = SegmenterTask(model, pretrained, teacher)
     view = dark_view(Store(), dark, depth, config)
     train_and_score(task, crops, view, config, params, device, state)

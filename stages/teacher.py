@@ -59,14 +59,7 @@ def teacher(params: Params, state: State) -> None:
     else:
         freeze(model.project_deep)
         freeze(model.project_shallow)
-    crops = Crops(
-        manifest,
-        Inputs(normal=images),
-        seed=params.seed,
-        crop=section.crop,
-        scale=section.scale,
-        jitter=section.jitter,
-    )
+    crops = Crops.of(manifest, Inputs(normal=images), section, params.seed)
     if params.model.attention:
         model.encoder.attend()
     weak = WeakSupervision.of(section, params.model.pamr_dilations)

@@ -154,6 +154,19 @@ class Crops:
         self.long_side = long_side
         self.store = Store(self._sizes())
 
+    @classmethod
+    def of(cls, manifest: Manifest, inputs: Inputs, section: Any, seed: int) -> Crops:
+        """Those that a training stage's section of params.yaml asks for."""
+        return cls(
+            manifest,
+            inputs,
+            seed=seed,
+            crop=section.crop,
+            scale=section.scale,
+            jitter=section.jitter,
+            long_side=getattr(section, "long_side", None),  # distill's alone
+        )
+
     def _sizes(self) -> Iterator[Size]:
         """What a sample's parts take, decoded."""
         source = self.inputs
