@@ -15,13 +15,13 @@ from dgkd_core.distill.dgkd import DGKD
 from dgkd_core.evaluation.inference import dark_view
 from dgkd_core.lowlight.fresh import fresh_night
 from dgkd_core.models.network import Network
-from dgkd_core.models.registry import ModelConfig, build, first_weights, inherit, load_model
+from dgkd_core.models.registry import load_model
 from dgkd_core.pipeline.stage import run
 from dgkd_core.runtime.device import start
 from dgkd_core.runtime.paths import ARTIFACTS
 from dgkd_core.runtime.state import State
 from dgkd_core.training.diagnosis import fighting
-from dgkd_core.training.fit import train_and_score
+from dgkd_core.training.fit import begin, train_and_score
 from dgkd_core.training.loop import half_precision
 from dgkd_core.training.student import (
     StudentTask,
@@ -43,21 +43,8 @@ def distill(params: Params, state: State) -> None:
     manifest = read_manifest(images.parent)
     teacher, known = load_model(Path(ARTIFACTS, "teacher"), device)
     assert isinstance(teacher, Network)
-    config = ModelConfig.of(
-        params.model,
-        "network",
-        manifest.classes,
-        dgf2=params.model.dgf2,
-        exposure=params.model.exposure,
-        norms=section.norms,
-        parent=known if section.init == "teacher" else None,
-    )
-    student = build(config, params.model.initialisation)
-    assert isinstance(student, Network)
-    if section.init == "teacher":
-        pretrained = inherit(student, teacher)
-    else:
-        pretrained = first_weights(student, config, params.model)
+    parent = (teacher, known) if section.init == "teacher" else None
+    student, config, pretrained = begin(params, section, "network", manifest.classes, parent)
     dgkd = DGKD.of(section, len(manifest.classes), config.width, student.encoder)
     if dgkd is not None:
         manifest.need_normal(["train"], f"distill.lambda is {section.weight}")

@@ -9,20 +9,12 @@ from dgkd_core.data.manifest import read_manifest
 from dgkd_core.data.samples import Crops, Inputs, Store
 from dgkd_core.evaluation.inference import dark_view
 from dgkd_core.lowlight.fresh import fresh_night
-from dgkd_core.models.network import Segmenter
-from dgkd_core.models.registry import (
-    ModelConfig,
-    build,
-    first_weights,
-    inherit,
-    load_given,
-    load_model,
-)
+from dgkd_core.models.registry import load_given, load_model
 from dgkd_core.pipeline.stage import run
 from dgkd_core.runtime.device import start
 from dgkd_core.runtime.paths import ARTIFACTS, resolve
 from dgkd_core.runtime.state import State
-from dgkd_core.training.fit import train_and_score
+from dgkd_core.training.fit import begin, train_and_score
 from dgkd_core.training.supervised import SegmenterTask
 from dgkd_core.training.weak import freeze
 
@@ -32,24 +24,8 @@ def segment(params: Params, state: State) -> None:
     dark, depth = Path(ARTIFACTS, "darken", "dark.zip"), Path(ARTIFACTS, "depth", "depth.zip")
     images = Path(ARTIFACTS, "prepare", "images.zip")
     manifest = read_manifest(images.parent)
-    student, known = None, None
-    if section.init == "student":
-        student, known = load_model(Path(ARTIFACTS, "student"))
-    config = ModelConfig.of(
-        params.model,
-        "segmenter",
-        manifest.classes,
-        dgf2=params.model.dgf2,
-        exposure=params.model.exposure,
-        norms=section.norms,
-        parent=known,
-    )
-    model = build(config, params.model.initialisation)
-    assert isinstance(model, Segmenter)
-    if student is not None:
-        pretrained = inherit(model, student)
-    else:
-        pretrained = first_weights(model, config, params.model)
+    parent = load_model(Path(ARTIFACTS, "student")) if section.init == "student" else None
+    model, config, pretrained = begin(params, section, "segmenter", manifest.classes, parent)
     teacher, targets = None, {"pseudo": Path(ARTIFACTS, "refine", "train.zip")}
     if section.teacher is not None:
         folder, pin = resolve(section.teacher), section.teacher_sha256

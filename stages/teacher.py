@@ -8,15 +8,14 @@ from dgkd_core.config.schema import Params
 from dgkd_core.data.manifest import Manifest, read_manifest
 from dgkd_core.data.samples import Crops, Inputs, Store
 from dgkd_core.evaluation.inference import View
-from dgkd_core.models.network import Network
-from dgkd_core.models.registry import ModelConfig, build, first_weights, load_given, save_model
+from dgkd_core.models.registry import load_given, save_model
 from dgkd_core.pipeline.stage import run
 from dgkd_core.runtime import distributed
 from dgkd_core.runtime.device import start
 from dgkd_core.runtime.files import write_metrics
 from dgkd_core.runtime.paths import ARTIFACTS, resolve
 from dgkd_core.runtime.state import State
-from dgkd_core.training.fit import train_and_score
+from dgkd_core.training.fit import begin, train_and_score
 from dgkd_core.training.live import live_curve
 from dgkd_core.training.weak import AuxiliaryClassifier, TeacherTask, WeakSupervision, freeze
 
@@ -40,19 +39,13 @@ def teacher(params: Params, state: State) -> None:
             take_over(resolve(section.model), section.model_sha256, manifest)
         return
     manifest.need_normal(["train"], "teacher.model is null")
-    config = ModelConfig.of(
-        params.model,
-        "network",
-        manifest.classes,
+    model, config, pretrained = begin(
+        *(params, section, "network", manifest.classes),
         dgf2="off",
         exposure="none",
-        norms=section.norms,
         focal=section.focal,
     )
-    model = build(config, params.model.initialisation)
-    assert isinstance(model, Network)
     model.head.decoder.aspp.frozen = section.aspp_norms == "frozen"
-    pretrained = first_weights(model, config, params.model)
     auxiliary = None
     if section.projections == "trained":
         auxiliary = AuxiliaryClassifier(config.width, len(manifest.classes))

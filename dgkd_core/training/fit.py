@@ -1,6 +1,8 @@
-"""What the three training stages share: train, save, score on val."""
+"""What the three training stages share: first weights, training, saving, scoring on val."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -8,7 +10,7 @@ from torch import nn
 from dgkd_core.config.schema import Params
 from dgkd_core.data.samples import Crops, training_batches
 from dgkd_core.evaluation.inference import Protocol, Result, View, score
-from dgkd_core.models.registry import ModelConfig, save_model
+from dgkd_core.models.registry import ModelConfig, build, first_weights, inherit, save_model
 from dgkd_core.runtime import distributed
 from dgkd_core.runtime.files import write_metrics
 from dgkd_core.runtime.paths import ARTIFACTS
@@ -18,6 +20,35 @@ from dgkd_core.training.loop import Task, Validation, train
 from dgkd_core.training.optimizer import Recipe
 
 FOLDERS = {"teacher": "teacher", "distill": "student", "segment": "segmenter"}  # of the models
+
+
+def begin(
+    params: Params,
+    section: Any,
+    kind: str,
+    classes: tuple[str, ...],
+    parent: tuple[nn.Module, ModelConfig] | None = None,
+    **settings: Any,
+) -> tuple[Any, ModelConfig, Sequence[nn.Parameter]]:
+    """The network that a stage trains, with its first weights: the parent's, or params.yaml's.
+
+    Args:
+        section: the stage's own of params.yaml.
+        kind: network or segmenter.
+        parent: a network and its config, as `load_model` gives them.
+        settings: for `ModelConfig.of`; dgf2 and exposure are those of params.yaml otherwise.
+
+    Returns:
+        the network, its config, and its parameters that have weights already.
+    """
+    model = params.model
+    usual = {"dgf2": model.dgf2, "exposure": model.exposure, "norms": section.norms}
+    known = parent[1] if parent else None
+    config = ModelConfig.of(model, kind, classes, parent=known, **{**usual, **settings})
+    network = build(config, model.initialisation)
+    if parent:
+        return network, config, inherit(network, parent[0])
+    return network, config, first_weights(network, config, model)
 
 
 def train_and_score(
