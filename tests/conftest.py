@@ -55,6 +55,16 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, below an empty one, becomes a project of params.yaml and presets."""
+    folder = tmp_path / "project"
+    shutil.copytree(ROOT / "presets", folder / "presets")
+    shutil.copy(ROOT / "params.yaml", folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
 def _run(folder: Path, *commands: str) -> None:
     for command in commands:
         subprocess.run(command.split(), cwd=folder, check=True, env=environment())

@@ -16,7 +16,7 @@ from typing import Any
 
 import pygit2
 import pytest
-from support import ROOT, environment
+from support import environment
 
 from dgkd_core.cli import doctor
 from dgkd_core.cli.main import main
@@ -27,11 +27,8 @@ Disk = namedtuple("Disk", "total used free")
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder: params.yaml and the presets, two photographs and things to be pinned."""
-    shutil.copytree(ROOT / "presets", tmp_path / "project/presets")
-    shutil.copy(ROOT / "params.yaml", tmp_path / "project")
-    monkeypatch.chdir(tmp_path / "project")
+def project(settings: Path) -> Path:
+    """Also two photographs and things to be pinned."""
     for name in ("photos/dark/a.png", "photos/dark/b.png", "photos/.dvcignore"):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).touch()
@@ -40,7 +37,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("teacher").mkdir()
     for name in ("w.safetensors", "teacher/model.json"):
         Path(name).write_text("one")
-    return tmp_path / "project"
+    return settings
 
 
 def said(part: Callable[[], Any], level: str) -> str:

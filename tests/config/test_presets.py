@@ -1,6 +1,5 @@
 """`dgkd preset`: overlays on params.yaml that keep its comments and never leave it broken."""
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -13,18 +12,9 @@ from dgkd_core.config.presets import apply_preset, preset_names
 from dgkd_core.runtime.files import sha256
 from dgkd_core.training.optimizer import Recipe
 
+pytestmark = pytest.mark.usefixtures("settings")
 PARAMS = Path("params.yaml")
 COMMITTED = (ROOT / "params.yaml").read_text(encoding="utf-8")
-
-
-@pytest.fixture(autouse=True)
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder: params.yaml and the presets."""
-    folder = tmp_path / "project"
-    shutil.copytree(ROOT / "presets", folder / "presets")
-    shutil.copy(ROOT / "params.yaml", folder)
-    monkeypatch.chdir(folder)
-    return folder
 
 
 def _text() -> str:
@@ -175,11 +165,11 @@ def test_files_and_folders_are_pinned_by_their_content() -> None:
 
 
 def test_places_outside_of_the_project_become_absolute_and_missing_ones_are_noted(
-    project: Path, monkeypatch: pytest.MonkeyPatch
+    settings: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """DVC, which reads them too, does not expand ~; the queue runs elsewhere."""
-    monkeypatch.setenv("HOME", str(project.parent))
-    photos = project.parent / "photos"
+    monkeypatch.setenv("HOME", str(settings.parent))
+    photos = settings.parent / "photos"
     values = ["data.root=../photos", "data.depth_root=/no/where", "evaluate.sets={night: ~/photos}"]
     notes = apply_preset("folder", values)
     assert notes == [

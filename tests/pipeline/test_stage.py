@@ -1,7 +1,6 @@
 """What a stage prints and how it exits."""
 
 import os
-import shutil
 import signal
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +9,6 @@ from typing import Any
 import pytest
 from forked import fork
 from ranks import as_ranks
-from support import ROOT
 
 from dgkd_core.config.schema import Params
 from dgkd_core.pipeline import stage as module
@@ -20,13 +18,8 @@ from dgkd_core.runtime.errors import InputError
 from dgkd_core.runtime.signals import Interrupted
 from dgkd_core.runtime.state import State
 
+pytestmark = pytest.mark.usefixtures("settings")
 Says = pytest.CaptureFixture[str]
-
-
-@pytest.fixture(autouse=True)
-def _project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copy(ROOT / "params.yaml", tmp_path)
-    monkeypatch.chdir(tmp_path)
 
 
 def _nothing(params: Params, state: State) -> None:

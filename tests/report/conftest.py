@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from support import ROOT
 
 from dgkd_core.config.params import load_params
 from dgkd_core.datasets.voc import CLASSES
@@ -45,11 +43,8 @@ PICTURES = {
 
 
 @pytest.fixture
-def left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def left(settings: Path) -> Path:
     """The current folder holds what a run with VOC's number of classes leaves."""
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(ROOT / "presets", "presets")
-    shutil.copy(ROOT / "params.yaml", "params.yaml")
 
     def write(path: str, *lines: str) -> None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -76,7 +71,7 @@ def left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         rows = (f"{step}\t{70 / step:.6g}" for step in range(4, 404, 4))
         name = f"metrics/live/{stage}/plots/metrics/{curve}.tsv"
         write(name, f"step\t{Path(curve).name}", *rows)
-    return tmp_path
+    return settings
 
 
 @pytest.fixture

@@ -7,20 +7,18 @@ from pathlib import Path
 
 import pytest
 from forked import fork, kill_me
-from support import CHAIN, ROOT, one_line
+from support import CHAIN, one_line
 
 from dgkd_core.runtime.files import write_text
 from dgkd_core.runtime.state import State, outputs, stage_entry, stage_key
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project's params and stand-ins for every artifact that a stage reads."""
-    shutil.copy(ROOT / "params.yaml", tmp_path)
-    monkeypatch.chdir(tmp_path)
+def here(settings: Path) -> Path:
+    """Also stand-ins for every artifact that a stage reads."""
     for out in (Path(out) for stage in CHAIN for out in outputs(stage)):
         write_text(out if out.suffix else out / "model.json", str(out))
-    return tmp_path
+    return settings
 
 
 def _set(text: str, value: str) -> None:
