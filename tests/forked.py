@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import os
+import shutil
 import signal
 import sys
 import traceback
@@ -32,6 +33,11 @@ class Ended:
     @property
     def killed(self) -> bool:
         return self.status == -signal.SIGKILL
+
+    def well(self) -> str:
+        """Assert that it has succeeded; what it printed."""
+        assert self.status == 0, self.output
+        return self.output
 
 
 def kill_me() -> None:
@@ -133,6 +139,12 @@ def run_stage(
     module = importlib.import_module(stage)
     prepare()
     run(stage, getattr(module, stage))
+
+
+def remove_outputs(stage: str) -> None:
+    """What DVC does in the current folder before it runs a stage."""
+    for path in map(Path, outputs(stage)):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def bytes_below(*places: Path) -> dict[str, str]:

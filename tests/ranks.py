@@ -50,7 +50,7 @@ def together(count: int, body: Callable[[], T]) -> list[T]:
                 torch.save(body(), Path(folder, str(rank)))
 
         for ended in as_ranks(count, child):
-            assert ended.status == 0, ended.output
+            ended.well()
         return [torch.load(Path(folder, str(i)), weights_only=False) for i in range(count)]
 
 

@@ -112,9 +112,7 @@ def dvc(folder: Path, *arguments: str, **variables: str) -> str:
         os.chdir(folder)
         sys.exit(main(arguments))
 
-    ended = fork(body)
-    assert ended.status == 0, ended.output
-    return ended.output
+    return fork(body).well()
 
 
 def stages_run(output: str) -> list[str]:

@@ -19,8 +19,7 @@ def test_what_was_put_comes_back_from_any_process_and_cannot_be_changed() -> Non
     picture = np.arange(105, dtype=np.uint8).reshape(SHAPE)
     depth = np.linspace(0, 1, 6).reshape(3, 2).astype(np.float16)
     assert cache.get(KEY) is None
-    ended = fork(lambda: cache.put(KEY, picture))
-    assert ended.status == 0, ended.output
+    fork(lambda: cache.put(KEY, picture)).well()
     cache.put(depth_key, depth)
     assert np.array_equal(cache.get(depth_key), depth)
     depth[:] = 9

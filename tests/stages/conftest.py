@@ -7,12 +7,11 @@ from contextlib import chdir
 from pathlib import Path
 
 import pytest
-from forked import Workplace, forked
+from forked import Workplace, forked, remove_outputs
 from ranks import forked_ranks, well
 from support import CHAIN, copy_project
 
 from dgkd_core.config.presets import apply_preset
-from dgkd_core.runtime.state import outputs
 
 MORE = (  # long enough to be killed several times
     *("depth_model.iterations=8", "depth.batch=2", "depth.adapt.iterations=8"),
@@ -29,23 +28,27 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with chdir(folder):
         apply_preset("tiny", MORE)
     for stage in CHAIN:
-        ended = forked(folder, stage)
-        assert ended.status == 0, ended.output
+        forked(folder, stage).well()
     assert not list((folder / ".dgkd/state").iterdir())
     return folder
 
 
 @pytest.fixture
-def before(unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workplace:
-    """A copy of the project as it is before a given stage runs."""
+def again(unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder is a copy of the project with all its outputs."""
+    folder = tmp_path / "project"
+    shutil.copytree(unbroken, folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def before(again: Path) -> Workplace:
+    """The copy of the project as it is before a given stage runs."""
 
     def make(stage: str) -> Path:
-        folder = tmp_path / "project"
-        shutil.copytree(unbroken, folder)
-        monkeypatch.chdir(folder)
-        for path in map(Path, outputs(stage)):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        return folder
+        remove_outputs(stage)
+        return again
 
     return make
 
