@@ -1,11 +1,13 @@
 """From a data set's files to packs: masks renumbered, sizes that fit, the same bytes every time."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from forked import made
 from trees import VocTree, columns, mask
 
+from dgkd_core.config.presets import apply_preset
 from dgkd_core.data.manifest import Entry, read_manifest
 from dgkd_core.data.pack import Pack
 from dgkd_core.data.pictures import decode_mask, decode_rgb
@@ -49,6 +51,22 @@ def test_a_voc_tree_becomes_packs_the_same_for_any_number_of_processes(
     write_data_set(tmp_path / "two", CLASSES, _items(voc_tree))
     for name in OUTPUTS:
         assert (out / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_prepare_takes_nothing_else_from_training_masks(
+    voc_tree: VocTree, settings: Path, run_stages: Callable[..., None]
+) -> None:
+    """That no other stage reads them: tests/test_weak_supervision.py."""
+    apply_preset("scenes", ["data.kind=voc", f"data.root={voc_tree.root}"])
+    run_stages("prepare")
+    masks = Path("artifacts/prepare/masks_train.zip")
+    before, size = made(Path(), "prepare"), masks.stat().st_size
+    for id_ in ("t1", "t2", "t3"):
+        voc_tree.mask(id_).unlink()
+    run_stages("prepare")
+    after = made(Path(), "prepare")
+    assert {path for path in {*before, *after} if before[path] != after[path]} == {str(masks)}
+    assert masks.stat().st_size < size
 
 
 def test_a_subset_renumbers_masks_and_ignores_the_rest(voc_tree: VocTree, tmp_path: Path) -> None:
