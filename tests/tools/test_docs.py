@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support import ROOT
+from support import ROOT, one_line
 
 from tools import docs
 from tools.sweeps.table import recorded, spread
@@ -29,9 +29,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _refused(*arguments: str) -> str:
-    with pytest.raises(SystemExit) as ended:
-        docs.main(arguments)
-    return str(ended.value)
+    return one_line(lambda: docs.main(arguments))
 
 
 def test_the_pages_fit_what_defines_them() -> None:
