@@ -6,6 +6,7 @@ and streams to a server, a process that has all imported, which runs the script 
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -83,6 +84,7 @@ def served(folder: Path) -> Iterator[None]:
         listening.listen()
         server = os.fork()
         if server == 0:
+            gc.freeze()  # as in forked.spawn
             try:
                 _serve(listening)
             finally:
