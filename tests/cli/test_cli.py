@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import one_line
 
 from dgkd_core import __version__
 from dgkd_core.cli import main as command
@@ -78,4 +77,6 @@ def test_a_failing_machine_is_one_line(
         raise error
 
     monkeypatch.setattr(command, "apply_preset", fail)
-    assert one_line(lambda: main(["preset", "scenes"])) == f"dgkd: {line}"
+    with pytest.raises(SystemExit) as caught:
+        main(["preset", "scenes"])
+    assert caught.value.code == f"dgkd: {line}"

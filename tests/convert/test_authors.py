@@ -126,7 +126,9 @@ def _dgkd(*arguments: str | Path) -> None:
 
 
 def _refused(*arguments: str | Path) -> str:
-    return one_line(lambda: _dgkd(*arguments), "dgkd: ")
+    with pytest.raises(SystemExit, match=r"\Adgkd: .+\Z") as caught:
+        _dgkd(*arguments)
+    return str(caught.value.code)
 
 
 @pytest.mark.full

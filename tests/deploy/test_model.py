@@ -84,6 +84,16 @@ def test_pictures_are_seen_upright_and_not_too_large(model: Model) -> None:
         assert (np.asarray(found) == np.asarray(expected)).all()
 
 
+def test_many_at_once_are_each_as_by_itself(model: Model) -> None:
+    sizes = [(48, 48), (40, 30), (48, 48), (48, 48), (48, 48)]  # the settings' batch is 3
+    pictures = [night(i, size) for i, size in enumerate(sizes)]
+    for picture, found in zip(pictures, model.predict(pictures), strict=True):
+        (alone,) = model.predict([picture])
+        assert (found.mask == alone.mask).all()
+        assert found.probabilities == pytest.approx(alone.probabilities, abs=1e-5)
+    assert model.predict([]) == []
+
+
 def test_what_is_no_photograph_or_not_wanted_is_one_line(
     model: Model, whole: Path, tmp_path: Path
 ) -> None:

@@ -110,6 +110,18 @@ def test_a_resnet_computes_what_torchvisions_does() -> None:
         assert (shared - deep).abs().max() < 1e-4 * deep.abs().max()
 
 
+def test_a_copy_of_a_timm_network_computes_on_its_own() -> None:
+    """The moving average of the weights is such a copy."""
+    encoder = build_encoder("timm:test_resnet").eval()
+    x, twin = torch.rand(1, 3, 32, 32), copy.deepcopy(encoder)
+    with torch.no_grad():
+        next(encoder.parameters()).zero_()
+        shallow, deep = twin(x, lambda place, y: y + 1)
+        assert not torch.equal(shallow, encoder(x)[0])
+        next(encoder.parameters()).copy_(next(twin.parameters()))
+        assert all(map(torch.equal, (shallow, deep), encoder(x, lambda place, y: y + 1)))
+
+
 @torch.no_grad()
 def test_a_transformer_computes_what_timms_does() -> None:
     """Its last tokens, after the norm, as a map; a picture of odd sides is padded by its mean."""

@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support import ROOT, one_line
+from support import ROOT
 
 from tools import docs
 from tools.sweeps.table import recorded, spread
@@ -29,7 +29,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _refused(*arguments: str) -> str:
-    return one_line(lambda: docs.main(arguments))
+    with pytest.raises(SystemExit) as ended:
+        docs.main(arguments)
+    return str(ended.value)
 
 
 def test_the_pages_fit_what_defines_them() -> None:
