@@ -29,7 +29,7 @@ from dgkd_core.models.network import Network
 from dgkd_core.models.registry import ModelConfig, save_model
 from dgkd_core.models.wide_resnet import WideResNet38
 from dgkd_core.runtime.errors import InputError
-from dgkd_core.runtime.tensors import copies, fitting, read_weights, some, unwrapped
+from dgkd_core.runtime.tensors import fitting, read_weights, some, unwrapped
 
 Role = Literal["student", "teacher"]
 Source = Mapping[str, Any] | str | Path
@@ -135,7 +135,12 @@ def convert_checkpoint(
         _initialise(network)
         wanted = {key: value for key, value in wanted.items() if key not in projections}
     found, loaded = fitting(wanted, tensors, where, f"a {role}", lambda key: (authors_name(key),))
-    state = copies(found, wanted)
+    state = {
+        key: value.detach().to(
+            "cpu", wanted[key].dtype, copy=True, memory_format=torch.contiguous_format
+        )
+        for key, value in found.items()
+    }
     network.load_state_dict(state, strict=not absent, assign=True)
     if role == "teacher":
         network.encoder.freeze()

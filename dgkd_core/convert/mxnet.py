@@ -33,7 +33,7 @@ from dgkd_core.convert.names import BLOCK_LAYERS
 from dgkd_core.models.wide_resnet import WideResNet38
 from dgkd_core.runtime.errors import InputError
 from dgkd_core.runtime.files import atomic_file, read_bytes
-from dgkd_core.runtime.tensors import copies, fitting
+from dgkd_core.runtime.tensors import fitting
 
 _LIST = 0x112
 _V1, _V3 = 0xF993FAC8, 0xF993FACA
@@ -201,7 +201,7 @@ def convert_mxnet(source: Path, out: Path) -> list[str]:
     tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
     found, used = fitting(wanted, tensors, source, "WideResNet-38", _their_names)
     with atomic_file(out) as part:
-        save_file(copies(found, wanted), part)
+        save_file({key: value.to(wanted[key].dtype) for key, value in found.items()}, part)
     return [
         f"{out}: {len(used)} of {len(arrays)} tensors of {source}",
         *(f"unused: {name!r}" for name in sorted(set(arrays) - used)),

@@ -93,8 +93,8 @@ class Network(_Fused):
         dgf2: ``off`` for a network without depth, ``paper`` or ``gated`` for one with.
         aspp_rates: dilations of the ASPP.
         curve: put a learned tone curve in front.
-        focal: constant of the class scores' focal penalty.
         global_context: as in `Head`.
+        focal: constant of the class scores' focal penalty.
     """
 
     def __init__(
@@ -105,8 +105,8 @@ class Network(_Fused):
         dgf2: str = "off",
         aspp_rates: tuple[int, int, int] = (12, 24, 36),
         curve: bool = False,
-        focal: float = 0.3,
         global_context: bool = True,
+        focal: float = 0.3,
     ) -> None:
         super().__init__(encoder, dgf2, curve)
         self.focal = focal

@@ -178,17 +178,14 @@ def build(spec: ModelConfig, initialisation: str = "pytorch") -> Network | Segme
     """A network with random weights, its head's drawn as params' model.initialisation says."""
     encoder = build_encoder(spec.backbone, spec.output_stride)
     curve = spec.exposure == "curve"
-    common = (encoder, len(spec.classes), spec.width, spec.dgf2, spec.aspp_rates, curve)
-    context = spec.global_context
+    size = (spec.width, spec.dgf2, spec.aspp_rates)
+    common = (encoder, len(spec.classes), *size, curve, spec.global_context)
     if spec.dgf2 != "off" and not encoder.fusible:
         raise InputError(
             f"model.dgf2 is {spec.dgf2}: depth cannot be fused into the levels of {spec.backbone}, "
             f"expected off"
         )
-    if spec.kind == "network":
-        model: Network | Segmenter = Network(*common, spec.focal, context)
-    else:
-        model = Segmenter(*common, context)
+    model = Network(*common, spec.focal) if spec.kind == "network" else Segmenter(*common)
     model.mean, model.std = spec.mean, spec.std
     if initialisation == "kaiming":
         model.initialise()
@@ -279,8 +276,12 @@ def load_model(folder: str | Path, device: str | torch.device = "cpu") -> tuple[
     tensors = read_tensors(path)
     what = "the network that model.json describes"
     state, used = fitting(wanted, tensors, path, what)
-    if foreign := sorted(tensors.keys() - used):
-        raise InputError(f"{path}: holds {some(foreign)}, expected the tensors of {what}")
+    for others, verb in ((wanted.keys() - used, "lacks"), (tensors.keys() - used, "holds")):
+        if others:
+            names = some(sorted(others))
+            raise InputError(
+                f"{path}: {verb} {names}, expected the {len(wanted)} tensors of {what}"
+            )
     model = build(spec)
     model.load_state_dict(state)
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

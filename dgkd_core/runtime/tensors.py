@@ -130,16 +130,6 @@ def fitting(
     return state, taken
 
 
-def copies(state: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies of tensors on the CPU, contiguous, of the types that those by the same keys have."""
-    return {
-        key: value.detach().to(
-            "cpu", like[key].dtype, copy=True, memory_format=torch.contiguous_format
-        )
-        for key, value in state.items()
-    }
-
-
 def _check_tensor(path: Path | str, name: str, found: Tensor, wanted: Tensor, who: str) -> None:
     """Refuse a tensor of another shape or kind, or with NaN or infinity, where ``wanted`` goes."""
     if found.shape != wanted.shape:

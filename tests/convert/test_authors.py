@@ -105,6 +105,8 @@ LACKS: list[tuple[tuple[str, ...], Any, list[str]]] = [  # left out; role; what 
 ]
 WRONG = [
     (STEM, torch.ones(64, 3, 5, 5), "(64, 3, 5, 5), a student expects (64, 3, 3, 3)"),
+    (STEM, torch.ones(64, 3, 3, 3, dtype=torch.int64), "torch.int64"),
+    (STEM, torch.full((64, 3, 3, 3), torch.nan), "holds NaN or infinity"),
     (CLASS_LAYER, torch.ones(20, 256), "(classes, 256, 1, 1)"),
 ]
 

@@ -1,5 +1,6 @@
 """Reading other people's checkpoints, and the denoisers in them."""
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from authors_network import State, denoiser_layout, noise, random
 from safetensors.torch import save_file
 from support import one_line
 
-from dgkd_core.convert import load_authors_denoiser
+from dgkd_core.convert import load_authors_checkpoint, load_authors_denoiser
 from dgkd_core.convert.authors import read_state
 
 A, B = torch.arange(3.0), torch.ones(2, 2)
@@ -54,6 +55,38 @@ def test_something_else_is_refused(held: Any, said: str) -> None:
     message = one_line(lambda: read_state(held), "state dict: ", said)
     assert message.isprintable()
     assert len(message) < 300
+
+
+class _Code:
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open, (self.path, "w")
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path, zipped: bool) -> None:
+    """One line, and the file that the code writes is absent."""
+    mark, path = tmp_path / "ran", tmp_path / "student.pth"
+    if zipped:
+        torch.save({"a": A, "code": _Code(mark)}, path)
+    else:
+        path.write_bytes(pickle.dumps(_Code(mark)))
+    found = "holds 'io.open' beside tensors, refused and not run" if zipped else "not a readable"
+    one_line(lambda: load_authors_checkpoint(path), f"{path}: {found}", "expected a state")
+    assert not mark.exists()
+    pickle.loads(pickle.dumps(_Code(mark))).close()
+    assert mark.exists(), "the pickle does run code when it is let"
+
+
+def test_a_missing_or_damaged_file_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    one_line(lambda: read_state(path), path, "no such file")
+    torch.save({"a": A}, path)
+    path.write_bytes(path.read_bytes()[:-97])
+    one_line(lambda: read_state(path), path, "not a readable weights file")
 
 
 # --- denoisers -----------------------------------------------------------------------------------

@@ -213,12 +213,15 @@ def test_every_tensor_finds_its_source_and_becomes_float32(
         assert weights[key].dtype == torch.float32
 
 
-CONV = "arg:res5b1_branch2a_weight"
+CONV, VAR = "arg:res5b1_branch2a_weight", "aux:bn2a_branch2a_moving_var"
+LACKS = "lacks 1 of the 228 tensors of WideResNet-38: "
 Change = Callable[[np.ndarray], Arrays]
 CHANGES: list[tuple[str, Change, str]] = [
-    (CONV, lambda a: {}, f"lacks 1 of the 228 tensors of WideResNet-38: '{CONV}'"),
+    (CONV, lambda a: {}, f"{LACKS}'{CONV}'"),
+    (VAR, lambda a: {}, f"{LACKS}'arg{VAR[3:]}'"),
     (CONV, lambda a: {CONV: a[:, 1:]}, "(5, 4, 3, 3), WideResNet-38 expects (5, 5, 3, 3)"),
     (CONV, lambda a: {CONV: a.astype("<i4")}, "WideResNet-38 expects a dense tensor of torch.flo"),
+    (CONV, lambda a: {CONV: np.where(a == a.max(), np.float32("nan"), a)}, "NaN or infinity"),
     (CONV, lambda a: {CONV: np.where(a == a.max(), 1e300, a.astype(float))}, "NaN or infinity"),
 ]
 

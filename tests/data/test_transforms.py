@@ -5,6 +5,7 @@ What a crop has to hold is computed here a second time, slowly, from the formula
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from packs import write_packs
 
 from dgkd_core.config.choices import MEAN
 from dgkd_core.data.manifest import Entry, Manifest
-from dgkd_core.data.samples import Crops, Inputs
+from dgkd_core.data.samples import Crops, Inputs, training_batches
 from dgkd_core.data.transforms import Geometry, colour_jitter, draw_geometry
 
 SETTINGS = settings(deadline=None, derandomize=True, max_examples=30)
@@ -199,3 +200,22 @@ def test_each_amount_of_jitter_acts_and_no_further_than_it_says() -> None:
     factors = [float(one.mean()) / 0.4 for one in made]
     assert min(factors) == pytest.approx(0.7, abs=0.06)
     assert max(factors) == pytest.approx(1.3, abs=0.06)
+
+
+def test_batches_of_odd_pictures_are_the_same_for_any_number_of_workers(
+    odd: tuple[Manifest, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for count in ("0", "2"):
+        monkeypatch.setenv("DGKD_WORKERS", count)
+        given_ = _crops(odd, jitter=JITTER, long_side=(8, 60))
+        found.append(list(training_batches(given_, 3, 7, torch.device("cpu"))(0)))
+    assert len(found[0]) == len(found[1]) == 7
+    for one, other in zip(*found, strict=True):
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[part], other[part]) for part in one)
+        assert all(math.isfinite(float(value.sum())) for value in one.values())
+    # every picture of the first epoch brought its labels
+    labels = torch.cat([batch["labels"] for batch in found[0]])[: len(SIZES)]
+    numbers = sorted(int((row * torch.tensor([1, 2, 4, 8])).sum()) for row in labels)
+    assert numbers == sorted(i % 16 for i in range(len(SIZES)))

@@ -210,7 +210,8 @@ CHANGES: dict[str, tuple[Callable[[Tensor], State], str]] = {
     "another shape": (lambda t: {NAME: t[:, :1].contiguous()}, "expects"),
     "whole numbers": (lambda t: {NAME: t.to(torch.int32)}, "torch.float32"),
     "8-bit floats": (lambda t: {NAME: t.to(torch.float8_e4m3fn)}, "torch.float32"),
-    "one more": (lambda t: {NAME: t, "x" * 500 + "\n\x1b[2J": t.clone()}, "'xxx"),
+    "one more": (lambda t: {NAME: t, "x" * 500: t.clone()}, "holds 'xxx"),
+    "one of an odd name": (lambda t: {NAME: t, "x" * 500 + "\n\x1b[2J": t.clone()}, "'xxx"),
     "one less": (lambda t: {}, f"that model.json describes: {NAME!r}"),
 }
 
@@ -226,6 +227,23 @@ def test_tensors_that_do_not_fit_are_named(
     assert message.isprintable()
     assert len(message) < 400
     assert built == ["meta"]
+
+
+def test_a_batch_norms_counter_may_not_be_missing(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    name = next(name for name in tensors if name.endswith("num_batches_tracked"))
+    del tensors[name]
+    save_file(tensors, path)
+    one_line(lambda: load_model(folder), path, f"lacks {name!r}, expected the")
+
+
+def test_half_precision_is_fine(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    halves = {k: v.half() if v.is_floating_point() else v for k, v in load_file(path).items()}
+    save_file(halves, path)
+    state = load_model(folder)[0].state_dict()
+    assert all(torch.equal(v, halves[k].to(v.dtype)) for k, v in state.items())
 
 
 @pytest.mark.parametrize(
@@ -283,6 +301,18 @@ def test_code_in_a_pickle_is_not_run(tmp_path: Path, suffix: str) -> None:
     assert not mark.exists()
     pickle.loads(pickle.dumps(_Code(mark))).close()
     assert mark.exists(), "it does run where it is let"
+
+
+ONES = torch.ones(1)
+
+
+@pytest.mark.parametrize("content", [[ONES], {"a": 1}, {"a": {"b": ONES}}, 3, {1: ONES}])
+def test_a_file_of_something_else_is_refused(tmp_path: Path, content: Any) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save(content, path)
+    one_line(lambda: read_tensors(path), path)
+    torch.save({"state_dict": {"a": ONES}}, path)
+    assert read_tensors(path) == {"a": ONES}
 
 
 def test_a_damaged_file_is_one_line(tmp_path: Path) -> None:

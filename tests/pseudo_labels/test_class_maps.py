@@ -42,9 +42,12 @@ def test_label_map_follows_its_definition_in_bytes_as_in_fractions(
     labels: list[int], margin: float
 ) -> None:
     maps = np.random.default_rng(0).integers(0, 256, (sum(labels), 30, 31)).astype(np.uint8)
+    own = {c + 1 for c in range(3) if labels[c]}
     for threshold in (0.2, 0.6):  # 51 and 153 of 255
         expected = _slow(maps / 255, labels, threshold, margin)
         assert (255 in expected) == (margin > 0)
+        if threshold == 0.6:
+            assert set(np.unique(expected)) == own | {0} | ({255} if margin else set())
         for same in (maps, maps / 255):
             out = label_map(same, np.array(labels, np.float32), threshold, margin)
             assert out.dtype == np.uint8
