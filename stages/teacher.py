@@ -39,8 +39,15 @@ def teacher(params: Params, state: State) -> None:
             take_over(resolve(section.model), section.model_sha256, manifest)
         return
     manifest.need_normal(["train"], "teacher.model is null")
-    settings = {"dgf2": "off", "exposure": "none", "focal": section.focal}
-    model, config, pretrained = begin(params, section, "network", manifest.classes, **settings)
+    model, config, pretrained = begin(
+        params,
+        section,
+        "network",
+        manifest.classes,
+        dgf2="off",
+        exposure="none",
+        focal=section.focal,
+    )
     model.head.decoder.aspp.frozen = section.aspp_norms == "frozen"
     auxiliary = None
     if section.projections == "trained":
