@@ -50,8 +50,9 @@ def score_networks(
 ) -> dict[str, Result]:
     """Every network on normal and on dark val; the teacher also on brightened dark pictures.
 
-    Predictions are kept in ``cache``. Dropped classes and the background's power belong to the
-    weakly-supervised networks.
+    Predictions are kept in ``cache``; only those of the segmenter on dark pictures are in its
+    result, since they are all in memory there. Dropped classes and the background's power belong
+    to the weakly-supervised networks.
     """
     section, device = params.evaluate, start(params, stage)
     plain = Protocol(tuple(section.scales), section.flip, 0, 1, section.batch)
@@ -68,9 +69,10 @@ def score_networks(
         for kind, view in views.items():
             label = f"{stage}, {name} on {kind.replace('_', ' ')}"
             protocol = plain if name == "segmenter" else weak
-            results[f"{name}.{kind}"] = score(
-                model, manifest, places.truth, view, protocol, device, label, cache
-            )
+            result = score(model, manifest, places.truth, view, protocol, device, label, cache)
+            if (name, kind) != ("segmenter", "dark"):
+                result = replace(result, predictions={})
+            results[f"{name}.{kind}"] = result
     return results
 
 
