@@ -12,7 +12,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import YAMLError
 
 from dgkd_core.config.params import read_yaml, validate, wants_text
-from dgkd_core.config.schema import DATA_ROOTS, NOT_USED
+from dgkd_core.config.schema import DATA_ROOTS, NOT_USED, Params
 from dgkd_core.runtime.errors import InputError
 from dgkd_core.runtime.files import sha256, write_text
 from dgkd_core.runtime.paths import for_experiments, resolve, with_home
@@ -148,7 +148,7 @@ def apply_preset(name: str, assignments: Sequence[str]) -> list[str]:
     """Lay presets/NAME.yaml and then ``key=value`` assignments over params.yaml, in this folder.
 
     A preset may name another one that is laid first: ``base: NAME``. One with all sections takes
-    the place of params.yaml.
+    the place of params.yaml, whatever is in it.
 
     The file is written only when the result is valid. Weights files and depth folders are pinned by
     their SHA-256; paths of data outside of the project become absolute.
@@ -159,10 +159,9 @@ def apply_preset(name: str, assignments: Sequence[str]) -> list[str]:
     Raises:
         InputError: unknown preset or key, a value out of range, a weights file that is not there.
     """
-    path = Path("params.yaml")
-    overlays, params = _overlays(name), _read(path)
-    if overlays[0].keys() == params.keys():  # a whole file, as presets/scenes.yaml is
-        params = overlays.pop(0)
+    path, overlays = Path("params.yaml"), _overlays(name)
+    whole = overlays[0].keys() >= Params.model_fields.keys()  # as presets/scenes.yaml is
+    params = overlays.pop(0) if whole else _read(path)
     for overlay in overlays:
         _lay_over(params, overlay)
     for text in assignments:

@@ -137,8 +137,10 @@ def test_what_was_there_before_a_whole_preset_does_not_matter() -> None:
     apply_preset("mild", [])
     assert load_params().lowlight.physical.ratio == (4, 16)
     assert _comments(_text()) == _comments(COMMITTED)
-    apply_preset("scenes", [])
-    assert _text() == COMMITTED
+    for text in (COMMITTED, COMMITTED.replace("  guide: normal", "# "), "seed: [", None):
+        PARAMS.unlink() if text is None else PARAMS.write_text(text)
+        apply_preset("scenes", [])
+        assert _text() == COMMITTED
 
 
 def test_files_and_folders_are_pinned_by_their_content() -> None:
