@@ -39,16 +39,14 @@ ROW = re.compile(r"(\| `([^`|]+)` \|.*\|) [^|]*\|")
 SCHEMA = Params.model_json_schema()
 HEAD = """# Parameters
 
-Every number that a stage reads stands in [`params.yaml`](../params.yaml). Types, ranges and
-meanings are those of [`schema.py`](../dgkd_core/config/schema.py), from which `make docs` writes
-this page. A value that is not allowed ends a stage, or `dgkd preset`, with a line that says what
-is.
-Single values are changed in `params.yaml` or by `dvc exp run -S key=value`; `dgkd preset` lays a
-whole setting over the defaults ([data.md](data.md)).
+All parameters are in [`params.yaml`](../params.yaml). `make docs` writes this page from
+[`schema.py`](../dgkd_core/config/schema.py). A value that is not allowed ends a stage, or
+`dgkd preset`, with a line that says what is allowed. Change single values in `params.yaml` or by
+`dvc exp run -S key=value`; `dgkd preset` writes whole settings ([data.md](data.md)).
 
-*Reruns* names the stages that a change reruns directly; what follows them in the chain runs again
-where an output has changed. Formulas: [how-it-works.md](how-it-works.md). What departs from the
-paper: [method.md](method.md).
+*Reruns* names the stages that read a parameter and so rerun when it changes; the stages after them
+rerun where an output has changed. Formulas: [how-it-works.md](how-it-works.md). Differences from
+the paper: [method.md](method.md).
 """
 
 Stages = Mapping[str, Mapping[str, Any]]

@@ -48,8 +48,8 @@ class Data(_Section):
     """Where pictures and labels come from."""
 
     seed: Seed = Field(
-        description="the drawn scenes and the nights follow it; apart from `seed`, so that runs of "
-        "several seeds learn from, and are scored on, the same pictures"
+        description="seed of the drawn scenes and of the dark pictures; not `seed`, so that runs "
+        "with several seeds use the same pictures"
     )
     kind: Literal["scenes", "voc", "lis", "voc2lis", "folder"] = Field(
         description="scenes: drawn by the code; voc: PASCAL VOC 2012; lis: LIS's real pairs; "
@@ -72,15 +72,15 @@ class Data(_Section):
     )
     classes: list[ClassName] = Field(
         max_length=MOST_CLASSES,
-        description="class names to keep, in the order of their ids; [] keeps all; voc: with a "
-        "name that VOC lacks, these are all and number the masks",
+        description="class names to keep, in the order of their ids; [] keeps all; voc: if one is "
+        "not a class of VOC, the list must hold all classes of the masks",
     )
     train_list: str = Field(
         min_length=1,
         description="voc: the training list in ImageSets/Segmentation or Main, without .txt "
         "(train_aug in the paper); lis: a split of the annotations or a list of dark ids",
     )
-    val_list: str = Field(min_length=1, description="the same for the pictures to score on")
+    val_list: str = Field(min_length=1, description="the same for the val pictures")
     long_side: int | None = Field(
         ge=32, description="larger pictures are shrunk to this long side, pixels; null: never"
     )
@@ -107,7 +107,7 @@ class Physical(_Section):
 
     ratio: Span = Field(
         description="the light is divided by r, drawn for each picture, log-uniform in this "
-        "range; [10, 100]: mean luma about 9 of 255, of the order of the paper's figures"
+        "range; [10, 100]: mean luma about 9 of 255, similar to the paper's figures"
     )
     shot: Span = Field(
         description="shot noise: variance = gain x signal (full scale 1), the gain drawn for each "
@@ -119,7 +119,7 @@ class Physical(_Section):
     row: float = Field(
         ge=0,
         le=1,
-        description="noise shared by a row of pixels: its standard deviation over that "
+        description="noise shared by a row of pixels: ratio of its standard deviation to that "
         "of the read noise; 0: none",
     )
     bits: int = Field(
@@ -144,7 +144,7 @@ class Simple(_Section):
 
 
 class Lowlight(_Section):
-    """How darken makes night of day."""
+    """How darken makes dark pictures from normal ones."""
 
     kind: Literal["physical", "simple"] = Field(
         description="physical: a sensor in linear light; simple: a curve and Gaussian noise"
@@ -154,7 +154,7 @@ class Lowlight(_Section):
 
 
 class Model(_Section):
-    """The network that teacher and student share."""
+    """The architecture of teacher, student and segmenter."""
 
     backbone: str = Field(
         pattern=BACKBONE,
@@ -166,36 +166,35 @@ class Model(_Section):
         "backbone) or null (random)"
     )
     weights_sha256: Sha256 | None = Field(
-        description="pins the weights file; `dgkd preset` fills it in; null: any file"
+        description="SHA-256 that the weights file must have; `dgkd preset` fills it in; null: any"
     )
     initialisation: Literal["pytorch", "kaiming"] = Field(
-        description="how the convolutions of head and projections are drawn: PyTorch's default, or "
-        "Kaiming normal (the paper's release), 2.4 times as wide"
+        description="initialisation of the convolutions of head and projections: PyTorch's "
+        "default, or Kaiming normal (the paper's release), 2.4 times the standard deviation"
     )
     output_stride: Literal[8, 16, 32] = Field(
         description="picture pixels per deep feature, a side; 8 in the paper"
     )
     width: int = Field(ge=8, le=1024, description="channels of the head, 256 in the paper")
     global_context: bool = Field(
-        description="let every pixel know what the whole picture holds, by global cue injection "
-        "and the ASPP's pooled branch, as in the paper; false: neither, so that the mask of a "
-        "class lies closer to where the class is seen"
+        description="global cue injection and the ASPP's pooled branch in the head, as in the "
+        "paper; false: neither, so that the mask of a class lies closer to the object"
     )
     aspp_rates: tuple[Rate, Rate, Rate] = Field(
-        description="dilations of the ASPP, deep features; [12, 24, 36] in the paper"
+        description="dilations of the ASPP, in deep features; [12, 24, 36] in the paper"
     )
     pamr_dilations: list[Count] = Field(
         min_length=1,
-        description="PAMR dilations in training, pixels of the masks (crop / 4); "
+        description="PAMR dilations in training, in pixels of the masks (stride 4); "
         "[1, 2, 4, 8, 12, 24] in the paper",
     )
     attention: bool = Field(
-        description="in training, masks are also spread by the attention of a plain transformer's "
-        "last blocks, before PAMR"
+        description="in training, first refine masks by the attention of a plain transformer's "
+        "last blocks, then by PAMR"
     )
     dgf2: Fusion = Field(
         description="depth fusion: off; paper: as published; gated: with a learned weight per "
-        "channel that starts at zero, so that the network starts as it was"
+        "channel that starts at zero, so that it starts as the identity"
     )
     exposure: Exposure = Field(
         description="brightening of the dark picture before the network: none (the paper); gain: "
@@ -205,22 +204,22 @@ class Model(_Section):
 
 
 class DepthModel(_Section):
-    """Training of the small DPT for depth.model: scenes."""
+    """Training of the small DPT, with depth.model: scenes."""
 
     pictures: int = Field(ge=16, description="scenes drawn for training")
-    held_out: int = Field(ge=1, description="scenes drawn for the error that is reported")
+    held_out: int = Field(ge=1, description="scenes drawn for its error, not trained on")
     size: int = Field(ge=32, le=512, multiple_of=32, description="side of the DPT's input, pixels")
     width: int = Field(ge=16, le=1024, multiple_of=4, description="channels of the transformer")
     iterations: Count = Field(description="training steps")
-    batch: Count = Field(description="pictures a step")
+    batch: Count = Field(description="pictures per step")
     lr: Positive = Field(description="peak learning rate (AdamW)")
 
 
 class Adapt(_Section):
-    """Adaptation of the DPT to the dark, by its own maps of the normal training pictures."""
+    """Fine-tuning of the DPT for dark pictures, by its own maps of the normal ones."""
 
     iterations: int = Field(ge=0, description="training steps; 0: the DPT stays as it is")
-    batch: Count = Field(description="pairs of a dark and a normal picture a step")
+    batch: Count = Field(description="pairs of a dark and a normal picture per step")
     lr: Positive = Field(description="peak learning rate (AdamW)")
 
 
@@ -233,13 +232,14 @@ class Depth(_Section):
         "gradient (a control: depth falls evenly from the top to the bottom of every picture)",
     )
     revision: str | None = Field(
-        description="pins the model: a hub revision, or a folder's SHA-256 (`dgkd preset` fills it)"
+        description="hub revision of the model, or SHA-256 that its folder must have "
+        "(`dgkd preset` fills it in); null: any"
     )
     exposure: Literal["none", "gain", "gamma"] = Field(
         description="brightening of the dark picture before the DPT"
     )
-    invert: bool = Field(description="given maps are far = bright")
-    batch: Count = Field(description="pictures a forward pass")
+    invert: bool = Field(description="depth.model: given: true if far is bright in the maps")
+    batch: Count = Field(description="pictures per forward pass")
     adapt: Adapt
 
     @model_validator(mode="after")
@@ -254,58 +254,58 @@ class Depth(_Section):
 
 class _Training(_Section):
     iterations: Count = Field(description="training steps")
-    batch: int = Field(ge=2, description="pictures a step, over all processes together")
+    batch: int = Field(ge=2, description="pictures per step, over all processes together")
     validations: int = Field(
         ge=0,
-        description="scores on val on the way, evenly spread, for the curve; the one at the end "
-        "comes on top",
+        description="how often val is scored during training, at equal intervals, besides the "
+        "score at the end",
     )
     crop: int = Field(ge=32, le=2048, description="side of the square crop, pixels")
     scale: Annotated[tuple[Scale, Scale], Ordered] = Field(
         description="random resize factor before the crop, uniform in this range"
     )
     optimizer: Literal["sgd", "adamw"] = Field(description="sgd (the paper) has momentum 0.9")
-    lr: Positive = Field(description="learning rate of pretrained weights after the warm-up")
+    lr: Positive = Field(description="learning rate of pretrained layers after the warm-up")
     lr_min: float = Field(ge=0, description="learning rate of pretrained layers at the end")
     lr_power: float = Field(
         ge=0, le=10, description="exponent of the polynomial decay, 0.9 in the paper; 0: no decay"
     )
     lr_warmup: int = Field(ge=0, description="steps of linear warm-up")
     new_layers: Positive = Field(
-        description="learning rate factor of layers without weights of their own, 10 in the paper"
+        description="learning rate factor of layers that start from random weights, 10 in the paper"
     )
     bias_lr: Positive = Field(
         description="learning rate factor of biases; 2 for the paper's teacher, 1 for its student"
     )
     weight_decay: float = Field(ge=0, description="weight decay")
     no_decay: list[Literal["biases", "norms"]] = Field(
-        description="what has no weight decay: biases, norms (their scales, and other vectors), or "
-        "both; [biases] for the paper's teacher, [] for its student"
+        description="what has no weight decay: biases, norms (their scales, and all other vectors "
+        "that are no biases), or both; [biases] for the paper's teacher, [] for its student"
     )
     norms: Literal["trained", "frozen"] = Field(
-        description="the backbone's batch norms: trained, statistics of each batch (the paper's "
-        "student); frozen, with the first convolution, as they were (the paper's teacher); without "
-        "model.weights always trained"
+        description="the backbone's batch norms: trained, with the statistics of each batch (the "
+        "paper's student), or frozen, together with the first convolution (the paper's teacher); "
+        "without model.weights always trained"
     )
     sync_norms: bool = Field(
-        description="several processes: norms take their statistics from the whole batch; false: "
-        "from each process's part (the paper)"
+        description="with several processes: batch norms use the statistics of the whole batch; "
+        "false: of each process's part (the paper)"
     )
     ema: float = Field(
         ge=0,
         lt=1,
         description="decay of an exponential moving average of the weights, which is scored and "
-        "saved in their place; it spans about the last 1 / (1 - ema) steps; 0 (the paper): none",
+        "saved instead; it averages about the last 1 / (1 - ema) steps; 0 (the paper): none",
     )
     layer_decay: float = Field(
         gt=0,
         le=1,
         description="learning rate factor from one block (or stage) of the backbone to the one "
-        "below it, as transformers are fine-tuned with (.65 to .9); 1: none",
+        "before it (layer-wise decay, .65 to .9 is usual for transformers); 1: none",
     )
     checkpointing: bool = Field(
-        description="keep no activations inside the backbone's blocks but compute them again for "
-        "the gradients: the same result in less memory and about a third more time"
+        description="activation checkpointing of the backbone's blocks: the same result in less "
+        "memory and about a third more time"
     )
 
     @model_validator(mode="after")
@@ -316,21 +316,20 @@ class _Training(_Section):
 
 
 class _WeakTraining(_Training):
-    mask_warmup: int = Field(ge=0, description="step at which the mask loss sets in")
+    mask_warmup: int = Field(ge=0, description="step from which the mask loss is used")
     mask_weight: Positive = Field(description="weight of the mask loss, 1 in the paper")
 
 
 class _DarkTraining(_Training):
     night: Literal["fixed", "fresh"] = Field(
-        description="dark crops to train on; fixed: cut from the dark picture that darken made, "
-        "the same at every visit; fresh: made of the normal picture's crop, by new draws of "
-        "lowlight at every visit (depth maps stay those of the fixed ones). A real dark picture is "
-        "never replaced, with or without a daylight twin"
+        description="dark crops to train on; fixed: cut from the dark picture of darken; fresh: "
+        "each time a picture is used, its normal crop is darkened anew by lowlight (depth maps "
+        "stay those of the fixed pictures). A real dark picture is never replaced"
     )
     jitter: Jitter = Field(
-        description="colour jitter as in teacher.jitter, before the crop is darkened, so that it "
-        "and its daylight twin share it; for night: fresh only, and never where the dark picture "
-        "is a real one; [0, 0, 0, 0]: none"
+        description="colour jitter as in teacher.jitter, before the crop is darkened, so the same "
+        "for its dark and its normal version; only with night: fresh, never for real dark "
+        "pictures; [0, 0, 0, 0]: none"
     )
 
     @model_validator(mode="after")
@@ -347,31 +346,33 @@ class Teacher(_WeakTraining):
     """Teacher on normal-light pictures."""
 
     jitter: Jitter = Field(
-        description="colour jitter, largest change of brightness, contrast, saturation, hue"
+        description="colour jitter: largest change of brightness, contrast, saturation and hue"
     )
     model: str | None = Field(
         description="the folder of a teacher trained elsewhere (`dgkd convert authors`, or "
         "artifacts/teacher of another run), taken as it is; null: train one here"
     )
-    model_sha256: Sha256 | None = Field(description="pins that folder; `dgkd preset` fills it in")
+    model_sha256: Sha256 | None = Field(
+        description="SHA-256 that this folder must have; `dgkd preset` fills it in; null: any"
+    )
     focal: float = Field(
         gt=0,
         le=1,
-        description="constant of the class scores' focal penalty; .01 in the paper, .3 for its "
-        "student, as for ours",
+        description="constant λ of the class scores' focal term; .01 in the paper; the student "
+        "always has .3",
     )
     aspp_norms: Literal["trained", "frozen"] = Field(
-        description="the ASPP's batch norms; frozen (the paper): no statistics, scale and shift "
-        "are learned"
+        description="the ASPP's batch norms; frozen (the paper): statistics stay 0 and 1, scale "
+        "and shift are learned"
     )
     projections: Literal["random", "trained"] = Field(
-        description="the projections that deep and shallow are distilled through: random (the "
-        "paper's release) or trained by an auxiliary classifier, without touching the rest"
+        description="the teacher's projections of deep and shallow features for distillation: "
+        "random (the paper's release), or trained by an auxiliary classifier"
     )
 
 
 class PairWeights(_Section):
-    """What the distillation loss of each pair counts."""
+    """Weight of each pair's distillation loss."""
 
     map: Positive = Field(description="weight of the pair map, times λ; 1 in the paper")
     deep: Positive = Field(description="weight of the pair deep, times λ; 1 in the paper")
@@ -384,8 +385,8 @@ class Distill(_WeakTraining, _DarkTraining):
     weight: float = Field(
         ge=0,
         alias="lambda",
-        description="λ, the weight of the distillation losses; 0: a student without a teacher; 1 "
-        "in the release",
+        description="λ, the weight of the distillation losses; 0: no distillation; 1 in the "
+        "release",
     )
     pairs: list[Pair] = Field(
         description="tensors of student and teacher that are compared: map (masks or logits), deep "
@@ -401,32 +402,33 @@ class Distill(_WeakTraining, _DarkTraining):
         "paper); logits of all classes by KL, batch-normalised for the denoiser (after DiffKD)"
     )
     features: Literal["projected", "raw"] = Field(
-        description="what deep and shallow are: projected by a convolution each (the paper), or "
-        "raw, as the backbones give them"
+        description="what deep and shallow are: the backbone's features, each projected by a "
+        "convolution (the paper), or raw"
     )
     compare: Literal["dist", "mse", "cosine"] = Field(
-        description="how deep and shallow are compared: dist (the paper), mse, or cosine, over the "
-        "channels of a pixel"
+        description="loss between deep and shallow features: dist (the paper), mse, or cosine (of "
+        "the channels of a pixel)"
     )
     denoiser: Literal["diffusion", "identity"] = Field(
-        description="what the student's tensors go through; identity (a control): plain DIST"
+        description="what is applied to the student's tensors before the comparison; identity: "
+        "nothing (a control)"
     )
     steps: int = Field(
         ge=1,
         le=10,
-        description="DDIM steps: the second half of a schedule of twice as many over T = 1000; "
-        "5 in the paper (t = 400 to 0)",
+        description="DDIM steps: the last half of a schedule of 2 * steps over T = 1000; 5 in the "
+        "paper (t = 400, 300, 200, 100, 0)",
     )
     noise_adapter: bool = Field(
-        description="mix noise into the student's tensors by a learned share; off in the paper"
+        description="mix noise into the student's tensors, with a learned weight; off in the paper"
     )
     autoencoder: Count | None = Field(
-        description="channels of a linear autoencoder's latent, in which deep and shallow are "
+        description="channels of the latent of a linear autoencoder, where deep and shallow are "
         "compared; null (the paper): none"
     )
     map_stride: Literal[1, 2, 4] = Field(
-        description="picture pixels per pixel of the compared masks; 1 in the paper; logits keep "
-        "their own size, stride 4"
+        description="stride of the compared masks, pixels; 1 in the paper; logits always have "
+        "stride 4"
     )
     init: Literal["weights", "teacher"] = Field(
         description="the student starts from model.weights (paper) or from the teacher"
@@ -435,52 +437,52 @@ class Distill(_WeakTraining, _DarkTraining):
         description="random long side before the crop, pixels, in place of scale; null: scale"
     )
     keep: Literal["last", "best"] = Field(
-        description="the student after the last step, or the best of those scored on val, which "
-        "flatters the scores on val (the paper)"
+        description="the student after the last step, or the best one on val (the paper), which "
+        "biases the scores on val upwards"
     )
 
 
 class Cam(_Section):
-    """Class maps of the training pictures."""
+    """Class maps of the training and val pictures."""
 
     source: Literal["student", "teacher", "mean"] = Field(
         description="student on dark pictures (the paper), teacher on normal ones, or their mean"
     )
     scales: list[Scale] = Field(
         min_length=1,
-        description="factors on the picture's size, whose class maps are averaged; the paper adds "
-        "sizes up to 2",
+        description="factors on the picture's size, whose class maps are averaged; "
+        "[1.0, 0.5, 1.5, 2.0] in the paper",
     )
     flip: bool = Field(description="average with the mirrored picture")
-    batch: Count = Field(description="pictures a forward pass")
+    batch: Count = Field(description="pictures per forward pass")
 
 
 class Refine(_Section):
     """Pseudo labels from class maps."""
 
     method: Literal["none", "pamr", "crf", "attention"] = Field(
-        description="how the maps are sharpened; crf: dense CRF with the usual constants; "
-        "attention: spread by that of a plain transformer's last blocks (the student's, or with "
-        "guide: normal the teacher's), then PAMR"
+        description="how the maps are refined; crf: dense CRF with the usual constants; "
+        "attention: by the attention of a plain transformer's last blocks (the student's, or with "
+        "guide: normal the teacher's), then by PAMR"
     )
     guide: Literal["dark", "normal"] = Field(
-        description="the picture whose edges sharpen: dark (the paper; exposed as the model's "
-        "input is) or normal"
+        description="the picture whose edges guide the refinement: dark (the paper; brightened by "
+        "model.exposure) or normal"
     )
-    depth: bool = Field(description="depth beside RGB in PAMR's guide")
+    depth: bool = Field(description="depth as a fourth channel of PAMR's guide")
     iterations: Count = Field(description="iterations of PAMR or of the CRF")
     dilations: list[Count] = Field(
-        min_length=1, description="PAMR dilations, pixels of the picture"
+        min_length=1, description="PAMR dilations, in pixels of the picture"
     )
     threshold: Literal["auto"] | Annotated[float, Field(gt=0, lt=1)] = Field(
-        description="background score that a class must beat; auto: the best of a sweep over val, "
-        "on the refined maps"
+        description="background score that a class must reach; auto: the one with the best mIoU of "
+        "the refined maps on val"
     )
     margin: float = Field(
         ge=0,
         lt=1,
         description="pixels whose best score lies within threshold x (1 ± margin) become 255, "
-        "which training ignores; 0: none",
+        "which training ignores; above the threshold at most up to (1 + threshold) / 2; 0: none",
     )
 
     @model_validator(mode="after")
@@ -496,32 +498,37 @@ class Segment(_DarkTraining):
     """The segmenter, trained on pseudo labels."""
 
     init: Literal["weights", "student"] = Field(
-        description="the backbone starts from model.weights or from the student"
+        description="where the backbone's first weights come from: model.weights or the student"
     )
     teacher: str | None = Field(
-        description="a second round: the folder of an earlier run's segmenter "
-        "(artifacts/segmenter); what it sees in a crop's daylight twin, of the labelled classes "
-        "alone, is the target in place of the pseudo labels; null: pseudo labels"
+        description="for a second round: the folder of an earlier run's segmenter (a copy of "
+        "artifacts/segmenter); its probabilities of the labelled classes on the normal crop "
+        "replace the pseudo labels as target; null: pseudo labels"
     )
-    teacher_sha256: Sha256 | None = Field(description="pins that folder; `dgkd preset` fills it in")
+    teacher_sha256: Sha256 | None = Field(
+        description="SHA-256 that this folder must have; `dgkd preset` fills it in; null: any"
+    )
 
 
 class Evaluate(_Section):
     """Scores and figures."""
 
-    scales: list[Scale] = Field(min_length=1, description="picture sizes that are averaged")
+    scales: list[Scale] = Field(
+        min_length=1, description="factors on the picture's size, whose probabilities are averaged"
+    )
     flip: bool = Field(description="average with the mirrored picture")
     drop: Fraction = Field(
-        description="teacher and student: classes whose best score stays below are dropped"
+        description="teacher and student: classes with a probability (sigmoid of the class score, "
+        "largest over scales and flip) below this are dropped"
     )
     background_power: Positive = Field(
         description="teacher and student: exponent on the background probability"
     )
     sheet: Count = Field(description="pictures on the figure sheet")
-    batch: Count = Field(description="pictures a forward pass")
+    batch: Count = Field(description="pictures per forward pass")
     sets: dict[str, Annotated[str, Field(min_length=1)]] = Field(
-        description="further test sets by name, each with metrics of its own: a folder of "
-        "photographs (dark ones, or normal/ and dark/; masks/ to score) or a .txt list of some"
+        description="further test sets by name, each with its own metrics: a folder of "
+        "photographs (dark ones, or normal/ and dark/; masks/ to score) or a .txt list of files"
     )
 
     @model_validator(mode="after")
@@ -533,31 +540,33 @@ class Evaluate(_Section):
 
 
 class Package(_Section):
-    """The model folder that is taken away."""
+    """The model folder."""
 
     student: bool = Field(
-        description="put the student in, for its class maps; false: the folder is about half as big"
+        description="include the student, for its class maps; false: about half the size"
     )
     half: bool = Field(
-        description="store the weights as float16: half the bytes, masks that differ in a few "
-        "pixels; networks compute with float32 all the same"
+        description="store the weights as float16: half the size, and masks that differ in a few "
+        "pixels; networks still compute in float32"
     )
     notes: list[Line] = Field(
-        description="lines of the model card's own: where the pictures and the first weights come "
-        "from, under which terms"
+        description="extra lines for the model card: source and terms of the pictures and of the "
+        "first weights"
     )
 
 
 class Params(_Section):
     """All of params.yaml."""
 
-    seed: Seed = Field(description="every random draw in training follows it")
-    deterministic: bool = Field(description="the same bytes twice on a GPU too; false is faster")
-    threads: Count | None = Field(
-        description="threads of a CPU that networks compute with; null: all cores. Another number "
-        "rounds differently, so one gives the same bytes whatever the number of cores"
+    seed: Seed = Field(description="seed of all random numbers in training")
+    deterministic: bool = Field(
+        description="repeated runs write the same bytes, also on a GPU; false is faster there"
     )
-    compile: bool = Field(description="torch.compile the training steps of teacher to segment")
+    threads: Count | None = Field(
+        description="CPU threads of the networks; null: all cores. Another number of threads "
+        "rounds differently; with 1 the number of cores changes no byte"
+    )
+    compile: bool = Field(description="torch.compile in teacher, distill and segment")
     data: Data
     lowlight: Lowlight
     model: Model
