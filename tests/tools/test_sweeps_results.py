@@ -100,8 +100,8 @@ def test_a_line_a_row_along_the_measured_darkness(table: pd.DataFrame) -> None:
     table = table.drop(table[(table["row"] == "both") & (table["seed"] > 0)].index)
     data = points(plan, plan.plot, table)
     names = [f"the {row}" for row in ROWS]
-    daylight, brightened = "teacher in daylight", "teacher on the brightened pictures"
-    assert list(dict.fromkeys(data["line"])) == [*names, daylight, brightened]
+    normal, brightened = "teacher on the normal pictures", "teacher on the brightened pictures"
+    assert list(dict.fromkeys(data["line"])) == [*names, normal, brightened]
     lines = {name: line.sort_values("x") for name, line in data.groupby("line")}
     for row, name in zip(ROWS, names, strict=True):
         for variant, (_, point) in zip(("r50", "r4"), lines[name].iterrows(), strict=True):
@@ -113,7 +113,7 @@ def test_a_line_a_row_along_the_measured_darkness(table: pd.DataFrame) -> None:
             expected = np.nan if len(scores) == 1 else np.std(scores, ddof=1)
             assert point["std"] == pytest.approx(expected, nan_ok=True)
     # of the teacher there is one a seed, however many rows share it
-    figures = lines[daylight][["mean", "std", "runs"]]
+    figures = lines[normal][["mean", "std", "runs"]]
     assert figures.values.tolist() == [[71, 1, 3]] * 2
     assert lines[brightened]["mean"].tolist() == [7, 42]
 

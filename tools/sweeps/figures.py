@@ -17,8 +17,8 @@ from tools.sweeps.plan import HEADINGS, Plan, Plot
 # all stand out by 3 to 1 or more from white and from GitHub's dark page (#0d1117)
 INK = "#797979"
 COLOURS = ["#3b7dd8", "#d4731c", "#2b9348", "#c2479d", "#1f8f8a", "#8b6cd6"]
-REFERENCES = {  # what the lines are to be seen against: its name and dashes
-    "teacher_normal": ("teacher in daylight", (0, (6, 2))),
+REFERENCES = {  # drawn for comparison: name and dashes
+    "teacher_normal": ("teacher on the normal pictures", (0, (6, 2))),
     "teacher_dark_exposed": ("teacher on the brightened pictures", (0, (1.5, 1.5))),
 }
 STYLE: dict[Any, Any] = {
