@@ -1,6 +1,6 @@
-"""depth_adapt: teach the DPT to see in the dark what it sees by day, where depth.adapt says so.
+"""depth_adapt: fine-tune the DPT for dark pictures by its own maps of the normal ones (optional).
 
-It learns from itself, on training pictures: no measured depth and no label is read.
+It uses training pictures, no measured depth and no label.
 """
 
 from __future__ import annotations
@@ -35,16 +35,17 @@ PREPARED, DARK = Path(ARTIFACTS, "prepare"), Path(ARTIFACTS, "darken", "dark.zip
 
 
 def with_twin(split: str) -> list[Entry]:
-    """The pictures of a split, without the dark ones that have no normal twin."""
+    """The pictures of a split that have a normal version."""
     return [entry for entry in read_manifest(PREPARED).split(split) if entry.image]
 
 
 def agreement(
     params: Params, model: Any, original: Any, processor: Any, device: torch.device
 ) -> dict[str, float]:
-    """Mean rank correlation, in percent, of maps from dark val pictures with the original's by day.
+    """Mean rank correlation, percent, of maps of dark val pictures with those of the normal ones.
 
-    before: of the original's maps, after: of the adapted model's; NaN without val pictures.
+    The latter are the original model's. before: the dark ones are the original's, too; after: the
+    adapted model's. NaN without val pictures.
     """
     from dgkd_core.depth.dpt import predict, rank_correlation
     from dgkd_core.depth.mapping import dark_pictures, in_groups
@@ -63,7 +64,7 @@ def agreement(
 
 
 def adapt(params: Params, state: State, log: Log) -> tuple[Any, Any, Any, torch.device]:
-    """The adapted DPT, the original, their processor and where they are."""
+    """The adapted DPT, the original, their processor and the device they are on."""
     from dgkd_core.data.samples import Twins, training_batches, twins_by_shape
     from dgkd_core.depth.dpt import load_dpt, network_inputs
     from dgkd_core.runtime.device import start

@@ -1,7 +1,7 @@
-"""depth_model: put one depth network into a folder, so that nothing after it needs the network.
+"""depth_model: put one depth model into a folder, so that no later stage has to download it.
 
 `depth.model` is a hub id or a folder (copied), `given` or `gradient` (nothing to do), or `scenes`:
-then a small DPT learns depth from dark built-in scenes, whose depth is known exactly.
+then a small DPT is trained on dark built-in scenes, whose depth is known exactly.
 """
 
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ from dgkd_core.training.optimizer import Recipe
 
 @dataclass(frozen=True)
 class DepthTask:
-    """A depth network of transformers learns the exact depth of scenes, ``y`` of pictures ``x``."""
+    """A depth network learns the exact depth ``y`` of scenes from their pictures ``x``."""
 
     model: Any
 
@@ -50,7 +50,7 @@ class DepthTask:
 
 
 def draw(params: Params, split: str, count: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Dark, exposed scenes (H, W, 3) uint8 and their exact depth (H, W)."""
+    """Dark, brightened scenes (H, W, 3) uint8 and their exact depth (H, W), near = 1."""
     pictures, depths = [], []
     for index in Progress(range(count), f"depth_model, {split} scenes", lines=2):
         scene = drawing.render(params.seed, f"depth-{split}", index, params.depth_model.size)

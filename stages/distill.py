@@ -1,6 +1,6 @@
 """distill: the student learns from dark pictures, depth, image-level labels and the teacher.
 
-λ (`distill.lambda`) weighs the distillation losses; 0 is the student without a teacher.
+λ (`distill.lambda`) is the weight of the distillation losses; 0: no distillation.
 """
 
 from collections.abc import Mapping

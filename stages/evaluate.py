@@ -1,6 +1,6 @@
-"""evaluate: score teacher, student and segmenter on val, and what the chain made for train.
+"""evaluate: score teacher, student and segmenter on val, class maps and pseudo labels on train.
 
-Only this stage reads masks of training pictures, and it makes nothing that is trained on.
+Only this stage reads masks of training pictures, and nothing is trained on its outputs.
 """
 
 import _start  # noqa: F401
@@ -32,7 +32,7 @@ VAL = Places(
 
 
 def score_training_labels(manifest: Manifest) -> dict[str, float | int]:
-    """mIoU of class maps and pseudo labels of the training pictures whose mask is known."""
+    """mIoU, percent, of class maps and pseudo labels of the training pictures that have a mask."""
     truth = Pack(ROOT / "prepare/masks_train.zip")
     cams, pseudo = Pack(ROOT / "cam/train.zip"), Pack(ROOT / "refine/train.zip")
     threshold = read_json(ROOT / "cam/threshold.json")["threshold"]

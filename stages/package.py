@@ -1,4 +1,4 @@
-"""package: the segmenter and all that it needs on a dark photograph, as one folder to take away."""
+"""package: the segmenter and all that it needs for a prediction, in one folder."""
 
 from pathlib import Path
 

@@ -1,7 +1,7 @@
 """prepare: check the user's data set and write a manifest, packs of pictures and packs of masks.
 
-Every file that the chain will use is read; all problems come together and nothing is written then.
-Training masks go into a pack of their own, which only `evaluate` reads.
+Every file that the pipeline will use is read; if there are problems, all are printed and nothing is
+written. Training masks are in a separate pack, which only `evaluate` reads.
 """
 
 from collections.abc import Iterable, Iterator
@@ -37,7 +37,7 @@ def checked(found: DataSet, long_side: int | None) -> Iterator[Item | InputError
 def with_depth(items: Iterable[Item | InputError], root: Path) -> Iterator[Item | InputError]:
     """The same, and a problem for every picture whose measured depth map is no picture.
 
-    An early word only: the depth stage, which reads the maps, checks them whole.
+    An early check; the depth stage checks the maps fully.
     """
     for item in items:
         yield item
@@ -46,9 +46,9 @@ def with_depth(items: Iterable[Item | InputError], root: Path) -> Iterator[Item 
 
 
 def what_cannot_run(found: DataSet, params: Params) -> list[str]:
-    """What params ask of a data set without daylight pictures or without val masks, a line each.
+    """What params.yaml asks for and a data set without normal pictures or val masks cannot give.
 
-    The stages that need them say the same; an hour of training earlier it is worth more.
+    A line each. The stages that need them check the same, but only after hours of training.
     """
     entries = (
         Entry(s.id, s.split, s.labels, 1, 1, "normal" if s.normal else "", "dark" if s.dark else "")
@@ -80,7 +80,7 @@ def what_cannot_run(found: DataSet, params: Params) -> list[str]:
 
 
 def what_is_scored(manifest: Manifest, scored: int) -> list[str]:
-    """Lines on what a data set without daylight pictures, masks or a class leaves out."""
+    """Lines on what is left out because normal pictures, masks or a class are missing."""
     train, val = manifest.split("train"), manifest.split("val")
     lines = [
         f"no train picture holds {name}"

@@ -1,4 +1,4 @@
-"""refine: pseudo labels from class maps, sharpened by the edges of the dark or normal picture.
+"""refine: pseudo labels from class maps, refined along the edges of the dark or normal picture.
 
 The background threshold is the best of a sweep over the refined maps of val (`threshold: auto`), or
 the given number; no training mask is read.
@@ -46,7 +46,7 @@ from dgkd_core.runtime.state import State
 
 
 class Guides:
-    """What sharpens a class map: the picture, its depth map, a network's attention to it."""
+    """What refines a class map: the picture, its depth map, a network's attention."""
 
     def __init__(self, params: Params) -> None:
         self.section, self.exposure = params.refine, params.model.exposure
@@ -69,7 +69,7 @@ class Guides:
         return decode_depth(self.depths.read(name), name)[..., None].astype(np.float32)
 
     def affinity(self, picture: np.ndarray, entry: Entry) -> Tensor:
-        """Of the picture's patches, as `Encoder.attend` says."""
+        """(1, h, w, h, w) of the picture's patches, as in `Encoder.attend`."""
         pictures = [picture, *([self.depth(entry)] if self.network.uses_depth else [])]
         inputs = [torch.from_numpy(x).permute(2, 0, 1)[None].to(self.device) for x in pictures]
         with torch.inference_mode():
@@ -85,7 +85,7 @@ class Guides:
         return expose(decode_rgb(self.normal.read(entry.image), entry.image), "none")
 
     def sharpen(self, maps: np.ndarray, entry: Entry) -> np.ndarray:
-        """(K, H, W) uint8, 255 = 1, to sharper ones, float32 in [0, 1]."""
+        """Refine class maps: (K, H, W) uint8, 255 = 1, to float32 in [0, 1]."""
         section = self.section
         if section.method == "none" or not len(maps):
             return maps.astype(np.float32) / 255

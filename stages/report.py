@@ -1,4 +1,4 @@
-"""report: one page that shows the run, which needs no network and nothing beside it."""
+"""report: one self-contained HTML page of the run."""
 
 from pathlib import Path
 

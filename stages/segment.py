@@ -1,4 +1,4 @@
-"""segment: train the segmenter on dark pictures and pseudo labels, or on an earlier segmenter's."""
+"""segment: train the segmenter on dark pictures and pseudo labels, or an earlier one's output."""
 
 from pathlib import Path
 

@@ -2,8 +2,8 @@
 
     python stages/testset.py NAME
 
-Naturally dark pictures are taken as they are, others are darkened as val is. Depth comes from the
-chain's depth network, from depth/ID.png beside the pictures where the chain's depth is measured.
+Real dark pictures are used unchanged, normal ones are darkened as val is. Depth comes from the DPT,
+or, with depth.model: given, from depth/ID.png beside the pictures.
 """
 
 import sys

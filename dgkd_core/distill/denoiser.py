@@ -31,7 +31,7 @@ class _Residual(nn.Module):
 
 
 class NoisePredictor(nn.Module):
-    """ε(x, t): predicts the noise in x (N, C, H, W) at step t (N,)."""
+    """ε(x, t), shaped as x: the noise in x (N, C, H, W) at step t (N,), int64, 0 to 999."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -48,10 +48,10 @@ class NoisePredictor(nn.Module):
 
 
 class NoiseAdapter(nn.Module):
-    """Replaces a learned share of the features by noise, to match the denoiser's noise level.
+    """Mixes noise into features (N, C, H, W), to match the denoiser's noise level; as in DiffKD.
 
-    DiffKD's form: x = γ·F + (1 − γ)·ε with ε of variance 1. A residual bottleneck, global average
-    pooling, a linear layer and a sigmoid give γ, one for each picture.
+    x = γ·F + (1 − γ)·ε with ε of variance 1. A residual bottleneck, global average pooling, a
+    linear layer and a sigmoid give γ in [0, 1], one per picture.
     """
 
     def __init__(self, channels: int) -> None:
@@ -65,15 +65,18 @@ class NoiseAdapter(nn.Module):
 
 
 class FeatureDenoiser(nn.Module):
-    """Denoises feature maps by DDIM and learns to do so from clean ones.
+    """Denoises feature maps by DDIM; trained on clean ones by noise prediction.
 
-    T = 1000 steps, β linear from 1e-4 to 2e-2, noise prediction; DDIM with η = 0 and no clipping
-    runs the second half of a schedule of 2·``steps``: 400, 300, 200, 100, 0 for five.
+    T = 1000 steps, β linear from 1e-4 to 2e-2; DDIM with η = 0 and no clipping runs the last half
+    of a schedule of 2·``steps``: t = 400, 300, 200, 100, 0 for five.
 
     Args:
         channels: C of the feature maps.
         steps: DDIM steps, 1 to 10.
-        noise_adapter: match the student's noise level first; off in the paper.
+        noise_adapter: apply a `NoiseAdapter` first; off in the paper.
+
+    Raises:
+        ValueError: ``steps`` is out of range.
     """
 
     train_steps = 1000
@@ -100,11 +103,11 @@ class FeatureDenoiser(nn.Module):
         self.timesteps: list[int] = scheduler.timesteps[-steps:].tolist()
 
     def denoise(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) features taken as noisy to refined ones, the projection included."""
+        """Noisy features (N, C, H, W) to denoised and projected ones of the same shape."""
         return self.project(self.samples(x)[-1])
 
     def samples(self, x: Tensor) -> list[Tensor]:
-        """What DDIM makes of (N, C, H, W) features: its first sample, and that after each step."""
+        """DDIM's samples for features (N, C, H, W): the first one, and that after each step."""
         found = [x if self.adapt is None else self.adapt(x)]
         for t in self.timesteps:
             noise = self.predict(found[-1], torch.full((len(x),), t, device=x.device))
@@ -114,7 +117,7 @@ class FeatureDenoiser(nn.Module):
     def diffusion_loss(self, x: Tensor) -> Tensor:
         """Mean squared error of the predicted noise on clean features (N, C, H, W), scalar.
 
-        No gradient reaches ``x``: this trains the denoiser only.
+        1 is no better than predicting 0. No gradient reaches ``x``.
         """
         x = x.detach()
         noise = distributed.draw(x, Tensor.normal_)

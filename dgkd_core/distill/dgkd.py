@@ -1,4 +1,4 @@
-"""DGKD: the student's denoised masks and features follow the teacher's."""
+"""DGKD (arXiv 2507.07578): the student's denoised masks and features match the teacher's."""
 
 from __future__ import annotations
 
@@ -18,22 +18,26 @@ from dgkd_core.models.network import Output
 
 
 def class_maps(output: Output, labels: Tensor, size: Sequence[int]) -> Tensor:
-    """Softmax masks resized to ``size`` with the classes absent from the labels zeroed."""
+    """Softmax masks (N, C+1, H, W) of ``size`` (H, W); those of absent classes are zero.
+
+    Args:
+        labels: (N, C), 1 where the picture holds the class.
+    """
     masks = F.interpolate(output.masks, tuple(size), mode="bilinear", align_corners=True)
     return masks * present(labels)
 
 
 def kl_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """KL(softmax(teacher) ‖ softmax(student)) over the channels of (N, C, H, W), mean over pixels.
+    """KL(softmax(teacher) ‖ softmax(student)) over the channels of (N, C, H, W) logits.
 
-    Temperature 1.
+    Mean over pixels, scalar; temperature 1.
     """
     p, q = teacher.log_softmax(1), student.log_softmax(1)
     return F.kl_div(q, p, reduction="none", log_target=True).sum(1).mean()
 
 
 def cosine_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """1 − cosine over the channels of (N, C, H, W), mean over pixels."""
+    """1 − cosine over the channels of (N, C, H, W), mean over pixels: a scalar in [0, 2]."""
     return 1 - F.cosine_similarity(student, teacher, dim=1, eps=1e-6).mean()
 
 
@@ -45,9 +49,9 @@ COMPARISONS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 class Latent(nn.Module):
-    """A linear autoencoder of the teacher's features, and the student's way into its latent.
+    """A linear autoencoder of the teacher's features, and a projection of the student's.
 
-    After DiffKD: wide features are compared in a smaller space.
+    After DiffKD: features with many channels are compared in a smaller latent space.
 
     Args:
         width: channels of the features.
@@ -61,7 +65,11 @@ class Latent(nn.Module):
         self.student = nn.Conv2d(width, channels, 1)
 
     def forward(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Both features in the latent, the teacher's detached, and the reconstruction loss."""
+        """Latents (N, channels, h, w) of student and teacher, and the reconstruction loss, scalar.
+
+        Args:
+            student, teacher: (N, width, h, w); no gradient reaches the teacher's latent.
+        """
         latent = self.encode(teacher)
         return self.student(student), latent.detach(), F.mse_loss(self.decode(latent), teacher)
 
@@ -74,9 +82,9 @@ class DGKD(nn.Module):
         width: channels of the projected features.
         pairs: which of map, deep and shallow are distilled.
         steps: DDIM steps.
-        map_stride: picture pixels per pixel of the compared masks; 1 in the paper. The masks come
-            from the shallow tap (stride 4), so a larger one compares the same information.
-        denoise: False compares the student's tensors as they are (plain DIST).
+        map_stride: stride of the compared masks, pixels; 1 in the paper. The network's masks have
+            stride 4, so 1 compares interpolated ones.
+        denoise: False compares the student's tensors without a denoiser.
         noise_adapter: give each denoiser a noise adapter.
         autoencoder: channels of a latent for deep and shallow; None for none.
         weight: λ, on the losses that compare student and teacher.
@@ -126,7 +134,7 @@ class DGKD(nn.Module):
 
     @classmethod
     def of(cls, section: Any, classes: int, width: int, encoder: Encoder) -> DGKD | None:
-        """What the ``distill`` section of params.yaml asks for; None for no distillation at all.
+        """DGKD by the ``distill`` section of params.yaml; None for no distillation.
 
         Args:
             classes, width: as for the class.
@@ -155,7 +163,7 @@ class DGKD(nn.Module):
     def tensors(
         self, pair: str, student: Output, teacher: Output, labels: Tensor, size: Sequence[int]
     ) -> tuple[Tensor, Tensor]:
-        """What a pair is made of: the student's (N, C, h, w) and the teacher's, detached."""
+        """The tensors of a pair: (N, C, h, w) float32 of student and teacher (detached)."""
         if pair != "map":
             mine, theirs = getattr(student, pair), getattr(teacher, pair)
         elif self.logits:
@@ -166,7 +174,7 @@ class DGKD(nn.Module):
         return mine.float(), theirs.detach().float()
 
     def ready(self, pair: str, x: Tensor) -> Tensor:
-        """(N, C, h, w) as a pair's denoiser takes it: logits with variance 1, as its noise has."""
+        """The input of a pair's denoiser, shaped as x: logits normalised to variance 1."""
         return self.norm(x) if pair == "map" and self.logits else x
 
     def forward(
@@ -177,14 +185,14 @@ class DGKD(nn.Module):
         size: Sequence[int],
         step: int | None = None,
     ) -> dict[str, Tensor]:
-        """Named losses: ``kd_PAIR`` (student, times λ and the pair's weight), ``diff_PAIR``
+        """Scalar losses: ``kd_PAIR`` (student, times λ and the pair's weight), ``diff_PAIR``
         (denoiser) and ``ae_PAIR`` (autoencoder).
 
         Args:
             student, teacher: outputs for the same crops; no gradient reaches the teacher.
-            labels: (N, C).
-            size: (H, W) of the crops.
-            step: of the training, from 0, for the warm-up of λ; None: it is over.
+            labels: (N, C), 1 where the picture holds the class.
+            size: (H, W) of the crops, pixels.
+            step: training step from 0, for the warm-up of λ; None: after the warm-up.
         """
         losses: dict[str, Tensor] = {}
         risen = 1.0 if step is None or step >= self.warmup else step / self.warmup

@@ -36,6 +36,9 @@ def dist_loss(student: Tensor, teacher: Tensor, beta: float = 1.0, gamma: float 
 
     Returns:
         scalar, 0 for equal inputs, at most 2·(β + γ).
+
+    Raises:
+        ValueError: shapes that differ or are none of these.
     """
     if student.shape != teacher.shape or student.ndim not in (2, 4):
         raise ValueError(

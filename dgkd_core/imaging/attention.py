@@ -1,4 +1,4 @@
-"""Masks spread by the attention of a transformer: patches that look alike share their class."""
+"""Masks refined by the attention of a transformer, as in CLIP-ES (Lin et al., CVPR 2023)."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 def spread(masks: Tensor, affinity: Tensor) -> Tensor:
-    """Mean of a mask over the patches, weighed by their affinity, twice as in CLIP-ES.
+    """Replace the mask at each patch by its mean over all patches, weighted by affinity; twice.
 
     Args:
-        masks: (N, K, H, W).
+        masks: (N, K, H, W) float.
         affinity: (N, h, w, h, w), of each patch to all; the last two axes sum to one.
 
     Returns:

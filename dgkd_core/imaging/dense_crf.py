@@ -1,9 +1,10 @@
 """Dense CRF: mean-field inference in a fully connected CRF with Gaussian edges (Krähenbühl and
 Koltun, Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials, NeurIPS 2011).
 
-Every pixel talks to every other. The kernel of position alone is exact; the kernel of position and
-colour is filtered on a five-dimensional grid (Chen, Paris and Durand, Real-time Edge-Aware Image
-Processing with the Bilateral Grid, SIGGRAPH 2007) in place of the paper's permutohedral lattice.
+Every pixel is connected to every other. The kernel of position alone is exact; the kernel of
+position and colour is filtered on a five-dimensional grid (Chen, Paris and Durand, Real-time
+Edge-Aware Image Processing with the Bilateral Grid, SIGGRAPH 2007) in place of the paper's
+permutohedral lattice.
 """
 
 from __future__ import annotations
@@ -140,7 +141,7 @@ class DenseCRF:
     bilateral_weight: float = 10.0
 
     def kernels(self, image: Tensor) -> list[tuple[float, Kernel]]:
-        """Weight and K̃ of both kernels, for (C, H, W)."""
+        """Weight and K̃ of both kernels, for an image (3, H, W) in [0, 1]; K̃ filters (C, H, W)."""
         height, width = image.shape[1:]
         ones = torch.ones(height, width)
         rows, columns = (_gaussian(n, 1 / self.position) for n in (height, width))

@@ -29,8 +29,8 @@ class PAMR(nn.Module):
     channels of -|I_p - I_q| / (1e-8 + 0.1 s_p), where s_p is the standard deviation of the picture
     over the 3x3 windows of all dilations.
 
-    The neighbours are visited one after another and accumulated in place: no stack of 48 shifted
-    copies of the masks is ever made.
+    The neighbours are added one after another, in place, to save memory: the 48 shifted copies of
+    the masks never exist at once.
 
     Args:
         iterations: how many times the masks are averaged.
@@ -50,7 +50,11 @@ class PAMR(nn.Module):
         self.dilations = tuple(dilations)
 
     def kernel(self, image: Tensor) -> Tensor:
-        """Weights (N, 8·D, H, W) of the neighbours, summing to one at each pixel."""
+        """Weights (N, 8·D, H, W) of the neighbours at D dilations, summing to one at each pixel.
+
+        Args:
+            image: (N, K, H, W) float guide.
+        """
         total = torch.zeros_like(image)
         squares = torch.zeros_like(image)
         for neighbour in _neighbours(image, self.dilations):

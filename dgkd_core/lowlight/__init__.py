@@ -1,1 +1,1 @@
-"""Night from day: the sensor model, the dark pictures of a data set, sheets that show them."""
+"""Low light: the sensor model, the dark pictures of a data set, a preview of them."""

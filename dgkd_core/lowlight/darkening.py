@@ -1,4 +1,4 @@
-"""Dark pictures of a manifest: the real one where there is one, else made from the normal one."""
+"""Dark pictures of a manifest: the real one if there is one, else made from the normal one."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ _NAN = float("nan")
 def dark_picture(
     entry: Entry, images: Pack, real: Pack, seed: int, settings: Mapping[str, Any]
 ) -> tuple[bytes, tuple[float, ...]]:
-    """The dark PNG of one picture, and its luma before and after, noise level and ratio.
+    """The dark PNG of one picture, and four numbers: luma before and after (0 to 255), standard
+    deviation of the noise (of 255) and exposure ratio; NaN if unknown.
 
-    What does not apply is NaN. Depends on the picture, its id, the seed and the settings alone.
+    Depends only on the picture, its id, the seed and the settings.
 
     Args:
         images, real: packs of the normal pictures and of the really dark ones.

@@ -1,4 +1,4 @@
-"""Night drawn anew for every crop of a normal picture."""
+"""`night: fresh`: every crop of a normal picture is darkened anew."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dgkd_core.lowlight.synthesis import darken, picture_rng
 
 
 def fresh_night(images: Path, seed: int, settings: Mapping[str, Any]) -> FreshNight:
-    """What darkens a crop by draws of the seed, the picture's id and the position alone.
+    """Darkens crops; the random numbers depend only on seed, picture id and position in training.
 
     Args:
         images: the pack of normal pictures.

@@ -1,5 +1,5 @@
-"""A sheet that shows what darkening does: the same pictures at several strengths, as they are and
-brightened, so that the noise can be seen."""
+"""The preview of darkening: the same pictures at several strengths, not brightened and brightened,
+so that the noise can be seen."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def write_preview(
         entries: of the whole data set; those shown are spread evenly over them.
         images: the pack of normal pictures.
         settings: ``kind``, ``physical`` and ``simple``, as `darken` takes them.
-        seed: the nights' seed; a picture is darkened by the draws that are its own.
+        seed: data.seed; each picture has random numbers of its own.
         real: the pack of real dark pictures.
     """
 

@@ -1,7 +1,7 @@
-"""Night from day: low-light synthesis, deterministic per picture.
+"""Low-light synthesis: a dark picture from a normal one, deterministic per picture.
 
-The physical model unprocesses an sRGB picture to linear sensor values, takes light away, adds the
-noise of a sensor and processes it back (Brooks et al., Unprocessing Images for Learned Raw
+The physical model converts an sRGB picture to linear sensor values, divides the light, adds the
+noise of a sensor and converts it back (Brooks et al., Unprocessing Images for Learned Raw
 Denoising, CVPR 2019, for the inverse pipeline and the noise statistics). The simple one is
 beta * (alpha * x) ** gamma plus Gaussian noise (Lv et al., Attention Guided Low-light Image
 Enhancement, IJCV 2021).
@@ -24,11 +24,11 @@ _LUMA = np.array([0.299, 0.587, 0.114])
 
 @dataclass(frozen=True)
 class Night:
-    """A dark picture and what it was made with.
+    """A dark picture and its parameters.
 
-    ``image`` is (H, W, 3) uint8; ``ratio`` is the factor by which exposure fell, ``shot`` and
-    ``read`` the drawn noise parameters (``shot`` is 0 in the simple model); ``clean()`` computes
-    ``image`` without noise.
+    ``image`` is (H, W, 3) uint8; ``ratio`` is what the exposure was divided by, ``shot`` the gain
+    of the shot noise (0 in the simple model) and ``read`` the standard deviation of the other
+    noise, of full scale 1; ``clean()`` computes ``image`` without noise.
     """
 
     image: np.ndarray
@@ -56,7 +56,12 @@ def _log_uniform(rng: np.random.Generator, span: tuple[float, float]) -> float:
 def unprocess(
     image: np.ndarray, red_gain: float, blue_gain: float, tone_curve: bool = True
 ) -> np.ndarray:
-    """(H, W, 3) uint8 sRGB to linear sensor values in [0, 1], white balance undone."""
+    """(H, W, 3) uint8 sRGB to float64 linear sensor values in [0, 1], without white balance.
+
+    Args:
+        red_gain, blue_gain: gains of the white balance that is undone; green has 1.
+        tone_curve: undo an S-shaped tone curve, too.
+    """
     x = np.arange(256) / 255.0
     if tone_curve:
         x = 0.5 - np.sin(np.arcsin(1 - 2 * x) / 3)
@@ -68,7 +73,7 @@ def unprocess(
 def process(
     sensor: np.ndarray, red_gain: float, blue_gain: float, tone_curve: bool = True
 ) -> np.ndarray:
-    """The inverse of `unprocess`: linear sensor values to sRGB in [0, 1]."""
+    """The inverse of `unprocess`: (H, W, 3) linear sensor values to float64 sRGB in [0, 1]."""
     linear = sensor @ (np.array([[red_gain], [1.0], [blue_gain]]) * CCM.T)
     x = np.clip(linear, 0, 1) ** (1 / 2.2)
     return x * x * (3 - 2 * x) if tone_curve else x
@@ -89,10 +94,10 @@ def darken_physical(
     bits: int = 12,
     tone_curve: bool = True,
 ) -> Night:
-    """Darken an (H, W, 3) uint8 sRGB picture by a model of the sensor.
+    """Darken an (H, W, 3) uint8 sRGB picture by a model of the sensor; noise is of full scale 1.
 
     Args:
-        ratio: exposure is divided by r, log-uniform in this range.
+        ratio: exposure is divided by r, log-uniform in this range, at least 1.
         shot: shot noise gain, log-uniform in this range; noise variance = gain x signal.
         read: whether to add read noise, log var = 2.18 log gain + 1.2 + N(0, .26).
         row: standard deviation of the offset that a row shares, in units of the read noise's.
@@ -130,7 +135,12 @@ def darken_simple(
     gamma: tuple[float, float],
     noise: float,
 ) -> Night:
-    """beta * (alpha * x) ** gamma plus Gaussian noise of standard deviation ``noise`` (of 1)."""
+    """beta * (alpha * x) ** gamma plus Gaussian noise, for x an (H, W, 3) uint8 picture over 255.
+
+    Args:
+        alpha, beta, gamma: ranges, drawn uniformly.
+        noise: standard deviation of the noise, full scale 1.
+    """
     a, b, g = rng.uniform(*alpha), rng.uniform(*beta), rng.uniform(*gamma)
     clean = b * (a * (image / 255.0)) ** g
     noisy = clean + rng.normal(size=clean.shape) * noise
@@ -148,7 +158,7 @@ def darken(
 
     Args:
         kind: ``physical`` or ``simple``.
-        physical, simple: settings for `darken_physical` and `darken_simple`.
+        physical, simple: keyword arguments of `darken_physical` and `darken_simple`.
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"image must be (H, W, 3) uint8, got {image.shape} {image.dtype}")

@@ -1,4 +1,4 @@
-"""DGF2, depth-guided feature fusion: a depth map modulates the student's features."""
+"""DGF2, depth-guided feature fusion (DGKD-WLSS, arXiv 2507.07578): depth modulates features."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _modulation(prior_channels: int, channels: int) -> nn.Sequential:
 
 
 class DepthPrior(nn.Module):
-    """Condition network: depth picture (N, 3, H, W) to a prior (N, channels, ~H/4, ~W/4)."""
+    """Condition network: depth (N, 3, H, W) to a prior (N, channels, ~H/4, ~W/4)."""
 
     def __init__(self, channels: int = 64) -> None:
         super().__init__()
@@ -35,12 +35,12 @@ class DepthPrior(nn.Module):
 class DGF2(nn.Module):
     """Fuses a depth prior into a feature map.
 
-    scale γ and shift β come from the prior; F̃ = F·(γ+1) + β; the agreement
-    A = σ(F)·σ(F̃) + ½·(1−σ(F))·(1−σ(F̃)) weighs what is added: F̃ + A·(F + F̃).
+    Convolutions of the prior give scale γ and shift β; F̃ = F·(γ+1) + β; with the agreement
+    A = σ(F)·σ(F̃) + ½·(1−σ(F))·(1−σ(F̃)) the result is F̃ + A·(F + F̃).
 
-    As published this is not the identity at the start (with γ = β = 0 it gives F·(1 + 2A)), which
-    multiplies the features of a pretrained network. ``gated=True`` blends it in with a learned
-    weight g per channel that starts at zero: F + g·(DGF2(F) − F).
+    As published this is not the identity at the start: with γ = β = 0 it is F·(1 + 2A), which
+    changes the features of a pretrained network. With ``gated`` it is F + g·(DGF2(F) − F), where g
+    is a learned weight per channel that starts at zero.
 
     Args:
         prior_channels: channels of the prior.

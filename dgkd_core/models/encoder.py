@@ -20,7 +20,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def norms(module: nn.Module) -> list[nn.Module]:
-    """Its batch norms."""
+    """The batch norms among a module's submodules."""
     return [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
 
 
@@ -32,13 +32,18 @@ def evaluating_norms(module: Module) -> Module:
 
 
 class Encoder(nn.Module):
-    """A backbone that gives shallow features (stride 4) and deep ones (the output stride).
+    """A backbone that returns shallow features (stride 4) and deep ones (the output stride).
 
-    ``encoder(image, fuse=None)`` takes (N, 3, H, W) normalised pictures and returns the pair
-    (shallow, deep). ``fuse`` is called during the forward pass at three places, whose channels are
-    ``fusion_channels``; the shallow features are taken before the fusion at their place.
-    ``fusible`` tells whether it can be; ``strides`` are those of the features at these places and
-    of the deep ones, inside the backbone.
+    ``encoder(image, fuse=None)`` takes (N, 3, H, W) normalised pictures and returns
+    (shallow, deep): (N, shallow_channels, ⌈H/4⌉, ⌈W/4⌉) and (N, deep_channels, ⌈H/s⌉, ⌈W/s⌉), s the
+    output stride. ``fuse(place, feature)`` is called at three places of the forward pass; the
+    shallow features are taken before the fusion at their place.
+
+    Attributes:
+        fusion_channels: channels at the three places.
+        fusible: whether depth can be fused at all.
+        strides: inside the backbone, at the three places and of the deep features.
+        affinity: see `attend`.
     """
 
     fusible = True
@@ -56,7 +61,7 @@ class Encoder(nn.Module):
 
     @property
     def backbone(self) -> nn.Module:
-        """What published weights fill."""
+        """The module that published weights are loaded into."""
         return self
 
     def parts(self) -> Sequence[nn.Module]:
@@ -81,10 +86,10 @@ class Encoder(nn.Module):
         return self
 
     def distances(self) -> dict[nn.Parameter, int]:
-        """How many steps each parameter of the backbone is below the head, for smaller rates.
+        """Distance of each parameter of the backbone from the head, for layer-wise decay.
 
-        1 in the last part, one more in each part before it; what lies between two parts counts to
-        the upper one, what comes after the last 0, what comes before the first most of all.
+        1 in the last part, 2 in the one before it and so on. Parameters between two parts count as
+        those of the later one; after the last part: 0, before the first: one more than there.
         """
         parts = self.parts()
         inside = {p: len(parts) - i for i, part in enumerate(parts) for p in part.parameters()}
@@ -97,12 +102,12 @@ class Encoder(nn.Module):
         return found
 
     def attend(self) -> None:
-        """From now on a forward pass leaves the attention between its patches in ``affinity``.
+        """Let each forward pass store the attention between its patches in ``affinity``.
 
         (N, h, w, h, w) float32 without gradient, of each patch to all; the last two axes sum to 1.
 
         Raises:
-            InputError: it is no plain transformer.
+            InputError: the backbone is no plain transformer.
         """
         raise InputError(
             "attention (model.attention, refine.method) needs a plain transformer as "
@@ -110,9 +115,9 @@ class Encoder(nn.Module):
         )
 
     def checkpoint(self) -> None:
-        """Keep no activations inside the parts while training: ``backward`` computes them again.
+        """Activation checkpointing of the parts (torch.utils.checkpoint) in training.
 
-        Losses and gradients stay the same, and the norms' statistics move once a step.
+        Losses and gradients stay the same; batch norms update their statistics once a step.
         """
         for part in self.parts():
             part.forward = partial(_checkpointed, part)

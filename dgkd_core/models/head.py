@@ -41,10 +41,10 @@ def _resize(x: Tensor, size: Sequence[int]) -> Tensor:
 
 
 class ASPP(nn.Module):
-    """Atrous spatial pyramid pooling: 1x1, three dilated 3x3 and a global-pool branch.
+    """Atrous spatial pyramid pooling: (N, inputs, h, w) to (N, width, h, w).
 
-    ``pooled`` false: without the global-pool branch. ``frozen``, which may be set later: training
-    leaves the statistics of the norms as they are.
+    Branches: 1x1, three dilated 3x3 and, if ``pooled``, global average pooling. ``frozen`` (may be
+    set later): in training, too, the batch norms use their stored statistics.
     """
 
     frozen = False
@@ -71,7 +71,10 @@ class ASPP(nn.Module):
 
 
 class Decoder(nn.Module):
-    """ASPP on deep features, joined with a narrow skip from shallow ones, to (N, width, h, w)."""
+    """ASPP on deep features, joined with a narrow skip connection from shallow ones.
+
+    (N, shallow, h, w) and (N, deep, h', w') to (N, width, h, w).
+    """
 
     def __init__(
         self, shallow: int, deep: int, width: int, rates: Sequence[int], pooled: bool = True
@@ -88,7 +91,10 @@ class Decoder(nn.Module):
 
 
 class GlobalCue(nn.Module):
-    """Global cue injection: the deep features' maxima modulate the shallow ones."""
+    """Global cue injection: global max pooling of ``x`` gives scale and shift of shallow features.
+
+    (N, shallow, h, w) and x (N, width, h, w) to (N, width, h, w).
+    """
 
     def __init__(self, shallow: int, width: int) -> None:
         super().__init__()
@@ -104,9 +110,9 @@ class GlobalCue(nn.Module):
 
 
 def stochastic_gate(deep: Tensor, cue: Tensor, rate: float, training: bool) -> Tensor:
-    """Mix deep features with the global cue: at random per value in training, fixed afterwards.
+    """Mix deep features with the global cue, two tensors of one shape; ``rate`` in [0, 1).
 
-    Training: a value is the cue's with probability ``rate`` and otherwise
+    Training: each value is the cue's with probability ``rate``, otherwise
     (deep − rate·cue)/(1 − rate), so that the expectation is ``deep``. Evaluation:
     (1 − rate)·deep + rate·cue.
     """
@@ -117,12 +123,16 @@ def stochastic_gate(deep: Tensor, cue: Tensor, rate: float, training: bool) -> T
 
 
 class Head(nn.Module):
-    """From shallow and deep features to class logits; a constant background logit 1 in front.
+    """From shallow and deep features to class logits; the background's logit is a constant 1.
 
     Args:
-        global_context: let every pixel know what the whole picture holds, by global cue injection
-            and the ASPP's pooled branch, as in the paper. Then nothing keeps a class's mask at the
-            object: in a picture of a vase the sky may learn to say vase.
+        shallow, deep: channels of the features.
+        width: channels inside.
+        classes: C, foreground classes.
+        rates: dilations of the ASPP.
+        global_context: with global cue injection and the ASPP's pooled branch, as in the paper.
+            Then the features of every pixel contain information about the whole picture, and a
+            class's mask may lie beside the object.
     """
 
     gate_rate = 0.3
@@ -159,14 +169,18 @@ class Head(nn.Module):
 def class_scores(logits: Tensor, focal: float = 0.3) -> Tensor:
     """Scores of the foreground classes by normalised global weighted pooling with focal penalty.
 
-    score_c = Σ_p z_c m_c / (1 + Σ_p m_c) + (1 − m̄_c)³ · log(focal + m̄_c), m = softmax(z).
+    score_c = Σ_p z_c m_c / (1 + Σ_p m_c) + (1 − m̄_c)³ · log(focal + m̄_c), m = softmax(z), m̄ its
+    mean over the pixels p.
 
     Args:
         logits: (N, C+1, h, w), background first.
-        focal: above 0; the smaller, the heavier a small mask is penalised.
+        focal: λ, above 0; the smaller, the more a small mask is penalised.
 
     Returns:
         (N, C) scores; sigmoid gives a probability.
+
+    Raises:
+        ValueError: logits of another shape.
     """
     if logits.ndim != 4 or logits.shape[1] < 2:
         raise ValueError(f"logits must be (N, C+1, h, w), got {tuple(logits.shape)}")
@@ -180,14 +194,18 @@ def class_scores(logits: Tensor, focal: float = 0.3) -> Tensor:
 def pseudo_masks(
     masks: Tensor, foreground: float = 0.6, background: float = 0.7, floor: float = 0.2
 ) -> Tensor:
-    """Confident pixels of each class: mask above max(floor, k · its maximum), claimed by one only.
+    """Confident pixels of each class: above max(floor, k · the mask's maximum), for one class only.
 
     Args:
         masks: (N, C+1, H, W) in [0, 1], background first, absent classes zeroed.
         foreground, background: k for the classes and for the background.
+        floor: least confidence, in [0, 1].
 
     Returns:
         (N, C+1, H, W) of 0 and 1 in the masks' dtype.
+
+    Raises:
+        ValueError: masks of another shape.
     """
     if masks.ndim != 4:
         raise ValueError(f"masks must be (N, C+1, H, W), got {tuple(masks.shape)}")
@@ -202,9 +220,9 @@ def mask_loss(logits: Tensor, pseudo: Tensor, labels: Tensor) -> Tensor:
     """Class-balanced cross-entropy against pseudo masks, one value a picture.
 
     The logits are resized to the pseudo masks (bilinear, align_corners true). A pixel of class c
-    weighs (M − n_c)/(1 + M), n_c pixels of its class and M claimed ones in all; unclaimed pixels
-    count zero in the mean over all pixels. A picture counts only if the background and every one of
-    its labelled classes claimed at least one pixel.
+    has the weight (M − n_c)/(1 + M), where n_c is the number of confident pixels of its class and M
+    that of all classes; other pixels count zero in the mean over all pixels. The loss of a picture
+    is zero unless the background and each of its labelled classes have a confident pixel.
 
     Args:
         logits: (N, C+1, h, w).
@@ -230,7 +248,7 @@ def mask_loss(logits: Tensor, pseudo: Tensor, labels: Tensor) -> Tensor:
 
 
 def present(labels: Tensor) -> Tensor:
-    """(N, C) labels to (N, C+1, 1, 1), with the background always present."""
+    """(N, C) labels of 0 and 1 to (N, C+1, 1, 1), with the background always present."""
     return F.pad(labels, (1, 0), value=1.0)[:, :, None, None]
 
 
@@ -238,14 +256,14 @@ def present(labels: Tensor) -> Tensor:
 def refine_to_pseudo(
     masks: Tensor, image: Tensor, labels: Tensor, pamr: PAMR, valid: Tensor | None = None
 ) -> Tensor:
-    """The network's own masks, refined by the picture, as targets for `mask_loss`.
+    """The network's own masks, refined by PAMR, as targets for `mask_loss`.
 
     Args:
         masks: (N, C+1, h, w) softmax masks.
         image: (N, 3, H, W) picture in [0, 1], not normalised.
-        labels: (N, C).
+        labels: (N, C), 1 where the picture holds the class.
         pamr: works at the masks' resolution.
-        valid: (N, 1, H, W), 0 where the crop is padding; nothing is claimed there.
+        valid: (N, 1, H, W), 0 where the crop is padding: no pixel is confident there.
 
     Returns:
         (N, C+1, H, W) of 0 and 1.

@@ -16,7 +16,7 @@ from dgkd_core.models.tone_curve import ToneCurve
 
 
 def normalise(image: Tensor, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> Tensor:
-    """(N, 3, H, W) in [0, 1] to zero mean and unit variance (a copy), by default ImageNet's."""
+    """(image − mean) / std of (N, 3, H, W) in [0, 1], as a copy; by default ImageNet's values."""
     return (image - image.new_tensor(mean)[:, None, None]) / image.new_tensor(std)[:, None, None]
 
 
@@ -28,9 +28,9 @@ class Output:
         logits: (N, C+1, h, w), background first, at the shallow features' size.
         masks: (N, C+1, h, w), softmax of the logits.
         scores: (N, C) class scores; sigmoid gives a probability. None when not asked for.
-        deep, shallow: (N, width, …) projected features for distillation, or the encoder's own;
-            None when not asked for.
-        affinity: (N, …) what `Encoder.attend` says; None where it was not called.
+        deep, shallow: (N, width, h', w') and (N, width, h, w) projected features for distillation,
+            or the encoder's own; None when not asked for.
+        affinity: (N, h', w', h', w') as in `Encoder.attend`; None if that was not called.
     """
 
     logits: Tensor
@@ -42,7 +42,7 @@ class Output:
 
 
 class _Fused(nn.Module):
-    """An encoder whose features a depth map modulates at three places.
+    """An encoder with DGF2 at three places, if ``dgf2`` is not off.
 
     ``curve`` puts a learned tone curve in front of it. ``mean`` and ``std`` are those of the
     pictures that the encoder's weights were trained on.
@@ -92,9 +92,9 @@ class Network(_Fused):
         width: channels of the head.
         dgf2: ``off`` for a network without depth, ``paper`` or ``gated`` for one with.
         aspp_rates: dilations of the ASPP.
-        curve: put a learned tone curve in front.
+        curve: with a learned tone curve before the encoder.
         global_context: as in `Head`.
-        focal: constant of the class scores' focal penalty.
+        focal: as in `class_scores`.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class Network(_Fused):
         self.project_shallow = _projection(width, width)
 
     def initialise(self) -> None:
-        """Draw what is on top of the encoder anew, as the release does."""
+        """Initialise all that is on top of the encoder as the release does (Kaiming normal)."""
         initialise(self.head, self.project_deep, self.project_shallow)
 
     def forward(
@@ -129,16 +129,16 @@ class Network(_Fused):
         scores: bool = True,
         raw: bool = False,
     ) -> Output:
-        """Run on pictures.
+        """Logits, masks and what else is asked for.
 
         Args:
-            image: (N, 3, H, W) RGB in [0, 1]; mean and deviation are taken out inside.
-            depth: (N, 1, H, W) in [0, 1], near = 1; needed where the network fuses depth.
-            features: which features to give for distillation: ``deep``, ``shallow``, all (True) or
-                none (False).
-            detach_features: let their gradient reach the projections only, not the backbone.
+            image: (N, 3, H, W) RGB in [0, 1]; normalised inside.
+            depth: (N, 1, H, W) in [0, 1], near = 1; needed if the network fuses depth.
+            features: which features to return for distillation: ``deep``, ``shallow``, both (True)
+                or none (False).
+            detach_features: their gradient reaches only the projections, not the backbone.
             scores: also compute the class scores.
-            raw: give these features as the encoder has them, not projected.
+            raw: return these features as the encoder gives them, not projected.
         """
         tap, deep = self.features(image, depth)
         shallow = self.align(tap)
@@ -159,7 +159,7 @@ class Network(_Fused):
 
 
 class Segmenter(_Fused):
-    """A fully supervised network of DeepLabv3+'s kind, trained on pseudo labels."""
+    """A fully supervised network like DeepLabv3+, trained on pseudo labels; `Head`'s decoder."""
 
     def __init__(
         self,
@@ -177,11 +177,11 @@ class Segmenter(_Fused):
         self.classify = nn.Sequential(nn.Dropout(0.1), nn.Conv2d(width, classes + 1, 1))
 
     def initialise(self) -> None:
-        """Draw what is on top of the encoder anew, as the release does."""
+        """Initialise all that is on top of the encoder as the release does (Kaiming normal)."""
         initialise(self.decoder, self.classify)
 
     def forward(self, image: Tensor, depth: Tensor | None = None, features: bool = False) -> Output:
-        """Like `Network.forward`; a class's score is its largest log-odds over the picture."""
+        """As `Network.forward`; a class's score is its largest log-odds in the picture."""
         shallow, deep = self.features(image, depth)
         logits = self.classify(self.decoder(shallow, deep)).float()
         masks = logits.softmax(1)

@@ -1,8 +1,8 @@
-"""Networks from a few plain values, and to and from a folder.
+"""Networks built from a config, and saved to and loaded from a folder.
 
 A model folder holds ``model.safetensors`` and ``model.json``; the JSON says how to rebuild the
-network and what its input must go through. A folder may come from anybody: its JSON is checked
-before anything is built, and no network is built that the tensors beside it do not fill.
+network and how to prepare its input. A folder may come from anybody: its JSON is checked before
+anything is built, and the tensors must be exactly those of the network.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ ARCHITECTURE = ("backbone", "output_stride", "width", "aspp_rates", "global_cont
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """All that is needed to rebuild a network and feed it.
+    """All that is needed to rebuild a network and to prepare its input.
 
-    ``kind`` is network or segmenter; ``classes`` are the names; ``exposure`` is what a dark picture
-    goes through first; ``frozen`` tells whether the backbone's stem and norms stay as they are in
-    training; ``focal`` is the constant of a network's class scores; ``mean`` and ``std`` are those
-    of the pictures that the backbone's weights were trained on; ``global_context`` is `Head`'s.
+    ``kind`` is network or segmenter; ``classes`` are the names; ``exposure`` is the brightening of
+    a dark picture; ``frozen``: the backbone's first convolution and norms are not trained;
+    ``focal`` is that of `class_scores`; ``mean`` and ``std`` normalise the input as the backbone's
+    weights expect; ``global_context`` is that of `Head`.
     """
 
     kind: Literal["network", "segmenter"]
@@ -149,7 +149,7 @@ def build_encoder(backbone: str, output_stride: int = 8, pretrained: bool = Fals
 
 
 def load_backbone(encoder: Encoder, path: Path, digest: str | None = None) -> list[str]:
-    """Load a backbone's weights from a library's own file; returns the tensors that went unused.
+    """Load a backbone's weights from a published file; returns the unused tensors.
 
     Raises:
         InputError: the file is not the one pinned by ``digest``, a tensor of the backbone is
@@ -175,7 +175,7 @@ def load_backbone(encoder: Encoder, path: Path, digest: str | None = None) -> li
 
 
 def build(spec: ModelConfig, initialisation: str = "pytorch") -> Network | Segmenter:
-    """A network with random weights, its head's drawn as params' model.initialisation says."""
+    """A network with random weights, its head's by ``initialisation`` (pytorch or kaiming)."""
     encoder = build_encoder(spec.backbone, spec.output_stride)
     curve = spec.exposure == "curve"
     size = (spec.width, spec.dgf2, spec.aspp_rates)
@@ -197,7 +197,7 @@ def build(spec: ModelConfig, initialisation: str = "pytorch") -> Network | Segme
 def first_weights(
     model: Network | Segmenter, spec: ModelConfig, section: Any
 ) -> list[nn.Parameter]:
-    """Give the backbone what the ``model`` section's weights say: a file, ``imagenet`` or nothing.
+    """Load the backbone's weights as ``model.weights`` says: a file, ``imagenet`` or none.
 
     Returns:
         the parameters that are pretrained now.

@@ -1,7 +1,7 @@
 """timm's networks as encoders: pyramids (convolutions, Swin, PVT …) and plain transformers.
 
-A network is tried out on a small picture when it is built, so that one that cannot run, or gives no
-feature maps, is refused before anything is trained.
+A network is run on a small picture when it is built, so that one that fails or returns no feature
+maps is refused before training.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ def padded(image: Tensor, multiple: int, stride: int) -> Tensor:
 
 
 def cut(x: Tensor, stride: int, size: Sequence[int]) -> Tensor:
-    """Features of a padded picture without the cells beyond the picture's H and W."""
+    """(N, C, h, w) features of a padded picture, cropped to the cells of the picture's H and W."""
     rows, columns = (cells(side, stride) for side in size)
     return x.narrow(-2, 0, rows).narrow(-1, 0, columns)
 
 
 def resampled(x: Tensor, stride: int, wanted: int, size: Sequence[int]) -> Tensor:
-    """Features of one stride at another, bilinear; each stays over the pixels that it was over.
+    """Features resampled from one stride to another, bilinear, without a shift.
 
     Args:
-        x: (N, C, h, w), whose cell (i, j) lies over the ``stride`` pixels a side from there on.
-        wanted: pixels a side of the new cells.
+        x: (N, C, h, w); cell (i, j) covers ``stride`` x ``stride`` pixels from (i, j)·stride on.
+        wanted: the new stride.
         size: H and W of the picture; cells beyond it are cut off.
 
     Returns:
@@ -80,10 +80,10 @@ def _features_only(name: str, output_stride: int) -> tuple[Any, dict[str, Any]]:
 
 
 def statistics(name: str) -> tuple[Triple, Triple] | None:
-    """Mean and deviation of the pictures in [0, 1] that a timm network's weights were trained on.
+    """Mean and standard deviation that a timm network's weights expect, of pictures in [0, 1].
 
     Args:
-        name: as for `TimmEncoder`; None is given for one that timm does not know.
+        name: as for `TimmEncoder`; the result is None if timm does not know it.
     """
     import timm
 
@@ -104,26 +104,26 @@ def _module_name(net: nn.Module, name: str) -> str | None:
 class TimmEncoder(Encoder):
     """A timm network; depth is fused into its levels, or blocks, by forward hooks.
 
-    Of a **pyramid**, shallow features are the level of stride 4 (the first, where it has none) and
-    deep ones the last level; depth goes in after the shallow level and the two that follow.
+    **Pyramid**: shallow features are the level of stride 4 (or the first level), deep ones the last
+    level; depth is fused after the shallow level and after the next two.
 
-    A **plain transformer** has one stride, its patch's. Deep features are its last block's, after
-    the norm. Shallow ones are those after a quarter of the blocks, brought to stride 4, plus those
-    of a small convolutional stem, which is new. Depth goes in after a quarter, a half and three
-    quarters of the blocks.
+    **Plain transformer**, with the stride of its patches: deep features are those of the last
+    block, after the norm. Shallow ones are those after a quarter of the blocks, resampled to stride
+    4, plus those of a small, new convolutional stem. Depth is fused after a quarter, a half and
+    three quarters of the blocks.
 
-    Strides that a network does not have are made by bilinear resampling; pictures are padded to
-    whole patches where it needs that, and the features cut. A network whose levels are no module's
-    output (HRNet's) runs without depth only: ``fusible`` is False.
+    Strides that a network does not have are made by bilinear resampling. If it needs whole patches,
+    pictures are padded and the features cropped. A network whose levels are not outputs of a module
+    (HRNet) cannot fuse depth: ``fusible`` is False.
 
     Args:
         name: one of timm's architectures, with or without the tag of its weights.
-        output_stride: 8, 16 or 32; convolutional networks take strides out and dilate what follows.
+        output_stride: 8, 16 or 32; convolutional networks replace strides by dilation.
         pretrained: load the weights that timm publishes under that name.
 
     Raises:
-        ValueError: the network cannot be run on pictures of any size, or gives no three feature
-            maps. What timm raises while it builds or fetches one comes through.
+        ValueError: the network cannot be run on pictures of any size, or has fewer than three
+            feature levels. Errors of timm while it builds or downloads one are not caught.
     """
 
     def __init__(self, name: str, output_stride: int = 8, pretrained: bool = False) -> None:
@@ -248,7 +248,7 @@ class TimmEncoder(Encoder):
         self.train(training)
 
     def forward(self, image: Tensor, fuse: Fuse | None = None) -> tuple[Tensor, Tensor]:
-        """(N, 3, H, W) normalised pictures to shallow and deep features."""
+        """As `Encoder` says: (N, 3, H, W) normalised pictures to shallow and deep features."""
         size = image.shape[-2:]
         whole = image
         if self._multiple > 1:

@@ -10,11 +10,11 @@ _LUMA = (0.299, 0.587, 0.114)
 
 
 class ToneCurve(nn.Module):
-    """Each picture's own rising, piecewise linear curve from (0, 0) to (1, 1).
+    """A monotone, piecewise linear curve from (0, 0) to (1, 1), predicted for each picture.
 
-    A two-layer network looks at the picture's luma quantiles and gives the rises of the pieces; its
-    last layer starts at zero, so the curve starts as the identity. It is trained with the network
-    behind it.
+    A two-layer network predicts the rise of each piece from the picture's luma quantiles. Its last
+    layer starts at zero, so the curve starts as the identity. It is trained with the network after
+    it.
 
     Args:
         pieces: pieces of equal width.

@@ -1,4 +1,4 @@
-"""Class maps of pictures whose labels are known, and labels from them by a threshold."""
+"""Class maps of pictures with known image-level labels, and pseudo labels by a threshold."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def class_maps(masks: Tensor, labels: np.ndarray) -> np.ndarray:
 
     Returns:
         (K, H, W) uint8, 255 = 1, one map per class present in the order of the ids; the background
-        is what they leave.
+        is one minus their sum.
     """
     own = torch.from_numpy(np.flatnonzero(labels) + 1)
     kept = masks[own]
@@ -39,9 +39,9 @@ def label_map(
         maps: (K, H, W), one per class present, in the order of the ids; float in [0, 1], or uint8
             with 255 = 1.
         labels: (C,), 1 where the picture holds the class.
-        threshold: background score.
-        margin: scores within threshold x (1 ± margin) are left undecided; above the threshold at
-            most half of what is left to 1, so that a class that is sure is never undecided.
+        threshold: background score, in (0, 1).
+        margin: pixels with a best score within threshold x (1 ± margin) are undecided; the upper
+            end is at most (1 + threshold) / 2, so that a score of 1 is never undecided.
 
     Returns:
         (H, W) uint8 class ids, 255 where undecided.
@@ -63,7 +63,7 @@ class Sweep:
         self._confusions = [Confusion(classes) for _ in thresholds]
 
     def add(self, truth: np.ndarray, maps: np.ndarray, labels: np.ndarray) -> None:
-        """Count one picture: mask (H, W), class maps as for `label_map`, labels (C,)."""
+        """Add one picture: mask (H, W) uint8, class maps as for `label_map`, labels (C,)."""
         for threshold, confusion in zip(self.thresholds, self._confusions, strict=True):
             confusion.add(truth, label_map(maps, labels, threshold))
 
@@ -72,7 +72,10 @@ class Sweep:
         return dict(zip(self.thresholds, (c.miou() for c in self._confusions), strict=True))
 
     def best(self) -> tuple[float | None, float]:
-        """The best threshold (the lowest of equals) and its mIoU; None, NaN without a class."""
+        """The threshold with the best mIoU (the lowest of equals), and this mIoU in percent.
+
+        None and NaN if no mask shows a class.
+        """
         mious = {t: miou for t, miou in self.mious().items() if miou == miou}
         if not mious:
             return None, float("nan")
@@ -80,7 +83,7 @@ class Sweep:
         return threshold, mious[threshold]
 
     def table(self) -> str:
-        """The sweep as CSV, threshold and mIoU in percent; no row without a class."""
+        """The sweep as CSV, threshold and mIoU in percent; no rows if no mask shows a class."""
         import pandas as pd
 
         rows = pd.DataFrame(self.mious().items(), columns=["threshold", "miou"]).dropna()

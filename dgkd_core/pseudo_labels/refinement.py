@@ -1,4 +1,4 @@
-"""Class maps, sharpened by the picture: its edges, or a transformer's attention to it."""
+"""Class maps, refined by the edges of the picture or by a transformer's attention."""
 
 from __future__ import annotations
 
@@ -15,7 +15,15 @@ def _chw(guide: np.ndarray) -> torch.Tensor:
 
 
 def spread_by_attention(maps: np.ndarray, affinity: torch.Tensor) -> np.ndarray:
-    """Class maps, (K, H, W) uint8, spread by the affinity of patches, (1, h, w, h, w)."""
+    """Refine class maps by the affinity of patches.
+
+    Args:
+        maps: (K, H, W) uint8, 255 = 1.
+        affinity: (1, h, w, h, w), as in `Encoder.attend`.
+
+    Returns:
+        the maps, of the same shape and type.
+    """
     spread_out = spread(torch.from_numpy(maps)[None].float(), affinity.cpu())[0]
     return spread_out.round().byte().numpy()
 
@@ -25,7 +33,7 @@ def sharpen_by_pamr(maps: np.ndarray, guide: np.ndarray, pamr: PAMR) -> np.ndarr
 
     Args:
         maps: (K, H, W) uint8, 255 = 1.
-        guide: (H, W, G) float32 in [0, 1]: the picture, maybe with depth as a fourth channel.
+        guide: (H, W, 3) or, with depth, (H, W, 4) float32 in [0, 1].
 
     Returns:
         (K, H, W) float32 in [0, 1].
@@ -34,7 +42,7 @@ def sharpen_by_pamr(maps: np.ndarray, guide: np.ndarray, pamr: PAMR) -> np.ndarr
 
 
 def sharpen_by_crf(maps: np.ndarray, guide: np.ndarray, crf: DenseCRF) -> np.ndarray:
-    """Refine class maps by a dense CRF; what they leave of one is the background's share.
+    """Refine class maps by a dense CRF; the background is one minus their sum.
 
     Args:
         maps: (K, H, W) uint8, 255 = 1; they sum to at most 255 but for rounding.

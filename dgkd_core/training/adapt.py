@@ -1,10 +1,10 @@
-"""A depth network's adaptation to the dark: it learns from itself in daylight.
+"""A depth network's adaptation to dark pictures, by its own maps of the normal ones.
 
-A frozen copy sees the normal picture, the network sees the dark one, and their maps are to agree up
-to scale and shift, which relative depth leaves open. The loss is that of MiDaS (Ranftl et al.,
+A frozen copy sees the normal picture, the network sees the dark one, and their maps should agree up
+to scale and shift, which relative depth does not define. The loss is that of MiDaS (Ranftl et al.,
 *Towards Robust Monocular Depth Estimation*, TPAMI 2022, arXiv 1907.01341): maps aligned by median
-and mean absolute deviation, their absolute difference, and its gradients at four scales. Alignment
-by least squares, its other form, would let a map turned inside out agree.
+and mean absolute deviation, their absolute difference, and its gradients at four scales. MiDaS'
+other form, alignment by least squares, would accept an inverted map.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ def ssi_losses(predicted: Tensor, target: Tensor) -> Losses:
 
 
 def freeze_what_nothing_reads(model: Any, pixels: Tensor) -> None:
-    """Exclude the weights from training that the depth map does not depend on (a last norm's, say).
+    """Freeze the weights that the depth map does not depend on (a last norm's, for example).
 
-    They never get a gradient, and with several processes DistributedDataParallel would wait for it.
+    They get no gradient, and with several processes DistributedDataParallel would wait for it.
 
     Args:
         pixels: any picture, (1, 3, h, w) as the network's input.
@@ -68,10 +68,10 @@ def freeze_what_nothing_reads(model: Any, pixels: Tensor) -> None:
 
 @dataclass(frozen=True)
 class AdaptationTask:
-    """The network's map from the dark picture follows the original's from the normal one.
+    """The network's map of the dark picture is trained to match the original's of the normal one.
 
-    The network stays in evaluation mode, as it will be used and as the original is: no dropout, and
-    batch norms keep their statistics, which a few pictures would estimate badly; all weights learn.
+    The network stays in evaluation mode, as the original does: no dropout, and batch norms keep
+    their statistics, which a few pictures would estimate badly. All weights are trained.
 
     Attributes:
         model, original: depth networks of transformers; the original is not trained.

@@ -1,4 +1,4 @@
-"""What a loss term does to a network, told while it trains: numbers beside the losses' curve.
+"""How the gradients of the losses agree: numbers in the training curve, beside the losses.
 
 Their names begin with ``check/``:
 
@@ -21,8 +21,8 @@ from dgkd_core.models.network import Output
 from dgkd_core.runtime import distributed
 
 CHECK = "check/"
-AGAINST = -0.1  # a mean cosine below it works against the classification
-LOUD = 3.0  # so many times the classification's gradient drowns it
+AGAINST = -0.1  # a mean cosine below it is reported
+LOUD = 3.0  # a gradient so many times that of the classification is reported
 _SCALE = 2.0**10  # float16's small gradients
 
 Found = dict[str, float]
@@ -31,8 +31,8 @@ Found = dict[str, float]
 def pulls(losses: Mapping[str, Tensor], parameters: Sequence[nn.Parameter]) -> Found:
     """``grad_TERM`` of every loss that reaches the parameters, and ``cos_TERM`` of all but ``cls``.
 
-    Costs a backward pass for each of them. Of several processes all call it and get the same: the
-    gradients are those of the mean over the processes.
+    Costs a backward pass for each. All processes must call it and get the same: the gradients are
+    averaged over the processes.
     """
     found: Found = {}
     first: Tensor | None = None
@@ -53,14 +53,14 @@ def pulls(losses: Mapping[str, Tensor], parameters: Sequence[nn.Parameter]) -> F
 
 
 def share_found(scores: Tensor, labels: Tensor) -> float:
-    """Share of the labelled classes, (N, C) both, with sigmoid(score) above one half."""
+    """Share of the labelled classes with sigmoid(score) above one half; both are (N, C)."""
     right = torch.stack([((scores > 0) * labels).sum(), labels.sum()])
     found, all_of_them = distributed.all_reduce(right.detach()).tolist()
     return found / max(all_of_them, 1.0)
 
 
 def rolled(output: Output) -> Output:
-    """The tensors of each picture in the next one's place, in the batch of all processes."""
+    """The output with its pictures shifted by one place in the batch (of all processes)."""
 
     def roll(x: Tensor) -> Tensor:
         count = distributed.world_size() * len(x)
@@ -73,7 +73,7 @@ def rolled(output: Output) -> Output:
 
 
 def fighting(curve: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, float]]:
-    """The distillation losses that fight the classification, by pair.
+    """The distillation losses whose gradients disagree with the classification's, by pair.
 
     Over the last half of the rows that hold checks: mean cosine below `AGAINST`, or a gradient's
     mean norm above `LOUD` times that of ``cls``.

@@ -1,4 +1,4 @@
-"""Which number of a training went wrong first: a loss term that is not finite, or a gradient."""
+"""Finds the first loss term or gradient that is not finite."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from dgkd_core.training.optimizer import Recipe
 
 
 class Watch:
-    """Remembers, on the device, the first step at which a value was not finite.
+    """Keeps, on the device, the first step at which a loss term or the gradient was not finite.
 
-    The values are each loss term, and the gradient of their sum. Reading a value from a GPU makes
-    the CPU wait. So on a GPU they are read once per row of the curve and before a state is saved,
-    on a CPU after every step.
+    Reading a value from a GPU makes the CPU wait. So on a GPU it is read once per row of the curve
+    and before a state is saved, on a CPU after every step.
     """
 
     never = 2**62
@@ -29,17 +28,18 @@ class Watch:
         self._first: dict[str, Tensor] = {}
 
     def see(self, values: Mapping[str, Tensor], step: int) -> None:
+        """Note scalars by name."""
         for name, value in values.items():
             now = torch.where(value.detach().isfinite(), self.never, step)
             self._first[name] = torch.minimum(self._first.get(name, now), now)
 
     def see_gradient(self, parameters: Sequence[nn.Parameter], step: int) -> None:
-        """Note the largest gradient, which is not finite where any is not."""
+        """Note the largest absolute gradient, which is not finite if any is not."""
         gradients = [p.grad for p in parameters if p.grad is not None]
         self.see({self.gradient: get_total_norm(gradients, torch.inf)}, step)
 
     def check(self, blame: Callable[[], list[str]] = list) -> None:
-        """Raise at what has gone wrong first; losses before the gradient.
+        """Raise InputError for the first value that was not finite; losses before the gradient.
 
         Args:
             blame: finds the loss terms whose gradient is not finite, at the step just seen.

@@ -39,7 +39,7 @@ def begin(
         settings: for `ModelConfig.of`; dgf2 and exposure are those of params.yaml otherwise.
 
     Returns:
-        the network, its config, and its parameters that have weights already.
+        the network, its config, and its parameters that do not start from random weights.
     """
     model = params.model
     usual = {"dgf2": model.dgf2, "exposure": model.exposure, "norms": section.norms}

@@ -1,4 +1,4 @@
-"""The one training loop: what differs between teacher, student and segmenter is the step."""
+"""The training loop of all networks; they differ in their task."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ Log = Callable[[Row], None]
 
 
 class Task(Protocol):
-    """What is trained, and to what end.
+    """What is trained, with which losses.
 
-    Where it also has a method ``diagnose(batch, step)``, the loop calls that now and then: named
-    numbers, such as ``check/grad_cls``; all processes call it and get the same.
+    If it has a method ``diagnose(batch, step)``, the loop calls it, in a long run about 25
+    times: named numbers, such as ``check/grad_cls``; all processes call it and get the same.
 
     Attributes:
-        modules: what is trained; the first is kept, the others serve it.
-        pretrained: the parameters that keep the base learning rate; all others are new.
+        modules: what is trained; the first one is the network that is saved.
+        pretrained: the parameters with the base learning rate; all others are new layers.
     """
 
     @property
@@ -47,13 +47,15 @@ class Task(Protocol):
     def pretrained(self) -> Sequence[nn.Parameter]: ...
 
     def __call__(self, batch: Batch, step: int) -> Losses:
-        """Named losses, scalars, of a batch on the device at a step, from 0."""
+        """Scalar losses by name, of a batch on the device, at a step from 0."""
         ...
 
 
 def half_precision(device: torch.device) -> torch.dtype | None:
-    """What a step computes in where autocast may: bfloat16 on a GPU that has it, else float16, for
-    which the loss is scaled; None on a CPU, which computes in float32."""
+    """Autocast's dtype: bfloat16 on a GPU that has it, else float16 with a loss scale.
+
+    None on a CPU, which computes in float32.
+    """
     if device.type != "cuda":
         return None
     native = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -65,7 +67,7 @@ class Validation:
     """Scoring of the network during training.
 
     Args:
-        times: how many times, evenly spread; not at the end, where the stage scores its result.
+        times: how many times, at equal intervals; the end, which the stage scores, not counted.
         score: named scores of a network after a step. The network is the first module that is
             trained, or its moving average. All processes call it and get the same.
         keep: name of a score. Training then ends with the weights that had the highest value of it,
@@ -107,7 +109,7 @@ class TrainingStep:
 
     Args:
         task: what is trained.
-        compiled: put the task through torch.compile.
+        compiled: use torch.compile.
     """
 
     def __init__(
@@ -134,7 +136,7 @@ class TrainingStep:
 
     @property
     def network(self) -> nn.Module:
-        """What is scored: the first module that is trained, or its moving average."""
+        """The network that is scored: the first module, or its moving average."""
         return self.task.modules[0] if self.average is None else self.average.module
 
     def parts(self) -> dict[str, Any]:
@@ -191,7 +193,7 @@ class TrainingStep:
                 buffer.copy_(distributed.broadcast(buffer))
 
     def diagnose(self, batch: Batch, i: int) -> Mapping[str, float]:
-        """What the task tells of itself before step ``i``; it changes nothing that is trained."""
+        """The task's ``diagnose`` before step ``i``; it changes nothing that is trained."""
         diagnose = getattr(self.task, "diagnose", None)
         if diagnose is None:
             return {}
@@ -318,21 +320,20 @@ def train(
 
     Args:
         label: the stage's name, for progress.
-        task: makes a batch on the device to named losses, which are summed. The first of its
-            modules becomes its moving average at the end, where the recipe has one.
-        batches: the batches from a given step on, at least to ``recipe.iterations``; of several
-            processes each gets its part of them, and all end with the same weights.
-        state: where the run is saved from time to time, when it is asked to stop and at its end. A
-            run that is saved there continues, and ends with the same bytes.
-        compiled: put the task through torch.compile: the first step takes minutes, and other random
-            numbers are drawn.
-        log: gets every row of the curve at once, first those of a run that goes on.
-        validation: scores on the way; they change nothing of what is trained.
+        task: its losses are summed. If the recipe has a moving average, the first of its modules
+            ends with that.
+        batches: the batches from a given step on, at least to ``recipe.iterations``; each of
+            several processes gets its part of them, and all end with the same weights.
+        state: where the run is saved at intervals, when it is stopped and at its end. A saved run
+            continues, and ends with the same bytes.
+        compiled: use torch.compile: the first step takes minutes, and other random numbers are
+            drawn.
+        log: gets every row of the curve at once; of a continued run first the saved rows.
+        validation: scores during training; they do not change the training.
 
     Returns:
         the curve: about a hundred rows of step, learning rate and mean losses since the last row,
-        in some of them what the task's ``diagnose`` tells, and between them rows of step and
-        scores.
+        some with the results of ``diagnose``, and between them rows of step and scores.
 
     Raises:
         InputError: a loss or a gradient became non-finite, the last good state stays; or

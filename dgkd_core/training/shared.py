@@ -1,8 +1,8 @@
-"""A training step whose batch several processes share, as if one had computed it.
+"""A training step whose batch is shared by several processes, with the result of one process.
 
 Gradients are averaged by DistributedDataParallel, batch norms take their statistics from the whole
 batch, unless they are asked not to, and dropout draws for the whole batch (`distributed.draw`).
-What remains of a difference to one process is the rounding of sums.
+Only the rounding of sums differs from one process.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class WholeBatchNormAct(BatchNormAct2d):
 
 
 class WholeBatchDropout(nn.Dropout):
-    """Dropout that draws what one process would for the whole batch."""
+    """Dropout with the random numbers that one process would draw for the whole batch."""
 
     def forward(self, input: Tensor) -> Tensor:
         return _dropout(self, input, input)
@@ -89,7 +89,7 @@ _WHOLE: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def on_whole_batches(module: nn.Module, device: torch.device, sync_norms: bool = True) -> None:
-    """Let a network's batch norms and dropouts see the whole batch, in place; same parameters."""
+    """Make a network's batch norms and dropouts work on the whole batch, in place."""
     if device.type == "cuda" and sync_norms:
         convert_sync_batchnorm(module)  # in place below the network itself, which is no batch norm
     for layer in module.modules():

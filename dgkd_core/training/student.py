@@ -20,8 +20,8 @@ from dgkd_core.training.weak import WeakSupervision, freeze
 def ready_to_guide(teacher: Network, device: torch.device, half: torch.dtype | None) -> Network:
     """The teacher, frozen, on the device, in channels-last layout.
 
-    Where steps compute in ``half``, the weights of its convolutions and linear layers are stored in
-    it. Autocast would convert them at every step, to the same numbers.
+    If steps compute in ``half``, the weights of its convolutions and linear layers are stored in it
+    once; autocast would convert them at every step, to the same numbers.
     """
     freeze(teacher).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     for layer in teacher.modules():
@@ -31,7 +31,7 @@ def ready_to_guide(teacher: Network, device: torch.device, half: torch.dtype | N
 
 
 def freeze_what_nothing_compares(student: Network, dgkd: DGKD | None) -> None:
-    """Take the student's projections out of training that no pair of DGKD reads."""
+    """Freeze the student's projections that no pair of DGKD uses."""
     for pair, projection in (("deep", student.project_deep), ("shallow", student.project_shallow)):
         if dgkd is None or dgkd.raw or pair not in dgkd.pairs:
             freeze(projection)
@@ -43,7 +43,7 @@ class StudentTask:
 
     Attributes:
         teacher, distillation: both None for a student without distillation.
-        pretrained: the student's parameters that have weights already.
+        pretrained: the student's parameters that do not start from random weights.
     """
 
     student: Network

@@ -18,7 +18,7 @@ from dgkd_core.training.loop import Batch, Losses
 def soft_loss(logits: Tensor, teacher: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
     """Cross-entropy with a teacher's probabilities of the background and the labelled classes.
 
-    Mean over the pixels of the logits that are not padding, scalar.
+    Scalar: the mean over the pixels of the logits that are not padding.
 
     Args:
         logits, teacher: (N, C+1, h, w), background first.
@@ -37,8 +37,8 @@ class SegmenterTask:
     """The segmenter learns from dark pictures and pseudo labels; 255 is ignored.
 
     Attributes:
-        pretrained: the segmenter's parameters that have weights already.
-        teacher: a frozen segmenter; what it sees in the normal picture is then the target.
+        pretrained: the segmenter's parameters that do not start from random weights.
+        teacher: a frozen segmenter; its prediction for the normal picture is then the target.
     """
 
     segmenter: Segmenter

@@ -18,15 +18,13 @@ from dgkd_core.training.loop import Batch, Losses
 
 @dataclass(frozen=True)
 class WeakSupervision:
-    """Losses from image-level labels: ``cls`` and, from a step on, ``mask``.
+    """Losses from image-level labels: ``cls``, and ``mask`` from step ``mask_warmup`` on.
 
-    Where the network gives the affinity of its patches, the masks are first spread by it, then
-    refined by PAMR.
+    If the network's output has an affinity of its patches, the masks are refined by it before PAMR.
 
     Attributes:
-        pamr: refines the masks that the mask loss takes as targets.
-        mask_warmup: step at which the mask loss sets in.
-        mask_weight: factor on it.
+        pamr: refines the masks that are the targets of the mask loss.
+        mask_weight: factor on the mask loss.
     """
 
     pamr: PAMR
@@ -35,11 +33,17 @@ class WeakSupervision:
 
     @classmethod
     def of(cls, section: Any, dilations: Sequence[int]) -> WeakSupervision:
-        """As a section of params.yaml says, with ``model.pamr_dilations``."""
+        """By a section of params.yaml (teacher or distill) and ``model.pamr_dilations``."""
         return cls(PAMR(dilations=dilations), section.mask_warmup, section.mask_weight)
 
     def __call__(self, output: Output, image: Tensor, batch: Batch, step: int) -> Losses:
-        """Scalars by name; ``image`` (N, 3, H, W) in [0, 1] is the picture that guides PAMR."""
+        """Scalar losses by name.
+
+        Args:
+            image: (N, 3, H, W) in [0, 1], the guide of PAMR.
+            batch: labels (N, C) and valid (N, 1, H, W), 0 where the crop is padding.
+            step: from 0.
+        """
         labels = batch["labels"]
         assert output.scores is not None
         losses = {"cls": F.multilabel_soft_margin_loss(output.scores, labels)}
@@ -53,9 +57,9 @@ class WeakSupervision:
 
 
 class AuxiliaryClassifier(nn.Module):
-    """Trains a teacher's projections: image-level labels from their average-pooled features.
+    """Trains a teacher's projections: predicts image-level labels from their pooled features.
 
-    The release leaves the teacher's two projections random.
+    In the release the teacher's two projections stay random.
 
     Args:
         width: channels of the projections.
@@ -81,8 +85,8 @@ class TeacherTask:
     """The teacher learns from normal pictures and image-level labels.
 
     Attributes:
-        auxiliary: trains the teacher's projections beside it; nothing of that reaches the backbone.
-        pretrained: the teacher's parameters that have weights already.
+        auxiliary: trains the teacher's projections; its gradient does not reach the backbone.
+        pretrained: the teacher's parameters that do not start from random weights.
     """
 
     teacher: Network
@@ -104,5 +108,5 @@ class TeacherTask:
 
 
 def freeze(module: nn.Module) -> nn.Module:
-    """Take a module out of training: no gradients, evaluation mode."""
+    """Freeze a module: no gradients, evaluation mode."""
     return module.requires_grad_(False).eval()
