@@ -18,7 +18,7 @@ from dgkd_core.config.schema import Params
 from dgkd_core.data.manifest import Entry, by_size, read_manifest
 from dgkd_core.data.pack import write_pack
 from dgkd_core.data.pictures import decode_array, encode_array
-from dgkd_core.data.samples import Store
+from dgkd_core.data.store import Store
 from dgkd_core.evaluation.inference import Loaded, Protocol, View, dark_view, load_group, run_loaded
 from dgkd_core.models.registry import load_model
 from dgkd_core.pipeline.stage import run

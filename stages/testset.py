@@ -13,7 +13,7 @@ import _start  # noqa: F401
 
 from dgkd_core.config.schema import Params
 from dgkd_core.data.manifest import read_manifest
-from dgkd_core.data.samples import Store
+from dgkd_core.data.store import Store
 from dgkd_core.datasets.ingest import file_items, write_data_set
 from dgkd_core.datasets.testset import read_testset
 from dgkd_core.depth.mapping import write_depth

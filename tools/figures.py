@@ -32,9 +32,7 @@ from distill import distill  # noqa: E402
 from dgkd_core.config.params import load_params  # noqa: E402
 from dgkd_core.data.exposure import expose, expose_8bit  # noqa: E402
 from dgkd_core.data.manifest import Entry, read_manifest  # noqa: E402
-from dgkd_core.data.pack import Pack  # noqa: E402
-from dgkd_core.data.pictures import decode_array  # noqa: E402
-from dgkd_core.data.samples import Store  # noqa: E402
+from dgkd_core.data.store import Store  # noqa: E402
 from dgkd_core.distill.dgkd import DGKD  # noqa: E402
 from dgkd_core.distill.dist import dist_loss  # noqa: E402
 from dgkd_core.evaluation.figures import colour_heat, colour_mask  # noqa: E402
@@ -258,7 +256,7 @@ def fusion(run: Run) -> list[list[Tile]]:
 def pseudo_label(run: Run) -> list[list[Tile]]:
     """(e) from class maps to the pseudo label, and what the segmenter learns from many of them."""
     section, exposure = run.params.refine, run.params.model.exposure
-    maps = decode_array(Pack(run.root / "cam/val.zip").read(f"{run.entry.id}.npy"), run.entry.id)
+    maps = run.store.maps(run.root / "cam/val.zip", run.entry.id)
     dark = run.store.rgb(run.dark, run.name)
     pamr = PAMR(section.iterations, section.dilations)
     sharp = sharpen_by_pamr(maps, expose(dark, exposure), pamr)

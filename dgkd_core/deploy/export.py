@@ -26,7 +26,7 @@ from torch.export import Dim, ExportedProgram
 
 from dgkd_core.data.exposure import expose_8bit
 from dgkd_core.data.pictures import MOST_PIXELS, voc_palette
-from dgkd_core.data.samples import depth_batch, picture_batch
+from dgkd_core.data.store import depth_batch, picture_batch
 from dgkd_core.deploy.folder import DEPTH, Settings
 from dgkd_core.deploy.model import LARGEST, Model, load
 from dgkd_core.deploy.photographs import Photograph

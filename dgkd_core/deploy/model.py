@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dgkd_core.data.exposure import expose_8bit
 from dgkd_core.data.pictures import depth_as_stored, to_photo, voc_palette
-from dgkd_core.data.samples import depth_batch, picture_batch
+from dgkd_core.data.store import depth_batch, picture_batch
 from dgkd_core.deploy.folder import DEPTH, STUDENT, Settings, read_settings
 from dgkd_core.deploy.photographs import Photograph
 from dgkd_core.depth.dpt import estimate, load_dpt, to_unit

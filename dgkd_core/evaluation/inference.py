@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dgkd_core.data.manifest import Entry, Manifest, by_size
 from dgkd_core.data.pictures import decode_mask, encode_mask
-from dgkd_core.data.samples import Store
+from dgkd_core.data.store import Store
 from dgkd_core.evaluation.scores import Confusion, mean_average_precision, per_class
 from dgkd_core.models.registry import ModelConfig
 from dgkd_core.runtime import distributed

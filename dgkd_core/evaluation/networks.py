@@ -11,9 +11,8 @@ import pandas as pd
 from dgkd_core.config.schema import Params
 from dgkd_core.data.exposure import expose_8bit
 from dgkd_core.data.manifest import Entry, Manifest
-from dgkd_core.data.pack import Pack, write_pack
-from dgkd_core.data.pictures import decode_array
-from dgkd_core.data.samples import Store
+from dgkd_core.data.pack import write_pack
+from dgkd_core.data.store import Store
 from dgkd_core.data.tiles import spread
 from dgkd_core.evaluation.figures import colour_heat, colour_mask, sheet
 from dgkd_core.evaluation.inference import Protocol, Result, View, dark_view, score
@@ -166,7 +165,7 @@ class Gallery:
         found["brightened"] = expose_8bit(dark, "gain")
         found["depth"] = np.repeat((depth * 255).astype(np.uint8)[..., None], 3, 2)
         if places.cams is not None and places.pseudo is not None:
-            maps = decode_array(Pack(places.cams).read(f"{entry.id}.npy"), name)
+            maps = store.maps(places.cams, entry.id)
             best = maps.max(0) / 255 if len(maps) else np.zeros(prediction.shape)
             found["CAM"] = colour_heat(best)
             found["pseudo label"] = colour_mask(store.mask(places.pseudo, name))

@@ -14,7 +14,7 @@ from torch import Tensor
 from dgkd_core.data.manifest import Entry, Manifest, by_size
 from dgkd_core.data.pack import write_pack
 from dgkd_core.data.pictures import decode_mask, encode_depth, encode_mask, encode_rgb
-from dgkd_core.data.samples import Store
+from dgkd_core.data.store import Store
 from dgkd_core.evaluation.inference import (
     Protocol,
     Result,
