@@ -19,7 +19,14 @@ from dgkd_core.data.manifest import Entry, by_size, read_manifest
 from dgkd_core.data.pack import write_pack
 from dgkd_core.data.pictures import decode_array, encode_array
 from dgkd_core.data.store import Store
-from dgkd_core.evaluation.inference import Loaded, Protocol, View, dark_view, load_group, run_loaded
+from dgkd_core.evaluation.inference import (
+    InferenceSettings,
+    Loaded,
+    View,
+    dark_view,
+    load_group,
+    run_loaded,
+)
 from dgkd_core.models.registry import load_model
 from dgkd_core.pipeline.stage import run
 from dgkd_core.pseudo_labels.class_maps import Sweep, class_maps
@@ -32,7 +39,7 @@ from dgkd_core.runtime.state import State
 
 
 def cam(params: Params, state: State) -> None:
-    source, where, section = Path(ARTIFACTS, "prepare"), start(params, "cam"), params.cam
+    source, device, section = Path(ARTIFACTS, "prepare"), start(params, "cam"), params.cam
     dark, depth = Path(ARTIFACTS, "darken", "dark.zip"), Path(ARTIFACTS, "depth", "depth.zip")
     manifest = read_manifest(source)
     if section.source != "student":
@@ -40,22 +47,22 @@ def cam(params: Params, state: State) -> None:
     store, truth = Store(), source / "masks_val.zip"
     networks: list[tuple[Any, View]] = []
     if section.source != "teacher":
-        student, config = load_model(Path(ARTIFACTS, "student"), where)
+        student, config = load_model(Path(ARTIFACTS, "student"), device)
         networks.append((student, dark_view(store, dark, depth, config)))
     if section.source != "student":
-        teacher, _ = load_model(Path(ARTIFACTS, "teacher"), where)
+        teacher, _ = load_model(Path(ARTIFACTS, "teacher"), device)
         day = View(store, source / "images.zip", None, dark=False, exposure="none")
         networks.append((teacher, day))
 
     def load(group: Sequence[Entry]) -> list[tuple[Any, Loaded]]:
         return [(net, load_group(group, view, net.uses_depth)) for net, view in networks]
 
-    protocol = Protocol(tuple(section.scales), section.flip, batch=section.batch)
+    settings = InferenceSettings(tuple(section.scales), section.flip, batch=section.batch)
     sweep, cache = Sweep(len(manifest.classes)), state.cache("maps")
     for split in ("train", "val"):
-        label, groups = f"cam, {split}", by_size(manifest.split(split), protocol.batch)
-        for group, inputs in loaded(groups, cache, label, load, where.type == "cuda"):
-            runs = [run_loaded(network, x, protocol, where)[0] for network, x in inputs]
+        label, groups = f"cam, {split}", by_size(manifest.split(split), settings.batch)
+        for group, inputs in loaded(groups, cache, label, load, device.type == "cuda"):
+            runs = [run_loaded(network, x, settings, device)[0] for network, x in inputs]
             masks = torch.stack(runs).mean(0)
             for entry, mask in zip(group, masks, strict=True):
                 maps = class_maps(mask, manifest.label_vector(entry))

@@ -63,7 +63,11 @@ def agreement(
 
 
 def adapt(params: Params, state: State, log: Log) -> tuple[Any, Any, Any, torch.device]:
-    """The adapted DPT, the original, their processor and the device they are on."""
+    """The adapted DPT, the original, their processor and the device they are on.
+
+    Raises:
+        InputError: no training picture has a normal version; the DPT or a picture is damaged.
+    """
     from dgkd_core.data.samples import DayNightPairs, collate_pairs, training_batches
     from dgkd_core.depth.dpt import load_dpt, network_inputs
     from dgkd_core.runtime.device import start

@@ -43,6 +43,7 @@ class DepthTask:
         return []
 
     def __call__(self, batch: Batch, step: int) -> Losses:
+        """The loss ``depth`` of x (B, 3, H, W), processed pictures, and y (B, H, W) in [0, 1]."""
         predicted = self.model(pixel_values=batch["x"]).predicted_depth
         size = batch["y"].shape[-2:]
         predicted = torch.nn.functional.interpolate(predicted[:, None], size, mode="bilinear")
@@ -62,7 +63,8 @@ def draw(params: Params, split: str, count: int) -> tuple[list[np.ndarray], list
 
 
 def train_on_scenes(params: Params, folder: Path, state: State, log: Log) -> dict[str, float]:
-    section, where = params.depth_model, start(params, "depth_model")
+    """Train the small DPT, save it into ``folder``; its `depth_errors` on the held-out scenes."""
+    section, device = params.depth_model, start(params, "depth_model")
     model, processor = dpt.small_dpt(section.size, section.width)
     pictures, depths = draw(params, "train", section.pictures)
     inputs = processor(images=pictures, return_tensors="pt")["pixel_values"]
@@ -79,10 +81,10 @@ def train_on_scenes(params: Params, folder: Path, state: State, log: Log) -> dic
             yield {"x": x.flip(-1) if flip else x, "y": y.flip(-1) if flip else y}
 
     recipe = Recipe(section.iterations, "adamw", section.lr, 0.0, 0.9, 20, 1.0, 0.01)
-    train("depth_model", DepthTask(model), batches, recipe, where, state, log=log)
+    train("depth_model", DepthTask(model), batches, recipe, device, state, log=log)
     dpt.save_dpt(model, processor, folder)
     pictures, depths = draw(params, "held-out", section.held_out)
-    guesses = [dpt.estimate(model, processor, [picture], where)[0] for picture in pictures]
+    guesses = [dpt.estimate(model, processor, [picture], device)[0] for picture in pictures]
     return dpt.depth_errors(np.stack(guesses), np.stack(depths), truth.numpy().mean(0))
 
 

@@ -10,7 +10,7 @@ from dgkd_core.config.schema import Params
 from dgkd_core.data.manifest import Manifest, read_manifest
 from dgkd_core.data.store import Store
 from dgkd_core.evaluation import networks
-from dgkd_core.evaluation.networks import ROOT, Places
+from dgkd_core.evaluation.networks import ROOT, PackPaths
 from dgkd_core.evaluation.scores import Confusion
 from dgkd_core.pipeline.stage import run
 from dgkd_core.pseudo_labels.class_maps import label_map
@@ -19,7 +19,7 @@ from dgkd_core.runtime.files import read_json, write_metrics, write_text
 from dgkd_core.runtime.progress import Progress
 from dgkd_core.runtime.state import State
 
-VAL = Places(
+VAL = PackPaths(
     images=ROOT / "prepare/images.zip",
     dark=ROOT / "darken/dark.zip",
     depth=ROOT / "depth/depth.zip",

@@ -78,7 +78,11 @@ class Guides:
         return expose(self.store.rgb(IMAGES, entry.image), "none")
 
     def sharpen(self, maps: np.ndarray, entry: Entry) -> np.ndarray:
-        """Refine class maps: (K, H, W) uint8, 255 = 1, to float32 in [0, 1]."""
+        """Refine class maps: (K, H, W) uint8, 255 = 1, to float32 in [0, 1].
+
+        Raises:
+            InputError: a pack is damaged, or the picture is too large for the dense CRF.
+        """
         section = self.section
         if section.method == "none" or not len(maps):
             return maps.astype(np.float32) / 255

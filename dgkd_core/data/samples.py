@@ -280,6 +280,7 @@ def training_batches(
 ) -> Callable[[int], Iterator[dict[str, Tensor]]]:
     """A function from a step to the batches from there to ``iterations``.
 
+    A batch has the keys of a `Crops` sample, (B, ...) each, or those of `collate_pairs`.
     The batches are the same for any number of workers, and drawing them leaves torch's random state
     alone. For a CUDA device they lie in pinned memory.
 
