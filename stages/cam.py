@@ -19,14 +19,7 @@ from dgkd_core.data.manifest import Entry, by_size, read_manifest
 from dgkd_core.data.pack import write_pack
 from dgkd_core.data.pictures import decode_array, encode_array
 from dgkd_core.data.store import Store
-from dgkd_core.evaluation.inference import (
-    InferenceSettings,
-    Loaded,
-    View,
-    dark_view,
-    load_group,
-    run_loaded,
-)
+from dgkd_core.evaluation.inference import InferenceSettings, Loaded, View, load_group, run_loaded
 from dgkd_core.models.registry import load_model
 from dgkd_core.pipeline.stage import run
 from dgkd_core.pseudo_labels.class_maps import Sweep, class_maps
@@ -48,7 +41,7 @@ def cam(params: Params, state: State) -> None:
     networks: list[tuple[Any, View]] = []
     if section.source != "teacher":
         student, config = load_model(Path(ARTIFACTS, "student"), device)
-        networks.append((student, dark_view(store, dark, depth, config)))
+        networks.append((student, View(store, dark, depth, True, config.exposure)))
     if section.source != "student":
         teacher, _ = load_model(Path(ARTIFACTS, "teacher"), device)
         day = View(store, source / "images.zip", None, dark=False, exposure="none")

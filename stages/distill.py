@@ -3,7 +3,6 @@
 λ (`distill.lambda`) is the weight of the distillation losses; 0: no distillation.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import _start  # noqa: F401
@@ -13,7 +12,7 @@ from dgkd_core.data.manifest import read_manifest
 from dgkd_core.data.samples import Crops, Inputs
 from dgkd_core.data.store import Store
 from dgkd_core.distill.dgkd import DGKD
-from dgkd_core.evaluation.inference import dark_view
+from dgkd_core.evaluation.inference import View
 from dgkd_core.lowlight.fresh import fresh_night
 from dgkd_core.models.network import Network
 from dgkd_core.models.registry import load_model
@@ -30,11 +29,6 @@ from dgkd_core.training.student import (
     ready_to_guide,
 )
 from dgkd_core.training.weak import WeakSupervision
-
-
-def noise_errors(losses: Mapping[str, float]) -> dict[str, float]:
-    """The denoisers' mean squared errors by pair, from a row of the curve."""
-    return {k.removeprefix("diff_"): v for k, v in losses.items() if k.startswith("diff_")}
 
 
 def distill(params: Params, state: State) -> None:
@@ -65,14 +59,15 @@ def distill(params: Params, state: State) -> None:
     ready_to_guide(teacher, device, half_precision(device))  # after the student took its weights
     guide = teacher if dgkd is not None else None
     task = StudentTask(student, guide, dgkd, weak, pretrained)
-    view = dark_view(Store(), dark, depth, config)
+    view = View(Store(), dark, depth, True, config.exposure)
     curve = train_and_score(task, crops, view, config, params, device, state)
     last = next(row for row in reversed(curve) if "lr" in row)  # scores have rows of their own
-    for pair, error in sorted(noise_errors(last).items()):
-        if error > 0.9:
+    for name, error in sorted(last.items()):
+        if name.startswith("diff_") and error > 0.9:  # a denoiser's mean squared error
             print(
-                f"distill: the denoiser of {pair} has not learned yet (error {error:.2f}, and 1 "
-                f"without a denoiser): try more iterations or a larger lr or new_layers"
+                f"distill: the denoiser of {name.removeprefix('diff_')} has not learned yet (error "
+                f"{error:.2f}, and 1 without a denoiser): try more iterations or a larger lr or "
+                f"new_layers"
             )
     if found := fighting(curve):
         terms = (f"{p} (cosine {c:.2f}, gradient {r:.1f} times)" for p, (c, r) in found.items())

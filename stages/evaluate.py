@@ -33,8 +33,7 @@ def score_training_labels(manifest: Manifest) -> dict[str, float | int]:
     """mIoU, percent, of class maps and pseudo labels of the training pictures that have a mask."""
     truth, store = ROOT / "prepare/masks_train.zip", Store()
     threshold = read_json(ROOT / "cam/threshold.json")["threshold"]
-    classes = len(manifest.classes)
-    cam_score, pseudo_score, decided_score = (Confusion(classes) for _ in range(3))
+    cam_score, pseudo_score, decided_score = (Confusion(len(manifest.classes)) for _ in range(3))
     known = [entry for entry in manifest.split("train") if store.has(truth, f"{entry.id}.png")]
     for entry in Progress(known, "evaluate, train labels", lines=2):
         name = f"{entry.id}.png"

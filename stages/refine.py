@@ -137,8 +137,7 @@ def refine(params: Params, state: State) -> None:
     for (entry,) in unfinished([[entry] for entry in entries], cache, label):
         vector, maps = manifest.label_vector(entry), sharp_maps(entry)
         pseudo = label_map(maps, vector, threshold, section.margin)
-        row = encode_mask(pseudo), float((pseudo != 255).mean())
-        cache.put([(f"{label}/{entry.id}", *row)])
+        cache.put([(f"{label}/{entry.id}", encode_mask(pseudo), float((pseudo != 255).mean()))])
     if not distributed.is_main_process():
         return
     confusion, decided = Confusion(classes), []

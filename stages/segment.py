@@ -8,7 +8,7 @@ from dgkd_core.config.schema import Params
 from dgkd_core.data.manifest import read_manifest
 from dgkd_core.data.samples import Crops, Inputs
 from dgkd_core.data.store import Store
-from dgkd_core.evaluation.inference import dark_view
+from dgkd_core.evaluation.inference import View
 from dgkd_core.lowlight.fresh import fresh_night
 from dgkd_core.models.registry import load_given, load_model
 from dgkd_core.pipeline.stage import run
@@ -46,7 +46,7 @@ def segment(params: Params, state: State) -> None:
     )
     crops = Crops.of(manifest, inputs, section, params.seed)
     task = SegmenterTask(model, pretrained, teacher)
-    view = dark_view(Store(), dark, depth, config)
+    view = View(Store(), dark, depth, True, config.exposure)
     train_and_score(task, crops, view, config, params, device, state)
 
 

@@ -44,16 +44,11 @@ class Store:
         """Whether the pack at ``path`` holds ``name``."""
         return name in self._pack(path)
 
-    def _read(
-        self, path: Path, name: str, decode: Callable[[bytes, str], np.ndarray]
-    ) -> np.ndarray:
-        return decode(self._pack(path).read(name), f"{path}: {name}")
-
     def _get(self, path: Path, name: str, decode: Decode) -> np.ndarray:
         kept = self.cache.get((path, name))
         if kept is not None:
             return kept
-        picture = self._read(path, name, decode)
+        picture = decode(self._pack(path).read(name), f"{path}: {name}")
         self.cache.put((path, name), picture)
         return picture
 
@@ -71,11 +66,11 @@ class Store:
 
     def full_depth(self, path: Path, name: str) -> np.ndarray:
         """(H, W) float32 in [0, 1], near = 1, with all 16 bits of the file; never kept."""
-        return self._read(path, name, decode_depth)
+        return decode_depth(self._pack(path).read(name), f"{path}: {name}")
 
     def maps(self, path: Path, id_: str) -> np.ndarray:
-        """Class maps of a picture, (K, H, W) uint8, 255 = 1; never kept."""
-        return self._read(path, f"{id_}.npy", decode_array)
+        """Class maps of a picture, (K, H, W) uint8, 255 = 1."""
+        return self._get(path, f"{id_}.npy", decode_array)
 
     def _rgbs(self, entries: Sequence[Entry], path: Path, dark: bool) -> list[np.ndarray]:
         return [self.rgb(path, f"{e.id}.png" if dark else e.image) for e in entries]

@@ -18,7 +18,6 @@ from dgkd_core.data.manifest import Entry, Manifest, by_size
 from dgkd_core.data.pictures import decode_mask, encode_mask
 from dgkd_core.data.store import Store
 from dgkd_core.evaluation.scores import Confusion, mean_average_precision, per_class
-from dgkd_core.models.registry import ModelConfig
 from dgkd_core.runtime import distributed
 from dgkd_core.runtime.result_cache import ResultCache, loaded
 
@@ -191,8 +190,3 @@ def score(
         np.array(probabilities, np.float32).reshape(shape), np.reshape(labels, shape)
     )
     return Result(confusion, mean_ap, predictions)
-
-
-def dark_view(store: Store, dark: Path, depth: Path, config: ModelConfig) -> View:
-    """The view that student and segmenter have: dark pictures, exposed as they were trained."""
-    return View(store, dark, depth, True, config.exposure)

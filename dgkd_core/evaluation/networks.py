@@ -15,7 +15,7 @@ from dgkd_core.data.pack import write_pack
 from dgkd_core.data.store import Store
 from dgkd_core.data.tiles import spread
 from dgkd_core.evaluation.figures import colour_heat, colour_mask, sheet
-from dgkd_core.evaluation.inference import InferenceSettings, Result, View, dark_view, score
+from dgkd_core.evaluation.inference import InferenceSettings, Result, View, score
 from dgkd_core.evaluation.scores import Confusion, per_class
 from dgkd_core.models.registry import load_model
 from dgkd_core.runtime.device import start
@@ -59,7 +59,7 @@ def score_networks(
     results = {}
     for name in ("teacher", "student", "segmenter"):
         model, config = load_model(ROOT / name, device)
-        views = {"dark": dark_view(store, packs.dark, packs.depth, config)}
+        views = {"dark": View(store, packs.dark, packs.depth, True, config.exposure)}
         if any(entry.image for entry in manifest.split("val")):
             normal = View(store, packs.images, packs.depth, False, config.exposure)
             views = {"normal": normal, **views}
@@ -137,8 +137,7 @@ def picture_mious(
             continue
         confusion = Confusion(len(manifest.classes))
         confusion.add(store.mask(truth, name), store.mask(predictions, name))
-        miou = confusion.miou()
-        if np.isfinite(miou):
+        if np.isfinite(miou := confusion.miou()):
             mious[entry.id] = miou
     return {id_: mious[id_] for id_ in sorted(mious, key=lambda id_: (-mious[id_], id_))}
 

@@ -63,8 +63,7 @@ def make_dark(
     todo = [manifest.entries[i] for i in distributed.shard(left)]
     total, each = len(manifest.entries), distributed.world_size()
     make = partial(dark_picture, store=Store(), source=source, seed=seed, settings=settings)
-    dark = ordered_map(make, todo)
-    made = Progress(dark, label, total, 4, total - len(left), each)
+    made = Progress(ordered_map(make, todo), label, total, 4, total - len(left), each)
     for entry, (content, row) in zip(todo, made, strict=True):
         cache.put([(entry.id, content, row)])
     distributed.barrier()

@@ -169,11 +169,7 @@ def draw(
 
 
 def write_preview(
-    path: str | Path,
-    entries: Sequence[Entry],
-    source: Path,
-    settings: Mapping[str, Any],
-    seed: int,
+    path: Path, entries: Sequence[Entry], source: Path, settings: Mapping[str, Any], seed: int
 ) -> None:
     """Draw ``PICTURES`` entries at several strengths and write the sheet, atomically.
 
@@ -190,9 +186,7 @@ def write_preview(
     if made:
         titles, notes = ["normal", *strengths(**settings)], _notes(settings)
         chosen = spread(made, PICTURES)
-        groups = [
-            _made_rows(entry, store.rgb(images, entry.image), settings, seed) for entry in chosen
-        ]
+        groups = [_made_rows(e, store.rgb(images, e.image), settings, seed) for e in chosen]
     else:
         titles, notes = ["normal", "dark", "brightened", ""], ["These pictures are really dark."]
         chosen = spread(entries, PICTURES)
