@@ -42,7 +42,7 @@ def pulls(losses: Mapping[str, Tensor], parameters: Sequence[nn.Parameter]) -> F
             continue
         given = zip(parts, parameters, strict=True)
         flat = torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for g, p in given])
-        flat = distributed.all_reduce(flat) / (_SCALE * distributed.world_size())
+        flat = distributed.all_mean(flat) / _SCALE
         norm = found[f"{CHECK}grad_{name}"] = float(flat.norm())
         if first is None:
             first, its_norm = flat, norm
@@ -63,10 +63,8 @@ def rolled(output: Output) -> Output:
     """The tensors of each picture in the next one's place, in the batch of all processes."""
 
     def roll(x: Tensor) -> Tensor:
-        count = distributed.world_size() * len(x)
-        part, whole = distributed.batch_shard(count), x.new_zeros(count, *x.shape[1:])
-        whole[part] = x
-        return distributed.all_reduce(whole).roll(1, 0)[part]
+        whole = distributed.all_gather(x).flatten(0, 1)
+        return whole.roll(1, 0)[distributed.batch_shard(len(whole))]
 
     tensors: dict[str, Any] = {k: None if x is None else roll(x) for k, x in vars(output).items()}
     return Output(**tensors)

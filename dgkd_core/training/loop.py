@@ -292,9 +292,8 @@ class _Run:
 
     def means(self, steps: int) -> dict[str, float]:
         """The sums as means over all processes and so many steps; they begin anew."""
-        count = steps * distributed.world_size()
         sums, self.sums = self.sums, {}
-        return {name: float(distributed.all_reduce(x)) / count for name, x in sums.items()}
+        return {name: float(distributed.all_mean(x)) / steps for name, x in sums.items()}
 
     def offer(self, network: nn.Module, score: float) -> None:
         """Keep the network's weights if the score is higher than any before."""

@@ -26,9 +26,9 @@ def _whole_batch_norm(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
     axes, shape = (0, 2, 3), (1, -1, 1, 1)
     count = distributed.world_size() * x.numel() / x.shape[1]
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    mean = distributed.all_reduce(wide.sum(axes)) / count
+    mean = distributed.all_mean(wide.mean(axes))
     centred = wide - mean.view(shape)
-    variance = distributed.all_reduce(centred.square().sum(axes)) / count
+    variance = distributed.all_mean(centred.square().mean(axes))
     if norm.running_mean is not None and norm.running_var is not None:
         assert norm.momentum is not None
         assert norm.num_batches_tracked is not None

@@ -75,8 +75,8 @@ class StudentTask:
                 set_random_states(drawn, device)
                 wrong = self._distilled(output, rolled(target), batch)
             for pair in self.distillation.pairs:
-                gap = distributed.all_reduce(wrong[f"kd_{pair}"] - right[f"kd_{pair}"])
-                found[f"{CHECK}gap_{pair}"] = float(gap) / distributed.world_size()
+                gap = distributed.all_mean(wrong[f"kd_{pair}"] - right[f"kd_{pair}"])
+                found[f"{CHECK}gap_{pair}"] = float(gap)
         return found
 
     def _outputs(self, batch: Batch) -> tuple[Output, Output | None]:
