@@ -157,7 +157,12 @@ class TrainingStep:
         batch = self._sent(batch)
         drawn = random_states(self.device) if on_cpu else {}
         self.optimizer.zero_grad(set_to_none=True)  # here, since the forward pass needs the memory
-        losses = self._losses(self.compute, batch, i)
+        try:
+            with self._autocast():
+                losses = self.compute(batch, i)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            why = next(iter(str(error).splitlines()), type(error).__name__)
+            raise InputError(f"compile is true: torch.compile fails here ({why})") from error
         self.watch.see(losses, i)
         self.scaler.scale(torch.stack(list(losses.values())).sum()).backward()
         if not self.scaler.is_enabled():  # else it deals with too large gradients itself
@@ -216,19 +221,13 @@ class TrainingStep:
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.half, enabled=self.half is not None)
 
-    def _losses(self, compute: Callable[[Batch, int], Losses], batch: Batch, i: int) -> Losses:
-        with self._autocast():
-            try:
-                return compute(batch, i)
-            except torch._dynamo.exc.TorchDynamoException as error:
-                why = next(iter(str(error).splitlines()), type(error).__name__)
-                raise InputError(f"compile is true: torch.compile fails here ({why})") from error
-
     def _blame(self, batch: Batch, i: int, drawn: RandomStates) -> list[str]:
         """The loss terms whose own gradient is not finite, from the same step computed again."""
         set_random_states(drawn, self.device)
         found = []
-        for name, value in self._losses(self.task, batch, i).items():
+        with self._autocast():
+            losses = self.task(batch, i)
+        for name, value in losses.items():
             gradients = torch.autograd.grad(
                 value, self.parameters, retain_graph=True, allow_unused=True
             )

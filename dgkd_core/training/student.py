@@ -57,8 +57,7 @@ class StudentTask:
         return [self.student] if self.distillation is None else [self.student, self.distillation]
 
     def __call__(self, batch: Batch, step: int) -> Losses:
-        output, target = self._outputs(batch)
-        return self._losses(output, target, batch, step)
+        return self._losses(*self._outputs(batch), batch, step)
 
     def diagnose(self, batch: Batch, step: int) -> Found:
         """The numbers of `dgkd_core.training.diagnosis`; gaps are those at full λ."""
@@ -67,14 +66,14 @@ class StudentTask:
         found = pulls(self._losses(output, target, batch, step), encoder)
         assert output.scores is not None
         found[f"{CHECK}found"] = share_found(output.scores, batch["labels"])
-        if target is not None and self.distillation is not None:
-            device = batch["dark"].device
+        if target is not None and (dgkd := self.distillation) is not None:
+            device, size = batch["dark"].device, batch["dark"].shape[-2:]
             drawn = random_states(device)  # both see the same noise
             with torch.no_grad():
-                right = self._distilled(output, target, batch)
+                right = dgkd(output, target, batch["labels"], size)
                 set_random_states(drawn, device)
-                wrong = self._distilled(output, rolled(target), batch)
-            for pair in self.distillation.pairs:
+                wrong = dgkd(output, rolled(target), batch["labels"], size)
+            for pair in dgkd.pairs:
                 gap = distributed.all_mean(wrong[f"kd_{pair}"] - right[f"kd_{pair}"])
                 found[f"{CHECK}gap_{pair}"] = float(gap)
         return found
@@ -91,13 +90,7 @@ class StudentTask:
 
     def _losses(self, output: Output, target: Output | None, batch: Batch, step: int) -> Losses:
         losses = self.weak(output, batch["dark"], batch, step)
-        if target is not None:
-            losses |= self._distilled(output, target, batch, step)
+        if target is not None and self.distillation is not None:
+            size = batch["dark"].shape[-2:]
+            losses |= self.distillation(output, target, batch["labels"], size, step)
         return losses
-
-    def _distilled(
-        self, output: Output, target: Output, batch: Batch, step: int | None = None
-    ) -> Losses:
-        assert self.distillation is not None
-        size = batch["dark"].shape[-2:]
-        return self.distillation(output, target, batch["labels"], size, step)
