@@ -47,7 +47,7 @@ def distill(params: Params, state: State) -> None:
     student, config, pretrained = begin(params, section, "network", manifest.classes, parent)
     dgkd = DGKD.of(section, len(manifest.classes), config.width, student.encoder)
     if dgkd is not None:
-        manifest.need_normal(["train"], f"distill.lambda is {section.weight}")
+        manifest.need_normal(["train"], f"distill.lambda is {section.lambda_}")
     freeze_what_nothing_compares(student, dgkd)
     night = fresh_night(images, params.seed, params.lowlight.model_dump())
     inputs = Inputs(

@@ -79,7 +79,7 @@ class DGKD(nn.Module):
         denoise: False compares the student's tensors as they are (plain DIST).
         noise_adapter: give each denoiser a noise adapter.
         autoencoder: channels of a latent for deep and shallow; None for none.
-        weight: λ, on the losses that compare student and teacher.
+        lambda_: λ, on the losses that compare student and teacher.
         weights: of each pair, times λ; None: 1 each.
         warmup: steps over which λ rises linearly from 0.
         logits: map compares logits by KL, batch-normalised for the denoiser, in place of masks.
@@ -98,7 +98,7 @@ class DGKD(nn.Module):
         denoise: bool = True,
         noise_adapter: bool = False,
         autoencoder: int | None = None,
-        weight: float = 1.0,
+        lambda_: float = 1.0,
         weights: Mapping[str, float] | None = None,
         warmup: int = 0,
         logits: bool = False,
@@ -106,7 +106,7 @@ class DGKD(nn.Module):
         compare: str = "dist",
     ) -> None:
         super().__init__()
-        self.weight, self.warmup = weight, warmup
+        self.lambda_, self.warmup = lambda_, warmup
         self.weights = dict.fromkeys(PAIRS, 1.0) | dict(weights or {})
         self.map_stride, self.logits, self.raw = map_stride, logits, raw is not None
         self.pairs = tuple(pair for pair in PAIRS if pair in pairs)
@@ -132,7 +132,7 @@ class DGKD(nn.Module):
             classes, width: as for the class.
             encoder: the student's; the teacher's is of the same kind.
         """
-        if section.weight == 0 or not section.pairs:
+        if not section.distils:
             return None
         raw = encoder.deep_channels, encoder.shallow_channels
         return cls(
@@ -144,7 +144,7 @@ class DGKD(nn.Module):
             denoise=section.denoiser == "diffusion",
             noise_adapter=section.noise_adapter,
             autoencoder=section.autoencoder,
-            weight=section.weight,
+            lambda_=section.lambda_,
             weights=section.weights.model_dump(),
             warmup=section.warmup,
             logits=section.map == "logits",
@@ -199,5 +199,5 @@ class DGKD(nn.Module):
                     mine = denoiser.denoise(self.ready(pair, mine))
                     losses[f"diff_{pair}"] = denoiser.diffusion_loss(self.ready(pair, theirs))
                 compared = self.compare[pair](mine, theirs)
-                losses[f"kd_{pair}"] = self.weight * risen * self.weights[pair] * compared
+                losses[f"kd_{pair}"] = self.lambda_ * risen * self.weights[pair] * compared
         return losses
