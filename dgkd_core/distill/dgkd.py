@@ -18,7 +18,7 @@ from dgkd_core.models.network import Output
 
 
 def class_maps(output: Output, labels: Tensor, size: Sequence[int]) -> Tensor:
-    """Softmax masks resized to ``size`` with the classes absent from the labels zeroed."""
+    """Softmax masks at ``size``, (N, C+1, H, W), 0 for classes absent from the (N, C) labels."""
     masks = F.interpolate(output.masks, tuple(size), mode="bilinear", align_corners=True)
     return masks * present(labels)
 
@@ -61,7 +61,8 @@ class Latent(nn.Module):
         self.student = nn.Conv2d(width, channels, 1)
 
     def forward(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Both features in the latent, the teacher's detached, and the reconstruction loss."""
+        """(N, width, h, w) features to both in the latent, (N, channels, h, w), the teacher's
+        detached, and the autoencoder's mean squared error, scalar."""
         latent = self.encode(teacher)
         return self.student(student), latent.detach(), F.mse_loss(self.decode(latent), teacher)
 

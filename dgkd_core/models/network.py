@@ -181,7 +181,10 @@ class Segmenter(_Fused):
         initialise(self.decoder, self.classify)
 
     def forward(self, image: Tensor, depth: Tensor | None = None, features: bool = False) -> Output:
-        """Like `Network.forward`; a class's score is its largest log-odds over the picture."""
+        """Like `Network.forward`, without deep and shallow features, whatever ``features`` says.
+
+        A class's score is its largest log-odds over the picture.
+        """
         shallow, deep = self.features(image, depth)
         logits = self.classify(self.decoder(shallow, deep)).float()
         masks = logits.softmax(1)

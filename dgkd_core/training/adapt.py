@@ -86,6 +86,7 @@ class AdaptationTask:
         return [self.model]
 
     def __call__(self, batch: Batch, step: int) -> Losses:
+        """``depth`` and ``gradient`` from ``normal_K`` and ``dark_K``, twins by their shape."""
         self.model.eval()
         found: list[Losses] = []
         for k in range(len(batch) // 2):

@@ -29,6 +29,7 @@ class Watch:
         self._first: dict[str, Tensor] = {}
 
     def see(self, values: Mapping[str, Tensor], step: int) -> None:
+        """Note the scalars, by name, of a step from 0; without waiting for the device."""
         for name, value in values.items():
             now = torch.where(value.detach().isfinite(), self.never, step)
             self._first[name] = torch.minimum(self._first.get(name, now), now)

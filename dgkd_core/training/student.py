@@ -57,6 +57,8 @@ class StudentTask:
         return [self.student] if self.distillation is None else [self.student, self.distillation]
 
     def __call__(self, batch: Batch, step: int) -> Losses:
+        """``cls``, ``mask`` and the losses of `DGKD` from ``dark``, ``labels``, ``valid``,
+        ``depth`` where it is fused and ``normal`` where there is a teacher."""
         return self._losses(*self._outputs(batch), batch, step)
 
     def diagnose(self, batch: Batch, step: int) -> Found:

@@ -49,6 +49,8 @@ class SegmenterTask:
         return [self.segmenter]
 
     def __call__(self, batch: Batch, step: int) -> Losses:
+        """``ce`` from ``dark``, ``depth`` where it is fused, and ``pseudo``; with a teacher
+        ``normal``, ``labels`` and ``valid`` in place of ``pseudo``."""
         output = self.segmenter(batch["dark"], batch.get("depth"))
         if self.teacher is not None:
             with torch.no_grad():
