@@ -76,7 +76,7 @@ class DGKD(nn.Module):
         pairs: which of map, deep and shallow are distilled.
         steps: DDIM steps.
         map_stride: picture pixels per pixel of the compared masks; 1 in the paper. The masks come
-            from the shallow tap (stride 4), so a larger one compares the same information.
+            from the shallow features (stride 4), so a larger one compares the same information.
         denoise: False compares the student's tensors as they are (plain DIST).
         noise_adapter: give each denoiser a noise adapter.
         autoencoder: channels of a latent for deep and shallow; None for none.
@@ -158,13 +158,13 @@ class DGKD(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """What a pair is made of: the student's (N, C, h, w) and the teacher's, detached."""
         if pair != "map":
-            mine, theirs = getattr(student, pair), getattr(teacher, pair)
+            student_x, teacher_x = getattr(student, pair), getattr(teacher, pair)
         elif self.logits:
-            mine, theirs = student.logits, teacher.logits
+            student_x, teacher_x = student.logits, teacher.logits
         else:
             small = [max(1, side // self.map_stride) for side in size]
-            mine, theirs = (class_maps(output, labels, small) for output in (student, teacher))
-        return mine.float(), theirs.detach().float()
+            student_x, teacher_x = (class_maps(x, labels, small) for x in (student, teacher))
+        return student_x.float(), teacher_x.detach().float()
 
     def ready(self, pair: str, x: Tensor) -> Tensor:
         """(N, C, h, w) as a pair's denoiser takes it: logits with variance 1, as its noise has."""
@@ -188,17 +188,18 @@ class DGKD(nn.Module):
             step: of the training, from 0, for the warm-up of λ; None: it is over.
         """
         losses: dict[str, Tensor] = {}
-        risen = 1.0 if step is None or step >= self.warmup else step / self.warmup
+        warmup = 1.0 if step is None or step >= self.warmup else step / self.warmup
         for pair in self.pairs:
-            mine, theirs = self.tensors(pair, student, teacher, labels, size)
-            with torch.autocast(mine.device.type, enabled=False):
+            student_x, teacher_x = self.tensors(pair, student, teacher, labels, size)
+            with torch.autocast(student_x.device.type, enabled=False):
                 if pair in self.latents:
-                    mine, theirs, losses[f"ae_{pair}"] = self.latents[pair](mine, theirs)
+                    student_x, teacher_x, error = self.latents[pair](student_x, teacher_x)
+                    losses[f"ae_{pair}"] = error
                 if pair in self.denoisers:
                     denoiser = self.denoisers[pair]
                     assert isinstance(denoiser, FeatureDenoiser)
-                    mine = denoiser.denoise(self.ready(pair, mine))
-                    losses[f"diff_{pair}"] = denoiser.diffusion_loss(self.ready(pair, theirs))
-                compared = self.compare[pair](mine, theirs)
-                losses[f"kd_{pair}"] = self.lambda_ * risen * self.weights[pair] * compared
+                    student_x = denoiser.denoise(self.ready(pair, student_x))
+                    losses[f"diff_{pair}"] = denoiser.diffusion_loss(self.ready(pair, teacher_x))
+                compared = self.compare[pair](student_x, teacher_x)
+                losses[f"kd_{pair}"] = self.lambda_ * warmup * self.weights[pair] * compared
         return losses

@@ -140,11 +140,11 @@ class Network(_Fused):
             scores: also compute the class scores.
             raw: give these features as the encoder has them, not projected.
         """
-        tap, deep = self.features(image, depth)
-        shallow = self.align(tap)
+        encoder_shallow, deep = self.features(image, depth)
+        shallow = self.align(encoder_shallow)
         logits = self.head(shallow, deep).float()
         if raw:
-            shallow = tap
+            shallow = encoder_shallow
         if detach_features:
             shallow, deep = shallow.detach(), deep.detach()
         wanted = ("deep", "shallow") if features is True else features or ()
