@@ -51,7 +51,7 @@ def ssi_losses(predicted: Tensor, target: Tensor) -> Losses:
     return {"depth": error.abs().mean(dim=(1, 2)) / 2, "gradient": GRADIENT_WEIGHT * gradient}
 
 
-def freeze_what_nothing_reads(model: Any, pixels: Tensor) -> None:
+def freeze_unused_weights(model: Any, pixels: Tensor) -> None:
     """Exclude the weights from training that the depth map does not depend on (a last norm's, say).
 
     They never get a gradient, and with several processes DistributedDataParallel would wait for it.

@@ -1,4 +1,4 @@
-"""What a loss term does to a network, told while it trains: numbers beside the losses' curve.
+"""What a loss term does to a network, measured while it trains: numbers beside the losses' curve.
 
 Their names begin with ``check/``:
 
@@ -21,14 +21,14 @@ from dgkd_core.models.network import Output
 from dgkd_core.runtime import distributed
 
 CHECK = "check/"
-AGAINST = -0.1  # a mean cosine below it works against the classification
-LOUD = 3.0  # so many times the classification's gradient drowns it
+MIN_COSINE = -0.1  # mean cosine of a loss's gradient with the classification's
+MAX_NORM_RATIO = 3.0  # of the same two gradients' mean norms
 _SCALE = 2.0**10  # float16's small gradients
 
 Found = dict[str, float]
 
 
-def pulls(losses: Mapping[str, Tensor], parameters: Sequence[nn.Parameter]) -> Found:
+def gradient_norms(losses: Mapping[str, Tensor], parameters: Sequence[nn.Parameter]) -> Found:
     """``grad_TERM`` of every loss that reaches the parameters, and ``cos_TERM`` of all but ``cls``.
 
     Costs a backward pass for each of them. Of several processes all call it and get the same: the
@@ -52,14 +52,14 @@ def pulls(losses: Mapping[str, Tensor], parameters: Sequence[nn.Parameter]) -> F
     return found
 
 
-def share_found(scores: Tensor, labels: Tensor) -> float:
+def label_recall(scores: Tensor, labels: Tensor) -> float:
     """Share of the labelled classes, (N, C) both, with sigmoid(score) above one half."""
     right = torch.stack([((scores > 0) * labels).sum(), labels.sum()])
     found, all_of_them = distributed.all_reduce(right.detach()).tolist()
     return found / max(all_of_them, 1.0)
 
 
-def rolled(output: Output) -> Output:
+def roll_pictures(output: Output) -> Output:
     """The tensors of each picture in the next one's place, in the batch of all processes."""
 
     def roll(x: Tensor) -> Tensor:
@@ -70,11 +70,11 @@ def rolled(output: Output) -> Output:
     return Output(**tensors)
 
 
-def fighting(curve: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, float]]:
+def find_conflicts(curve: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, float]]:
     """The distillation losses that fight the classification, by pair.
 
-    Over the last half of the rows that hold checks: mean cosine below `AGAINST`, or a gradient's
-    mean norm above `LOUD` times that of ``cls``.
+    Over the last half of the rows that hold checks: mean cosine below `MIN_COSINE`, or a gradient's
+    mean norm above `MAX_NORM_RATIO` times that of ``cls``.
 
     Returns:
         for each such pair its mean cosine and how many times as large its gradient is.
@@ -86,8 +86,8 @@ def fighting(curve: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, flo
         start, _, pair = name.partition("cos_kd_")
         if start == CHECK and pair:
             names = name, f"{CHECK}grad_kd_{pair}", f"{CHECK}grad_cls"
-            cosine, mine, cls = (fmean(row[each] for row in rows) for each in names)
-            ratio = mine / cls if cls else 0.0
-            if cosine < AGAINST or ratio > LOUD:
+            cosine, norm, cls_norm = (fmean(row[each] for row in rows) for each in names)
+            ratio = norm / cls_norm if cls_norm else 0.0
+            if cosine < MIN_COSINE or ratio > MAX_NORM_RATIO:
                 found[pair] = cosine, ratio
     return found

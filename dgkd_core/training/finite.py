@@ -13,7 +13,7 @@ from dgkd_core.runtime.errors import InputError
 from dgkd_core.training.optimizer import Recipe
 
 
-class Watch:
+class FiniteCheck:
     """Remembers, on the device, the first step at which a value was not finite.
 
     The values are each loss term, and the gradient of their sum. Reading a value from a GPU makes
@@ -28,22 +28,22 @@ class Watch:
         self._recipe = recipe
         self._first: dict[str, Tensor] = {}
 
-    def see(self, values: Mapping[str, Tensor], step: int) -> None:
+    def record(self, values: Mapping[str, Tensor], step: int) -> None:
         """Note the scalars, by name, of a step from 0; without waiting for the device."""
         for name, value in values.items():
             now = torch.where(value.detach().isfinite(), self.never, step)
             self._first[name] = torch.minimum(self._first.get(name, now), now)
 
-    def see_gradient(self, parameters: Sequence[nn.Parameter], step: int) -> None:
+    def record_gradient(self, parameters: Sequence[nn.Parameter], step: int) -> None:
         """Note the largest gradient, which is not finite where any is not."""
         gradients = [p.grad for p in parameters if p.grad is not None]
-        self.see({self.gradient: get_total_norm(gradients, torch.inf)}, step)
+        self.record({self.gradient: get_total_norm(gradients, torch.inf)}, step)
 
-    def check(self, blame: Callable[[], list[str]] = list) -> None:
+    def check(self, nonfinite_losses: Callable[[], list[str]] = list) -> None:
         """Raise at what has gone wrong first; losses before the gradient.
 
         Args:
-            blame: finds the loss terms whose gradient is not finite, at the step just seen.
+            nonfinite_losses: finds the loss terms whose gradient is not finite, at this step.
         """
         if not self._first:
             return
@@ -55,7 +55,7 @@ class Watch:
             return
         what = f"loss {name}"
         if name == self.gradient:
-            terms = ", ".join(blame())
+            terms = ", ".join(nonfinite_losses())
             what = "the gradient of " + (f"loss {terms}" if terms else "the losses' sum")
         rate = self._recipe.lr * self._recipe.factor(step)
         raise InputError(

@@ -117,7 +117,7 @@ def sharing(
         step: the losses of a part, each a mean over it or the same in all processes.
         modules: what it trains, on the device.
         sync_norms: False: each process's batch norms see its part alone, as in the release; the
-            first one's statistics are everybody's when the next step begins.
+            main process's statistics are everybody's when the next step begins.
     """
     for module in modules:
         on_whole_batches(module, device, sync_norms)

@@ -12,12 +12,12 @@ from dgkd_core.distill.dgkd import DGKD
 from dgkd_core.models.network import Network, Output
 from dgkd_core.runtime import distributed
 from dgkd_core.runtime.device import random_states, set_random_states
-from dgkd_core.training.diagnosis import CHECK, Found, pulls, rolled, share_found
+from dgkd_core.training.diagnosis import CHECK, Found, gradient_norms, label_recall, roll_pictures
 from dgkd_core.training.loop import Batch, Losses
 from dgkd_core.training.weak import WeakSupervision, freeze
 
 
-def ready_to_guide(teacher: Network, device: torch.device, half: torch.dtype | None) -> Network:
+def prepare_teacher(teacher: Network, device: torch.device, half: torch.dtype | None) -> Network:
     """The teacher, frozen, on the device, in channels-last layout.
 
     Where steps compute in ``half``, the weights of its convolutions and linear layers are stored in
@@ -30,7 +30,7 @@ def ready_to_guide(teacher: Network, device: torch.device, half: torch.dtype | N
     return teacher
 
 
-def freeze_what_nothing_compares(student: Network, dgkd: DGKD | None) -> None:
+def freeze_unused_projections(student: Network, dgkd: DGKD | None) -> None:
     """Take the student's projections out of training that no pair of DGKD reads."""
     for pair, projection in (("deep", student.project_deep), ("shallow", student.project_shallow)):
         if dgkd is None or dgkd.raw or pair not in dgkd.pairs:
@@ -65,16 +65,16 @@ class StudentTask:
         """The numbers of `dgkd_core.training.diagnosis`; gaps are those at full λ."""
         output, target = self._outputs(batch)
         encoder = [p for p in self.student.encoder.parameters() if p.requires_grad]
-        found = pulls(self._losses(output, target, batch, step), encoder)
+        found = gradient_norms(self._losses(output, target, batch, step), encoder)
         assert output.scores is not None
-        found[f"{CHECK}found"] = share_found(output.scores, batch["labels"])
+        found[f"{CHECK}found"] = label_recall(output.scores, batch["labels"])
         if target is not None and (dgkd := self.distillation) is not None:
             device, size = batch["dark"].device, batch["dark"].shape[-2:]
             drawn = random_states(device)  # both see the same noise
             with torch.no_grad():
                 right = dgkd(output, target, batch["labels"], size)
                 set_random_states(drawn, device)
-                wrong = dgkd(output, rolled(target), batch["labels"], size)
+                wrong = dgkd(output, roll_pictures(target), batch["labels"], size)
             for pair in dgkd.pairs:
                 gap = distributed.all_mean(wrong[f"kd_{pair}"] - right[f"kd_{pair}"])
                 found[f"{CHECK}gap_{pair}"] = float(gap)
