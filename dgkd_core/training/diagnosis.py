@@ -64,7 +64,8 @@ def roll_pictures(output: Output) -> Output:
 
     def roll(x: Tensor) -> Tensor:
         whole = distributed.all_gather(x).flatten(0, 1)
-        return whole.roll(1, 0)[distributed.batch_shard(len(whole))]
+        rolled = whole.roll(1, 0)[distributed.batch_shard(len(whole))]
+        return torch.empty_like(x).copy_(rolled)  # noise is drawn in the order of memory
 
     tensors: dict[str, Any] = {k: None if x is None else roll(x) for k, x in vars(output).items()}
     return Output(**tensors)

@@ -50,11 +50,12 @@ def test_the_share_of_labelled_classes_found_and_every_picture_in_its_neighbours
     scores = torch.tensor([[0.1, 2.0, -1.0], [-0.1, 0.3, 9.0]])
     assert label_recall(scores, torch.tensor([[1.0, 0.0, 1.0], [1.0, 1.0, 0.0]])) == 0.5
     assert label_recall(scores, torch.zeros(2, 3)) == 0
-    logits, deep = torch.randn(3, 2, 1, 1), torch.randn(3, 4, 1, 1)
+    logits, deep = torch.randn(3, 2, 1, 1), torch.randn(3, 2, 2, 4).permute(0, 3, 1, 2)
     out = roll_pictures(Output(logits, logits.softmax(1), None, deep))
     assert torch.equal(out.logits, logits[[2, 0, 1]])
     assert out.deep is not None
     assert torch.equal(out.deep, deep[[2, 0, 1]])
+    assert out.deep.stride() == deep.stride(), "the same noise for both"
     assert (out.scores, out.shallow) == (None, None)
 
 
