@@ -32,7 +32,7 @@ from dgkd_core.runtime.state import State
 
 
 def cam(params: Params, state: State) -> None:
-    source, where, section = Path(ARTIFACTS, "prepare"), start(params, "cam"), params.cam
+    source, device, section = Path(ARTIFACTS, "prepare"), start(params, "cam"), params.cam
     dark, depth = Path(ARTIFACTS, "darken", "dark.zip"), Path(ARTIFACTS, "depth", "depth.zip")
     manifest = read_manifest(source)
     if section.source != "student":
@@ -40,10 +40,10 @@ def cam(params: Params, state: State) -> None:
     store, truth = Store(), source / "masks_val.zip"
     networks: list[tuple[Any, View]] = []
     if section.source != "teacher":
-        student, config = load_model(Path(ARTIFACTS, "student"), where)
+        student, config = load_model(Path(ARTIFACTS, "student"), device)
         networks.append((student, dark_view(store, dark, depth, config)))
     if section.source != "student":
-        teacher, _ = load_model(Path(ARTIFACTS, "teacher"), where)
+        teacher, _ = load_model(Path(ARTIFACTS, "teacher"), device)
         day = View(store, source / "images.zip", None, dark=False, exposure="none")
         networks.append((teacher, day))
 
@@ -54,8 +54,8 @@ def cam(params: Params, state: State) -> None:
     sweep, cache = Sweep(len(manifest.classes)), state.cache("maps")
     for split in ("train", "val"):
         label, groups = f"cam, {split}", by_size(manifest.split(split), protocol.batch)
-        for group, inputs in loaded(groups, cache, label, load, where.type == "cuda"):
-            runs = [run_loaded(network, x, protocol, where)[0] for network, x in inputs]
+        for group, inputs in loaded(groups, cache, label, load, device.type == "cuda"):
+            runs = [run_loaded(network, x, protocol, device)[0] for network, x in inputs]
             masks = torch.stack(runs).mean(0)
             for entry, mask in zip(group, masks, strict=True):
                 maps = class_maps(mask, manifest.label_vector(entry))

@@ -68,7 +68,7 @@ def adapt(params: Params, state: State, log: Log) -> tuple[Any, Any, Any, torch.
     from dgkd_core.data.samples import Twins, training_batches, twins_by_shape
     from dgkd_core.depth.dpt import load_dpt, network_inputs
     from dgkd_core.runtime.device import start
-    from dgkd_core.training.adapt import AdaptationTask, freeze_what_nothing_reads
+    from dgkd_core.training.adapt import AdaptationTask, freeze_unused_weights
     from dgkd_core.training.loop import train
     from dgkd_core.training.optimizer import Recipe
 
@@ -84,7 +84,7 @@ def adapt(params: Params, state: State, log: Log) -> tuple[Any, Any, Any, torch.
     images, exposure = PREPARED / "images.zip", params.depth.exposure
     to_input = partial(network_inputs, processor)
     twins = Twins(entries, images, DARK, exposure, to_input, params.seed)
-    freeze_what_nothing_reads(model, twins[0, 0][1][None])
+    freeze_unused_weights(model, twins[0, 0][1][None])
     count = section.iterations
     recipe = Recipe(count, "adamw", section.lr, 0.0, 0.9, min(20, count // 10), 1.0, 0.0)
     batches = training_batches(twins, section.batch, count, device, twins_by_shape)

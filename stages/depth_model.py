@@ -62,7 +62,7 @@ def draw(params: Params, split: str, count: int) -> tuple[list[np.ndarray], list
 
 
 def train_on_scenes(params: Params, folder: Path, state: State, log: Log) -> dict[str, float]:
-    section, where = params.depth_model, start(params, "depth_model")
+    section, device = params.depth_model, start(params, "depth_model")
     model, processor = dpt.small_dpt(section.size, section.width)
     pictures, depths = draw(params, "train", section.pictures)
     inputs = processor(images=pictures, return_tensors="pt")["pixel_values"]
@@ -79,10 +79,10 @@ def train_on_scenes(params: Params, folder: Path, state: State, log: Log) -> dic
             yield {"x": x.flip(-1) if flip else x, "y": y.flip(-1) if flip else y}
 
     recipe = Recipe(section.iterations, "adamw", section.lr, 0.0, 0.9, 20, 1.0, 0.01)
-    train("depth_model", DepthTask(model), batches, recipe, where, state, log=log)
+    train("depth_model", DepthTask(model), batches, recipe, device, state, log=log)
     dpt.save_dpt(model, processor, folder)
     pictures, depths = draw(params, "held-out", section.held_out)
-    guesses = [dpt.estimate(model, processor, [picture], where)[0] for picture in pictures]
+    guesses = [dpt.estimate(model, processor, [picture], device)[0] for picture in pictures]
     return dpt.depth_errors(np.stack(guesses), np.stack(depths), truth.numpy().mean(0))
 
 

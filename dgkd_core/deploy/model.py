@@ -91,7 +91,7 @@ class Model:
 
     @cached_property
     def student(self) -> tuple[Any, ModelConfig]:
-        """The student and its spec, loaded when first asked for.
+        """The student and its config, loaded when first asked for.
 
         Raises:
             InputError: the folder holds none, or not one of this model.

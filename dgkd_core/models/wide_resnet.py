@@ -31,7 +31,10 @@ class Block(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """Pre-activation bottleneck 1x1, 3x3, 1x1 (÷4, ÷2, ×1) with dropout before the last two."""
+    """Pre-activation bottleneck 1x1, 3x3, 1x1 (÷4, ÷2, ×1) with dropout before the last two.
+
+    (N, inputs, h, w) to (N, outputs, h, w).
+    """
 
     def __init__(self, inputs: int, outputs: int, dilation: int, dropout: float) -> None:
         super().__init__()

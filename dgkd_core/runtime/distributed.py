@@ -214,6 +214,20 @@ def all_reduce(x: Tensor) -> Tensor:
     return Sum.apply(x)
 
 
+def all_mean(x: Tensor) -> Tensor:
+    """The mean over the processes, in all of them; gradients flow back to each."""
+    return x if _here.size == 1 else all_reduce(x) / _here.size
+
+
+def all_gather(x: Tensor) -> Tensor:
+    """(world_size(), …): every process's ``x``, in all of them; gradients flow back to each."""
+    if _here.size == 1:
+        return x[None]
+    whole = x.new_zeros(_here.size, *x.shape)
+    whole[_here.rank] = x
+    return all_reduce(whole)
+
+
 def all_reduce_min(x: Tensor) -> Tensor:
     """The smallest over the processes, elementwise, in all of them; without a gradient."""
     if _here.size == 1:
