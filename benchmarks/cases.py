@@ -28,17 +28,10 @@ from benchmarks.__main__ import parser
 from benchmarks.measure import Timeline
 from benchmarks.options import Options
 from benchmarks.project import DARK, DEPTH, FEW, NORMAL, draw, first
-from dgkd_core.data.exposure import expose_8bit
-from dgkd_core.data.pack import Pack, write_pack
-from dgkd_core.data.pictures import decode_rgb, encode_array, encode_depth
-from dgkd_core.data.samples import (
-    Crops,
-    Inputs,
-    Store,
-    depth_batch,
-    picture_batch,
-    training_batches,
-)
+from dgkd_core.data.pack import write_pack
+from dgkd_core.data.pictures import encode_array, encode_depth
+from dgkd_core.data.samples import Crops, Inputs, training_batches
+from dgkd_core.data.store import Store, depth_batch, picture_batch
 from dgkd_core.depth.maps import gradient
 from dgkd_core.distill.denoiser import FeatureDenoiser
 from dgkd_core.distill.dgkd import DGKD
@@ -226,21 +219,21 @@ def depth(options: Options, case: str, folder: Path, device: torch.device) -> Fo
     from dgkd_core.depth.dpt import estimate, half_precision, small_dpt, to_unit
 
     section, shape = options.params.depth, options.params.depth_model
-    names = [f"{entry.id}.png" for entry in first(folder, section.batch).entries]
+    entries = first(folder, section.batch).entries
     model, processor = small_dpt(shape.size, shape.width)
     model.eval().to(device)
-    dark, timeline, numbers = Pack(folder / "artifacts" / DARK), Timeline(device), count()
+    dark, timeline, numbers = folder / "artifacts" / DARK, Timeline(device), count()
+    store = Store()
 
     def call() -> None:
         with timeline.part("pictures"):
-            pictures = [decode_rgb(dark.read(name), name) for name in names]
-            night = [expose_8bit(picture, section.exposure) for picture in pictures]
+            night = store.pictures_8bit(entries, dark, section.exposure, dark=True)
         with timeline.part("network"):
             maps = estimate(model, processor, night, device)
         with timeline.part("maps"):
             number = next(numbers)
-            for name, found in zip(names, maps, strict=True):
-                pack.add(f"{number}/{name}", encode_depth(to_unit(found)))
+            for entry, found in zip(entries, maps, strict=True):
+                pack.add(f"{number}/{entry.id}.png", encode_depth(to_unit(found)))
 
     with write_pack(folder / "maps.zip") as pack:
         timeline.measure(call, options.calls)
@@ -252,10 +245,10 @@ def darken(options: Options, case: str, folder: Path, device: torch.device) -> F
     """A few pictures here, or many in as many processes as threads; None if that is one."""
     if case and options.threads == 1:
         return None
-    params, normal = options.params, Pack(folder / "artifacts" / NORMAL)
-    settings = params.lowlight.model_dump()
+    params, source = options.params, (folder / "artifacts" / NORMAL).parent
+    given: Any = {"seed": params.seed, "settings": params.lowlight.model_dump()}
     entries = first(folder, FEW).entries * (8 if case else 1)
-    make = partial(dark_picture, images=normal, real=normal, seed=params.seed, settings=settings)
+    make = partial(dark_picture, store=Store(), source=source, **given)
     processes = options.threads if case else 0
 
     def call() -> None:

@@ -18,8 +18,15 @@ from dgkd_core.config.schema import Params
 from dgkd_core.data.manifest import Entry, by_size, read_manifest
 from dgkd_core.data.pack import write_pack
 from dgkd_core.data.pictures import decode_array, encode_array
-from dgkd_core.data.samples import Store
-from dgkd_core.evaluation.inference import Loaded, Protocol, View, dark_view, load_group, run_loaded
+from dgkd_core.data.store import Store
+from dgkd_core.evaluation.inference import (
+    InferenceSettings,
+    Loaded,
+    View,
+    dark_view,
+    load_group,
+    run_loaded,
+)
 from dgkd_core.models.registry import load_model
 from dgkd_core.pipeline.stage import run
 from dgkd_core.pseudo_labels.class_maps import Sweep, class_maps
@@ -50,12 +57,12 @@ def cam(params: Params, state: State) -> None:
     def load(group: Sequence[Entry]) -> list[tuple[Any, Loaded]]:
         return [(net, load_group(group, view, net.uses_depth)) for net, view in networks]
 
-    protocol = Protocol(tuple(section.scales), section.flip, batch=section.batch)
+    settings = InferenceSettings(tuple(section.scales), section.flip, batch=section.batch)
     sweep, cache = Sweep(len(manifest.classes)), state.cache("maps")
     for split in ("train", "val"):
-        label, groups = f"cam, {split}", by_size(manifest.split(split), protocol.batch)
+        label, groups = f"cam, {split}", by_size(manifest.split(split), settings.batch)
         for group, inputs in loaded(groups, cache, label, load, device.type == "cuda"):
-            runs = [run_loaded(network, x, protocol, device)[0] for network, x in inputs]
+            runs = [run_loaded(network, x, settings, device)[0] for network, x in inputs]
             masks = torch.stack(runs).mean(0)
             for entry, mask in zip(group, masks, strict=True):
                 maps = class_maps(mask, manifest.label_vector(entry))

@@ -10,7 +10,6 @@ import _start  # noqa: F401
 
 from dgkd_core.config.schema import Params
 from dgkd_core.data.manifest import read_manifest
-from dgkd_core.data.pack import Pack
 from dgkd_core.lowlight.darkening import make_dark, write_dark
 from dgkd_core.lowlight.preview import write_preview
 from dgkd_core.pipeline.stage import run
@@ -30,8 +29,7 @@ def darken(params: Params, state: State) -> None:
         return
     metrics = write_dark(manifest, out, cache)
     preview = out.with_name("preview.png")
-    images, real = Pack(source / "images.zip"), Pack(source / "dark.zip")
-    write_preview(preview, manifest.entries, images, settings, params.data.seed, real)
+    write_preview(preview, manifest.entries, source, settings, params.data.seed)
     write_metrics("metrics/darken.json", metrics)
     taken = sum(bool(entry.dark) for entry in manifest.entries)
     if taken:

@@ -14,9 +14,8 @@ import _start  # noqa: F401
 import numpy as np
 
 from dgkd_core.config.schema import Params
-from dgkd_core.data.manifest import Entry, read_manifest
-from dgkd_core.data.pack import Pack
-from dgkd_core.data.pictures import decode_rgb
+from dgkd_core.data.manifest import Entry, by_size, read_manifest
+from dgkd_core.data.store import Store
 from dgkd_core.pipeline.stage import run
 from dgkd_core.runtime import distributed
 from dgkd_core.runtime.errors import InputError
@@ -32,9 +31,10 @@ if TYPE_CHECKING:  # torch is imported where something is to be adapted
     from dgkd_core.training.loop import Log
 
 PREPARED, DARK = Path(ARTIFACTS, "prepare"), Path(ARTIFACTS, "darken", "dark.zip")
+IMAGES = PREPARED / "images.zip"
 
 
-def with_twin(split: str) -> list[Entry]:
+def paired(split: str) -> list[Entry]:
     """The pictures of a split that have a normal version."""
     return [entry for entry in read_manifest(PREPARED).split(split) if entry.image]
 
@@ -48,14 +48,13 @@ def agreement(
     adapted model's. NaN without val pictures.
     """
     from dgkd_core.depth.dpt import predict, rank_correlation
-    from dgkd_core.depth.mapping import dark_pictures, in_groups
+    from dgkd_core.depth.mapping import PIXELS
 
-    images, dark = Pack(PREPARED / "images.zip"), Pack(DARK)
     found: dict[str, list[float]] = {"before": [], "after": []}
-    groups = in_groups(with_twin("val"), params.depth.adapt.batch)
+    groups, store = by_size(paired("val"), params.depth.adapt.batch, PIXELS), Store()
     for group in Progress(groups, "depth_adapt, val", lines=4):
-        normal = [np.array(decode_rgb(images.read(e.image), e.image)) for e in group]
-        night = dark_pictures(group, dark, params.depth.exposure)
+        normal = store.pictures_8bit(group, IMAGES, "none", dark=False)
+        night = store.pictures_8bit(group, DARK, params.depth.exposure, dark=True)
         by_day = predict(original, processor, normal, device)
         for name, network in (("before", original), ("after", model)):
             for a, b in zip(by_day, predict(network, processor, night, device), strict=True):
@@ -64,15 +63,19 @@ def agreement(
 
 
 def adapt(params: Params, state: State, log: Log) -> tuple[Any, Any, Any, torch.device]:
-    """The adapted DPT, the original, their processor and the device they are on."""
-    from dgkd_core.data.samples import Twins, training_batches, twins_by_shape
+    """The adapted DPT, the original, their processor and the device they are on.
+
+    Raises:
+        InputError: no training picture has a normal version; the DPT or a picture is damaged.
+    """
+    from dgkd_core.data.samples import DayNightPairs, collate_pairs, training_batches
     from dgkd_core.depth.dpt import load_dpt, network_inputs
     from dgkd_core.runtime.device import start
     from dgkd_core.training.adapt import AdaptationTask, freeze_unused_weights
     from dgkd_core.training.loop import train
     from dgkd_core.training.optimizer import Recipe
 
-    device, section, entries = start(params, "depth_adapt"), params.depth.adapt, with_twin("train")
+    device, section, entries = start(params, "depth_adapt"), params.depth.adapt, paired("train")
     if not entries:
         raise InputError(
             f"{PREPARED / 'manifest.csv'}: no training picture has a normal twin, expected one at "
@@ -81,13 +84,12 @@ def adapt(params: Params, state: State, log: Log) -> tuple[Any, Any, Any, torch.
     model, processor = load_dpt(Path(ARTIFACTS, "depth_model"), local=True)
     original = deepcopy(model).to(device).requires_grad_(False)
 
-    images, exposure = PREPARED / "images.zip", params.depth.exposure
-    to_input = partial(network_inputs, processor)
-    twins = Twins(entries, images, DARK, exposure, to_input, params.seed)
-    freeze_unused_weights(model, twins[0, 0][1][None])
+    exposure, to_input = params.depth.exposure, partial(network_inputs, processor)
+    pairs = DayNightPairs(entries, IMAGES, DARK, exposure, to_input, params.seed)
+    freeze_unused_weights(model, pairs[0, 0][1][None])
     count = section.iterations
     recipe = Recipe(count, "adamw", section.lr, 0.0, 0.9, min(20, count // 10), 1.0, 0.0)
-    batches = training_batches(twins, section.batch, count, device, twins_by_shape)
+    batches = training_batches(pairs, section.batch, count, device, collate_pairs)
     task = AdaptationTask(model, original)
     train("depth_adapt", task, batches, recipe, device, state, log=log)
     return model, original, processor, device
@@ -109,9 +111,9 @@ def depth_adapt(params: Params, state: State) -> None:
         write_json(folder / "source.json", {"adapted": wanted})
     if adapted:
         correlation = agreement(params, *adapted)
-        told = " and ".join(f"{value:.2f} {name}" for name, value in correlation.items())
-        print(f"depth_adapt: rank correlation of dark val maps with those by day: {told}")
-        pictures = len(with_twin("train"))
+        values = " and ".join(f"{value:.2f} {name}" for name, value in correlation.items())
+        print(f"depth_adapt: rank correlation of dark val maps with those by day: {values}")
+        pictures = len(paired("train"))
         metrics = {"val": {"rank_correlation": correlation}, "train_pictures": pictures}
     write_metrics("metrics/depth_adapt.json", metrics)
 

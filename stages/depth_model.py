@@ -43,6 +43,7 @@ class DepthTask:
         return []
 
     def __call__(self, batch: Batch, step: int) -> Losses:
+        """The loss ``depth`` of x (B, 3, H, W), processed pictures, and y (B, H, W) in [0, 1]."""
         predicted = self.model(pixel_values=batch["x"]).predicted_depth
         size = batch["y"].shape[-2:]
         predicted = torch.nn.functional.interpolate(predicted[:, None], size, mode="bilinear")
@@ -62,6 +63,7 @@ def draw(params: Params, split: str, count: int) -> tuple[list[np.ndarray], list
 
 
 def train_on_scenes(params: Params, folder: Path, state: State, log: Log) -> dict[str, float]:
+    """Train the small DPT, save it into ``folder``; its `depth_errors` on the held-out scenes."""
     section, device = params.depth_model, start(params, "depth_model")
     model, processor = dpt.small_dpt(section.size, section.width)
     pictures, depths = draw(params, "train", section.pictures)

@@ -10,7 +10,8 @@ import _start  # noqa: F401
 
 from dgkd_core.config.schema import Params
 from dgkd_core.data.manifest import read_manifest
-from dgkd_core.data.samples import Crops, Inputs, Store
+from dgkd_core.data.samples import Crops, Inputs
+from dgkd_core.data.store import Store
 from dgkd_core.distill.dgkd import DGKD
 from dgkd_core.evaluation.inference import dark_view
 from dgkd_core.lowlight.fresh import fresh_night

@@ -8,11 +8,9 @@ import numpy as np
 
 from dgkd_core.config.schema import Params
 from dgkd_core.data.manifest import Manifest, read_manifest
-from dgkd_core.data.pack import Pack
-from dgkd_core.data.pictures import decode_array, decode_mask
-from dgkd_core.data.samples import Store
+from dgkd_core.data.store import Store
 from dgkd_core.evaluation import networks
-from dgkd_core.evaluation.networks import ROOT, Places
+from dgkd_core.evaluation.networks import ROOT, PackPaths
 from dgkd_core.evaluation.scores import Confusion
 from dgkd_core.pipeline.stage import run
 from dgkd_core.pseudo_labels.class_maps import label_map
@@ -21,7 +19,7 @@ from dgkd_core.runtime.files import read_json, write_metrics, write_text
 from dgkd_core.runtime.progress import Progress
 from dgkd_core.runtime.state import State
 
-VAL = Places(
+VAL = PackPaths(
     images=ROOT / "prepare/images.zip",
     dark=ROOT / "darken/dark.zip",
     depth=ROOT / "depth/depth.zip",
@@ -33,19 +31,17 @@ VAL = Places(
 
 def score_training_labels(manifest: Manifest) -> dict[str, float | int]:
     """mIoU, percent, of class maps and pseudo labels of the training pictures that have a mask."""
-    truth = Pack(ROOT / "prepare/masks_train.zip")
-    cams, pseudo = Pack(ROOT / "cam/train.zip"), Pack(ROOT / "refine/train.zip")
+    truth, store = ROOT / "prepare/masks_train.zip", Store()
     threshold = read_json(ROOT / "cam/threshold.json")["threshold"]
     classes = len(manifest.classes)
     cam_score, pseudo_score, decided_score = (Confusion(classes) for _ in range(3))
-    known = [entry for entry in manifest.split("train") if f"{entry.id}.png" in truth]
+    known = [entry for entry in manifest.split("train") if store.has(truth, f"{entry.id}.png")]
     for entry in Progress(known, "evaluate, train labels", lines=2):
         name = f"{entry.id}.png"
-        mask = decode_mask(truth.read(name), name)
-        maps = decode_array(cams.read(f"{entry.id}.npy"), f"{entry.id}.npy")
+        mask, guess = store.mask(truth, name), store.mask(ROOT / "refine/train.zip", name)
+        maps = store.maps(ROOT / "cam/train.zip", entry.id)
         if threshold is not None:
             cam_score.add(mask, label_map(maps, manifest.label_vector(entry), threshold))
-        guess = decode_mask(pseudo.read(name), name)
         pseudo_score.add(mask, guess)
         decided_score.add(np.where(guess == 255, 255, mask).astype(np.uint8), guess)
     return {

@@ -12,7 +12,7 @@ import _start  # noqa: F401
 from dgkd_core.config.schema import NOT_USED, Params
 from dgkd_core.data.manifest import NO_THRESHOLD, Entry, Manifest
 from dgkd_core.data.pack import Pack
-from dgkd_core.data.pictures import glance
+from dgkd_core.data.pictures import quick_check
 from dgkd_core.datasets.find import find
 from dgkd_core.datasets.ingest import Item, file_items, scene_items, write_data_set
 from dgkd_core.datasets.source import DataSet
@@ -41,7 +41,7 @@ def with_depth(items: Iterable[Item | InputError], root: Path) -> Iterator[Item 
     """
     for item in items:
         yield item
-        if isinstance(item, Item) and (problem := glance(root / f"{item.entry.id}.png")):
+        if isinstance(item, Item) and (problem := quick_check(root / f"{item.entry.id}.png")):
             yield InputError(f"{problem}, expected the depth map of {item.entry.id}")
 
 

@@ -16,15 +16,9 @@ from torch import Tensor
 from dgkd_core.config.schema import Params
 from dgkd_core.data.exposure import expose
 from dgkd_core.data.manifest import NO_THRESHOLD, Entry, Manifest, read_manifest
-from dgkd_core.data.pack import Pack, write_pack
-from dgkd_core.data.pictures import (
-    decode_array,
-    decode_depth,
-    decode_mask,
-    decode_rgb,
-    encode_array,
-    encode_mask,
-)
+from dgkd_core.data.pack import write_pack
+from dgkd_core.data.pictures import decode_array, encode_array, encode_mask
+from dgkd_core.data.store import Store
 from dgkd_core.evaluation.scores import Confusion, per_class
 from dgkd_core.imaging.dense_crf import DenseCRF
 from dgkd_core.imaging.pamr import PAMR
@@ -44,15 +38,16 @@ from dgkd_core.runtime.paths import ARTIFACTS
 from dgkd_core.runtime.result_cache import ResultCache, unfinished
 from dgkd_core.runtime.state import State
 
+ROOT = Path(ARTIFACTS)
+IMAGES, TRUTH = ROOT / "prepare/images.zip", ROOT / "prepare/masks_val.zip"
+DARK, DEPTH = ROOT / "darken/dark.zip", ROOT / "depth/depth.zip"
+
 
 class Guides:
     """What refines a class map: the picture, its depth map, a network's attention."""
 
-    def __init__(self, params: Params) -> None:
-        self.section, self.exposure = params.refine, params.model.exposure
-        self.dark = Pack(Path(ARTIFACTS, "darken", "dark.zip"))
-        self.normal = Pack(Path(ARTIFACTS, "prepare", "images.zip"))
-        self.depths = Pack(Path(ARTIFACTS, "depth", "depth.zip"))
+    def __init__(self, params: Params, store: Store) -> None:
+        self.section, self.exposure, self.store = params.refine, params.model.exposure, store
         self.pamr = PAMR(self.section.iterations, self.section.dilations)
         self.crf = DenseCRF(self.section.iterations)
         self.network: Any = None
@@ -60,13 +55,12 @@ class Guides:
             self.device = start(params, "refine")
         if self.section.method == "attention":
             folder = "student" if self.section.guide == "dark" else "teacher"
-            self.network, _ = load_model(Path(ARTIFACTS, folder), self.device)
+            self.network, _ = load_model(ROOT / folder, self.device)
             self.network.encoder.attend()
 
     def depth(self, entry: Entry) -> np.ndarray:
         """(H, W, 1) float32 in [0, 1]."""
-        name = f"{entry.id}.png"
-        return decode_depth(self.depths.read(name), name)[..., None].astype(np.float32)
+        return self.store.full_depth(DEPTH, f"{entry.id}.png")[..., None]
 
     def affinity(self, picture: np.ndarray, entry: Entry) -> Tensor:
         """(1, h, w, h, w) of the picture's patches, as in `Encoder.attend`."""
@@ -79,13 +73,16 @@ class Guides:
 
     def picture(self, entry: Entry) -> np.ndarray:
         """(H, W, 3) float32 in [0, 1]."""
-        name = f"{entry.id}.png"
         if self.section.guide == "dark":
-            return expose(decode_rgb(self.dark.read(name), name), self.exposure)
-        return expose(decode_rgb(self.normal.read(entry.image), entry.image), "none")
+            return expose(self.store.rgb(DARK, f"{entry.id}.png"), self.exposure)
+        return expose(self.store.rgb(IMAGES, entry.image), "none")
 
     def sharpen(self, maps: np.ndarray, entry: Entry) -> np.ndarray:
-        """Refine class maps: (K, H, W) uint8, 255 = 1, to float32 in [0, 1]."""
+        """Refine class maps: (K, H, W) uint8, 255 = 1, to float32 in [0, 1].
+
+        Raises:
+            InputError: a pack is damaged, or the picture is too large for the dense CRF.
+        """
         section = self.section
         if section.method == "none" or not len(maps):
             return maps.astype(np.float32) / 255
@@ -103,29 +100,25 @@ class Guides:
 
 
 def refined_val(
-    manifest: Manifest, cache: ResultCache, truth: Pack
+    manifest: Manifest, cache: ResultCache, store: Store
 ) -> Iterator[tuple[Entry, np.ndarray, np.ndarray | None]]:
     """Each val picture with its refined class maps (K, H, W) and its mask, where it has one."""
     for entry in manifest.split("val"):
         maps = decode_array(cache[f"refine, val/{entry.id}"][0], entry.id)
         name = f"{entry.id}.png"
-        yield entry, maps, decode_mask(truth.read(name), name) if name in truth else None
+        yield entry, maps, store.mask(TRUTH, name) if store.has(TRUTH, name) else None
 
 
 def refine(params: Params, state: State) -> None:
-    source, section = Path(ARTIFACTS, "prepare"), params.refine
-    manifest, cache = read_manifest(source), state.cache("labels")
+    section, store = params.refine, Store()
+    manifest, cache = read_manifest(ROOT / "prepare"), state.cache("labels")
     if section.guide == "normal":
         manifest.need_normal(["train", "val"], "refine.guide is normal")
-    cams = {split: Pack(Path(ARTIFACTS, "cam", f"{split}.zip")) for split in ("train", "val")}
-    truth = Pack(source / "masks_val.zip")
-    guides = Guides(params)
-    classes = len(manifest.classes)
+    guides, classes = Guides(params, store), len(manifest.classes)
 
     def sharp_maps(entry: Entry) -> np.ndarray:
         """(K, H, W) float32 in [0, 1]."""
-        maps = decode_array(cams[entry.split].read(f"{entry.id}.npy"), f"{entry.id}.npy")
-        return guides.sharpen(maps, entry)
+        return guides.sharpen(store.maps(ROOT / f"cam/{entry.split}.zip", entry.id), entry)
 
     label, entries = "refine, val", manifest.split("val")
     for (entry,) in unfinished([[entry] for entry in entries], cache, label):
@@ -133,7 +126,7 @@ def refine(params: Params, state: State) -> None:
     sweep = Sweep(classes)
     chosen = None if section.threshold == "auto" else section.threshold
     if distributed.is_main_process():
-        for entry, maps, mask in refined_val(manifest, cache, truth):
+        for entry, maps, mask in refined_val(manifest, cache, store):
             if mask is not None:
                 sweep.add(mask, maps, manifest.label_vector(entry))
         chosen = sweep.best()[0] if chosen is None else chosen
@@ -149,14 +142,14 @@ def refine(params: Params, state: State) -> None:
     if not distributed.is_main_process():
         return
     confusion, decided = Confusion(classes), []
-    with write_pack(Path(ARTIFACTS, "refine", "val.zip")) as out:
-        for entry, maps, mask in refined_val(manifest, cache, truth):
+    with write_pack(ROOT / "refine/val.zip") as out:
+        for entry, maps, mask in refined_val(manifest, cache, store):
             pseudo = label_map(maps, manifest.label_vector(entry), threshold, section.margin)
             out.add(f"{entry.id}.png", encode_mask(pseudo))
             if mask is not None:
                 known = np.where(pseudo == 255, 255, mask).astype(np.uint8)
                 confusion.add(known, pseudo)
-    with write_pack(Path(ARTIFACTS, "refine", "train.zip")) as out:
+    with write_pack(ROOT / "refine/train.zip") as out:
         for entry in entries:
             content, share = cache[f"{label}/{entry.id}"]
             out.add(f"{entry.id}.png", content)

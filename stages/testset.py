@@ -13,12 +13,12 @@ import _start  # noqa: F401
 
 from dgkd_core.config.schema import Params
 from dgkd_core.data.manifest import read_manifest
-from dgkd_core.data.samples import Store
+from dgkd_core.data.store import Store
 from dgkd_core.datasets.ingest import file_items, write_data_set
 from dgkd_core.datasets.testset import read_testset
 from dgkd_core.depth.mapping import write_depth
 from dgkd_core.evaluation import networks
-from dgkd_core.evaluation.networks import ROOT, Places
+from dgkd_core.evaluation.networks import ROOT, PackPaths
 from dgkd_core.lowlight.darkening import make_dark, write_dark
 from dgkd_core.pipeline.stage import run
 from dgkd_core.runtime import distributed
@@ -46,7 +46,7 @@ def testset(name: str, params: Params, state: State) -> None:
     manifest = read_manifest(out)
     # a list names pictures that nobody watches: what was made of former ones must not be taken
     content = "-".join(sha256(out / name)[:12] for name in ("images.zip", "dark.zip"))
-    places = Places(
+    packs = PackPaths(
         images=out / "images.zip",
         dark=out / "night.zip",
         depth=out / "depth.zip",
@@ -56,21 +56,21 @@ def testset(name: str, params: Params, state: State) -> None:
     settings, cache = params.lowlight.model_dump(), state.cache(f"dark-{content}")
     make_dark(manifest, out, params.data.seed, settings, night, cache)
     if distributed.is_main_process():
-        write_dark(manifest, places.dark, cache)
+        write_dark(manifest, packs.dark, cache)
     distributed.barrier()
     measured = (place if place.is_dir() else place.parent) / "depth"
     depths = state.cache(f"depth-{content}")
-    write_depth(manifest, places.dark, places.depth, measured, params, label, depths)
+    write_depth(manifest, packs.dark, packs.depth, measured, params, label, depths)
     distributed.barrier()
     store = Store()
     cache = state.cache(f"predictions-{content}")
-    results = networks.score_networks(label, manifest, places, params, store, cache)
+    results = networks.score_networks(label, manifest, packs, params, store, cache)
     if not distributed.is_main_process():
         return
     metrics, table = networks.tabulate(manifest, results)
-    scored = sum(store.has(places.truth, f"{entry.id}.png") for entry in manifest.entries)
+    scored = sum(store.has(packs.truth, f"{entry.id}.png") for entry in manifest.entries)
     networks.write_predictions(out / "predictions.zip", results["segmenter.dark"])
-    gallery = networks.Gallery(manifest, places, store, out / "predictions.zip")
+    gallery = networks.Gallery(manifest, packs, store, out / "predictions.zip")
     gallery.write_sheet(out / "sheet.png", params.evaluate.sheet)
     write_text(out / "per_class.csv", table)
     pictures = {"count": len(manifest.entries), "scored": scored}

@@ -32,14 +32,12 @@ from distill import distill  # noqa: E402
 from dgkd_core.config.params import load_params  # noqa: E402
 from dgkd_core.data.exposure import expose, expose_8bit  # noqa: E402
 from dgkd_core.data.manifest import Entry, read_manifest  # noqa: E402
-from dgkd_core.data.pack import Pack  # noqa: E402
-from dgkd_core.data.pictures import decode_array  # noqa: E402
-from dgkd_core.data.samples import Store  # noqa: E402
+from dgkd_core.data.store import Store  # noqa: E402
 from dgkd_core.distill.dgkd import DGKD  # noqa: E402
 from dgkd_core.distill.dist import dist_loss  # noqa: E402
 from dgkd_core.evaluation.figures import colour_heat, colour_mask  # noqa: E402
 from dgkd_core.evaluation.inference import (  # noqa: E402
-    Protocol,
+    InferenceSettings,
     View,
     load_group,
     run_loaded,
@@ -145,7 +143,7 @@ def class_map_tiles(run: Run) -> list[list[Tile]]:
     """(b) the best class map of teacher and student, by day and in the dark."""
     teacher, student = run.network("teacher"), run.network("student")
     exposure, section = run.params.model.exposure, run.params.cam
-    protocol, tiles = Protocol(tuple(section.scales), section.flip), []
+    settings, tiles = InferenceSettings(tuple(section.scales), section.flip), []
     for title, model, view in (
         ("teacher, by day", teacher, run.day()),
         ("teacher, dark as it is", teacher, run.night("none")),
@@ -153,7 +151,7 @@ def class_map_tiles(run: Run) -> list[list[Tile]]:
         (f"student, dark, {exposure}", student, run.night(exposure)),
     ):
         inputs = load_group([run.entry], view, model.uses_depth)
-        masks, _ = run_loaded(model, inputs, protocol, CPU)
+        masks, _ = run_loaded(model, inputs, settings, CPU)
         maps = class_maps(masks[0], run.manifest.label_vector(run.entry))
         tiles.append((title, heat(maps.max(0) / 255)))
     return [[*tiles, ("truth", colour_mask(run.store.mask(run.truth, run.name)))]]
@@ -258,7 +256,7 @@ def fusion(run: Run) -> list[list[Tile]]:
 def pseudo_label(run: Run) -> list[list[Tile]]:
     """(e) from class maps to the pseudo label, and what the segmenter learns from many of them."""
     section, exposure = run.params.refine, run.params.model.exposure
-    maps = decode_array(Pack(run.root / "cam/val.zip").read(f"{run.entry.id}.npy"), run.entry.id)
+    maps = run.store.maps(run.root / "cam/val.zip", run.entry.id)
     dark = run.store.rgb(run.dark, run.name)
     pamr = PAMR(section.iterations, section.dilations)
     sharp = sharpen_by_pamr(maps, expose(dark, exposure), pamr)

@@ -108,7 +108,7 @@ def _opened(content: bytes, name: str) -> Any:
 
 
 def open_picture(content: bytes, name: str) -> Image.Image:
-    """A picture file, decoded, in its own mode; camera raw, told by ``name``, as `_developed`.
+    """A picture file, decoded, in its own mode; if ``name`` ends as camera raw, as `_developed`.
 
     Raises:
         InputError: not a picture, damaged, empty, over 256 megapixels, or of a kind for which an
@@ -137,8 +137,8 @@ def _too_large(size: tuple[int, int], name: str) -> InputError:
     )
 
 
-def glance(path: Path) -> str | None:
-    """What is wrong with a picture file at first sight, its header; None where nothing is."""
+def quick_check(path: Path) -> str | None:
+    """What is wrong with the header of a picture file; None if it is fine."""
     try:
         with _own_limit(), Image.open(path):
             return None
@@ -449,7 +449,11 @@ def encode_array(array: np.ndarray) -> bytes:
 
 
 def decode_array(content: bytes, name: str) -> np.ndarray:
-    """The array of a .npy file; pickled objects are refused."""
+    """The array of a .npy file.
+
+    Raises:
+        InputError: damaged, an archive, or pickled objects.
+    """
     try:
         array = np.load(io.BytesIO(content), allow_pickle=False)
     except (ValueError, TypeError, EOFError, OSError, MemoryError, TokenError) as error:

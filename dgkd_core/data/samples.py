@@ -1,11 +1,11 @@
-"""Pictures on their way to a network: random crops for training, whole pictures for inference."""
+"""Training samples: random crops, or whole pictures in both lights, and batches of them."""
 
 from __future__ import annotations
 
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import cycle
@@ -18,11 +18,10 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from dgkd_core.config.choices import MEAN
-from dgkd_core.data.exposure import expose, expose_8bit
-from dgkd_core.data.image_cache import ImageCache, Size, room
+from dgkd_core.data.exposure import expose
+from dgkd_core.data.image_cache import Size
 from dgkd_core.data.manifest import Entry, Manifest
-from dgkd_core.data.pack import Pack
-from dgkd_core.data.pictures import decode_depth, decode_mask, decode_rgb
+from dgkd_core.data.store import DEPTH_TYPE, Store, chw
 from dgkd_core.data.transforms import (
     Geometry,
     apply_geometry,
@@ -36,57 +35,6 @@ from dgkd_core.runtime.parallel import ahead, cores, in_flight, ordered_map, wan
 
 _Keys = list[tuple[int, int]]  # (position, index) of each picture of a batch
 _Layout = tuple[str, torch.Size, torch.dtype]
-_DEPTH = np.float16  # of a depth map in memory: half of it, and finer than a network's use of it
-
-
-class Store:
-    """From packs to arrays and tensors: the one way of a picture to a network.
-
-    Args:
-        sizes: what to keep decoded, as far as there is room for it, shared with forked workers.
-    """
-
-    def __init__(self, sizes: Iterable[Size] = ()) -> None:
-        self._packs: dict[Path, Pack] = {}
-        self.cache = ImageCache(sizes, room())
-
-    def _pack(self, path: Path) -> Pack:
-        if path not in self._packs:
-            self._packs[path] = Pack(path)
-        return self._packs[path]
-
-    def has(self, path: Path, name: str) -> bool:
-        """Whether the pack at ``path`` holds ``name``."""
-        return name in self._pack(path)
-
-    def _get(self, path: Path, name: str, decode: Callable[[bytes, str], np.ndarray]) -> np.ndarray:
-        kept = self.cache.get((path, name))
-        if kept is not None:
-            return kept
-        picture = decode(self._pack(path).read(name), f"{path}: {name}")
-        self.cache.put((path, name), picture)
-        return picture
-
-    def rgb(self, path: Path, name: str) -> np.ndarray:
-        """(H, W, 3) uint8."""
-        return self._get(path, name, decode_rgb)
-
-    def mask(self, path: Path, name: str) -> np.ndarray:
-        """(H, W) uint8 class ids."""
-        return self._get(path, name, decode_mask)
-
-    def depth(self, path: Path, name: str) -> np.ndarray:
-        """(H, W) float16 in [0, 1], near = 1."""
-        return self._get(path, name, lambda content, n: decode_depth(content, n).astype(_DEPTH))
-
-    def pictures(self, entries: Sequence[Entry], path: Path, exposure: str, dark: bool) -> Tensor:
-        """Pictures of one size, of a dark pack or not, as (N, 3, H, W) in [0, 1], exposed."""
-        names = [f"{entry.id}.png" if dark else entry.image for entry in entries]
-        return picture_batch([self.rgb(path, name) for name in names], exposure)
-
-    def depths(self, entries: Sequence[Entry], path: Path) -> Tensor:
-        """Depth maps of one size as (N, 1, H, W) float32 in [0, 1], near = 1."""
-        return depth_batch([self.depth(path, f"{entry.id}.png") for entry in entries])
 
 
 @dataclass(frozen=True)
@@ -117,10 +65,6 @@ class Inputs:
     night: FreshNight | None = None
 
 
-def _chw(image: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-
-
 class Crops:
     """Random crops, one per (position, index): all draws depend on the seed and the position alone.
 
@@ -132,7 +76,7 @@ class Crops:
     given, to a random long side in that range, pixels.
 
     ``jitter`` changes the colours of the normal picture, and with ``inputs.night`` of the dark one
-    that is made of it; there, a picture whose dark twin is real keeps its colours.
+    that is made of it; there, a picture whose dark version is real keeps its colours.
     """
 
     def __init__(
@@ -178,7 +122,7 @@ class Crops:
             if source.dark and not night:
                 yield (source.dark, name), (*size, 3), np.uint8
             if source.depth:
-                yield (source.depth, name), size, np.float16
+                yield (source.depth, name), size, DEPTH_TYPE
             if source.pseudo:
                 yield (source.pseudo, name), size, np.uint8
 
@@ -197,7 +141,7 @@ class Crops:
         day = (normal[:, rows, columns] * 255).round().byte().permute(1, 2, 0).contiguous()
         dark = expose(night.darken(day.numpy(), name, position), self.inputs.exposure)
         crop = torch.tensor(MEAN)[:, None, None].repeat(1, g.crop, g.crop)
-        crop[:, rows, columns] = _chw(dark)
+        crop[:, rows, columns] = chw(dark)
         return crop
 
     def _scale(self, entry: Entry) -> tuple[float, float]:
@@ -219,7 +163,7 @@ class Crops:
         }
         night = self._night(entry)
         if images := night.images if night else source.normal:
-            normal = _chw(expose(self.store.rgb(images, entry.image), "none"))
+            normal = chw(expose(self.store.rgb(images, entry.image), "none"))
             normal = apply_geometry(normal, g, grey, nearest=False)
             if self.jitter and not (source.night and entry.dark):
                 normal = colour_jitter(normal, rng, self.jitter)
@@ -229,17 +173,17 @@ class Crops:
                 sample["dark"] = self._darkened(normal, g, night, entry.id, position)
         if source.dark and not night:
             dark = expose(self.store.rgb(source.dark, f"{entry.id}.png"), source.exposure)
-            sample["dark"] = apply_geometry(_chw(dark), g, grey, nearest=False)
+            sample["dark"] = apply_geometry(chw(dark), g, grey, nearest=False)
         if source.depth:
             depth = self.store.depth(source.depth, f"{entry.id}.png").astype(np.float32)
-            sample["depth"] = apply_geometry(_chw(depth[..., None]), g, 0.0, nearest=False)
+            sample["depth"] = apply_geometry(chw(depth[..., None]), g, 0.0, nearest=False)
         if source.pseudo:
             pseudo = self.store.mask(source.pseudo, f"{entry.id}.png").astype(np.int64)
-            sample["pseudo"] = apply_geometry(_chw(pseudo[..., None]), g, 255, nearest=True)[0]
+            sample["pseudo"] = apply_geometry(chw(pseudo[..., None]), g, 255, nearest=True)[0]
         return sample
 
 
-class Twins:
+class DayNightPairs:
     """Whole pictures in both lights as a network's input, one pair per (position, index).
 
     A sample is (normal, dark), (3, h, w) each; the dark picture goes through ``exposure``. A random
@@ -273,16 +217,16 @@ class Twins:
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
         position, index = key
         entry = self.entries[index]
-        picture = self.store.rgb(self.normal, entry.image)
-        night = expose_8bit(self.store.rgb(self.dark, f"{entry.id}.png"), self.exposure)
-        normal, dark = self.to_input([picture.copy(), night])
+        (day,) = self.store.pictures_8bit([entry], self.normal, "none", dark=False)
+        (night,) = self.store.pictures_8bit([entry], self.dark, self.exposure, dark=True)
+        normal, dark = self.to_input([day, night])
         if np.random.default_rng((self.seed, position)).random() < 0.5:
             return normal.flip(-1), dark.flip(-1)
         return normal, dark
 
 
-def twins_by_shape(pairs: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
-    """A batch of twins: normal_0 and dark_0, (n, 3, h, w) each, then those of the next shape."""
+def collate_pairs(pairs: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    """A batch of pairs: normal_0 and dark_0, (n, 3, h, w) each, then those of the next shape."""
     batch: dict[str, Tensor] = {}
     for k, shape in enumerate(dict.fromkeys(dark.shape for _, dark in pairs)):
         same = [pair for pair in pairs if pair[1].shape == shape]
@@ -328,7 +272,7 @@ def _scratch() -> IO[bytes]:
 
 
 def training_batches(
-    crops: Crops | Twins,
+    crops: Crops | DayNightPairs,
     batch: int,
     iterations: int,
     device: torch.device,
@@ -336,6 +280,7 @@ def training_batches(
 ) -> Callable[[int], Iterator[dict[str, Tensor]]]:
     """A function from a step to the batches from there to ``iterations``.
 
+    A batch has the keys of a `Crops` sample, (B, ...) each, or those of `collate_pairs`.
     The batches are the same for any number of workers, and drawing them leaves torch's random state
     alone. For a CUDA device they lie in pinned memory.
 
@@ -392,14 +337,3 @@ def training_batches(
         return elsewhere(batches) if count else here(batches)
 
     return start
-
-
-def picture_batch(pictures: Sequence[np.ndarray], exposure: str) -> Tensor:
-    """Pictures of one size, (H, W, 3) uint8, as (N, 3, H, W) in [0, 1], exposed."""
-    return torch.stack([_chw(expose(picture, exposure)) for picture in pictures])
-
-
-def depth_batch(maps: Sequence[np.ndarray]) -> Tensor:
-    """Depth maps of one size, (H, W) in [0, 1], as (N, 1, H, W) float32, as coarse as a Store's."""
-    coarse = [depth.astype(_DEPTH).astype(np.float32) for depth in maps]
-    return torch.stack([torch.from_numpy(depth)[None] for depth in coarse])

@@ -26,13 +26,13 @@ from torch.export import Dim, ExportedProgram
 
 from dgkd_core.data.exposure import expose_8bit
 from dgkd_core.data.pictures import MOST_PIXELS, voc_palette
-from dgkd_core.data.samples import depth_batch, picture_batch
+from dgkd_core.data.store import depth_batch, picture_batch
 from dgkd_core.deploy.folder import DEPTH, Settings
 from dgkd_core.deploy.model import LARGEST, Model, load
 from dgkd_core.deploy.photographs import Photograph
 from dgkd_core.depth.dpt import nearness, network_inputs
 from dgkd_core.depth.maps import gradient
-from dgkd_core.evaluation.inference import Protocol, infer, run_loaded
+from dgkd_core.evaluation.inference import InferenceSettings, infer, run_loaded
 from dgkd_core.lowlight.synthesis import darken_physical, picture_rng
 from dgkd_core.models.network import Segmenter
 from dgkd_core.models.registry import ModelConfig
@@ -349,11 +349,11 @@ def run_torch(content: bytes) -> Run:
     return run
 
 
-def dark_pictures(count: int, height: int, width: int, seed: int = 0) -> list[np.ndarray]:
+def dark_pictures(count: int, height: int, width: int) -> list[np.ndarray]:
     """Drawn night scenes, (height, width, 3) uint8 each."""
     size = max(height, width, 32)
-    scenes = [render(seed, "val", i, size).image[:height, :width] for i in range(count)]
-    rngs = [picture_rng(seed, str(i)) for i in range(count)]
+    scenes = [render(0, "val", i, size).image[:height, :width] for i in range(count)]
+    rngs = [picture_rng(0, str(i)) for i in range(count)]
     return [
         darken_physical(scene, rng, ratio=(20.0, 20.0), shot=(3e-4, 3e-4)).image
         for scene, rng in zip(scenes, rngs, strict=True)
@@ -363,7 +363,7 @@ def dark_pictures(count: int, height: int, width: int, seed: int = 0) -> list[np
 def compare(model: Model, segmenter: Run, depth: Run | None) -> Parity:
     """The whole way from dark pictures to masks, by the graphs and by the model itself."""
     settings, difference, others, pixels = model.settings, 0.0, 0, 0
-    protocol = Protocol(settings.scales, settings.flip)
+    inference = InferenceSettings(settings.scales, settings.flip)
     for count, height, width in SIZES:
         pictures = dark_pictures(count, height, width)
         given = [gradient(height, width)] * count if settings.depth == "given" else None
@@ -372,7 +372,7 @@ def compare(model: Model, segmenter: Run, depth: Run | None) -> Parity:
         maps = [s.depth for s in seen if s.depth is not None]
         image = picture_batch(pictures, model.config.exposure)
         stored = depth_batch(maps) if maps else None
-        expected, _ = run_loaded(model.segmenter, (image, stored), protocol, model.device)
+        expected, _ = run_loaded(model.segmenter, (image, stored), inference, model.device)
         inputs = {"image": image.numpy()}
         if depth is not None:
             assert model.dpt is not None

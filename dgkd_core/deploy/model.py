@@ -16,12 +16,12 @@ from torch import Tensor
 
 from dgkd_core.data.exposure import expose_8bit
 from dgkd_core.data.pictures import depth_as_stored, to_photo, voc_palette
-from dgkd_core.data.samples import depth_batch, picture_batch
+from dgkd_core.data.store import depth_batch, picture_batch
 from dgkd_core.deploy.folder import DEPTH, STUDENT, Settings, read_settings
 from dgkd_core.deploy.photographs import Photograph
 from dgkd_core.depth.dpt import estimate, load_dpt, to_unit
 from dgkd_core.depth.maps import fitted, gradient
-from dgkd_core.evaluation.inference import Protocol, decide, run_loaded
+from dgkd_core.evaluation.inference import InferenceSettings, decide, run_loaded
 from dgkd_core.models.registry import ModelConfig, load_model
 from dgkd_core.runtime.device import get_device
 from dgkd_core.runtime.errors import InputError
@@ -216,8 +216,8 @@ class Model:
         """Masks (N, C+1, h, w) and class probabilities (N, C) of photographs of one size."""
         image = picture_batch([photo.rgb for photo in some], config.exposure)
         depth = None if maps is None else depth_batch(maps)
-        protocol = Protocol(self.settings.scales, self.settings.flip)
-        return run_loaded(network, (image, depth), protocol, self.device)
+        inference = InferenceSettings(self.settings.scales, self.settings.flip)
+        return run_loaded(network, (image, depth), inference, self.device)
 
 
 def _groups(photographs: Sequence[Photograph], most: int) -> list[list[int]]:

@@ -169,7 +169,11 @@ def sees_a_square(config: Any) -> bool:
 
 
 def check_patches(config: Any, processor: Any) -> None:
-    """Refuse an input of so many patches that one picture would take hours."""
+    """Check that one picture does not take hours.
+
+    Raises:
+        InputError: the input has more than 160 patches a side.
+    """
     sizes = [getattr(part, "patch_size", None) for part in (config.backbone_config, config)]
     patch: Any = next((size for size in sizes if size), LARGEST_SIDE)
     patches = patch if isinstance(patch, (list, tuple)) else [patch]
@@ -219,7 +223,7 @@ def _check_room(path: Path, model_class: Any, config: Any, tensors: Mapping[str,
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No table of the tensors that do not fit: what is wrong is told in one line."""
+    """No table of the tensors that do not fit: what is wrong is reported in one line."""
     from transformers.utils import logging
 
     before = logging.get_verbosity()

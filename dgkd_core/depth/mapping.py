@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from dgkd_core.config.schema import Depth, Params
-from dgkd_core.data.exposure import expose_8bit
 from dgkd_core.data.manifest import Entry, Manifest, by_size
-from dgkd_core.data.pack import Pack, write_pack
-from dgkd_core.data.pictures import decode_depth, decode_rgb, encode_depth
+from dgkd_core.data.pack import write_pack
+from dgkd_core.data.pictures import decode_depth, encode_depth
+from dgkd_core.data.store import Store
 from dgkd_core.depth.dpt import estimate, load_dpt, to_unit
 from dgkd_core.depth.maps import fitted, gradient
 from dgkd_core.runtime import distributed
@@ -34,24 +34,13 @@ def chosen_dpt() -> Path:
     return adapted if made else Path(ARTIFACTS, "depth_model")
 
 
-def in_groups(entries: Sequence[Entry], most: int) -> list[list[Entry]]:
-    """Groups of at most ``most`` pictures of one size that fit into memory."""
-    return by_size(entries, most, PIXELS)
-
-
-def dark_pictures(group: Sequence[Entry], dark: Pack, exposure: str) -> list[np.ndarray]:
-    """(H, W, 3) uint8 each, exposed."""
-    names = [f"{entry.id}.png" for entry in group]
-    return [expose_8bit(decode_rgb(dark.read(name), name), exposure) for name in names]
-
-
-def estimated(dark: Pack, section: Depth, device: torch.device) -> Maker:
-    """Depth of dark pictures by the chosen DPT, near = 1."""
-    model, processor = load_dpt(chosen_dpt(), local=True)
+def estimated(dark: Path, section: Depth, device: torch.device) -> Maker:
+    """Depth of the pictures in the pack ``dark`` by the chosen DPT, near = 1."""
+    store, (model, processor) = Store(), load_dpt(chosen_dpt(), local=True)
     model.to(device)
 
     def make(group: Sequence[Entry]) -> list[np.ndarray]:
-        pictures = dark_pictures(group, dark, section.exposure)
+        pictures = store.pictures_8bit(group, dark, section.exposure, dark=True)
         return [to_unit(depth) for depth in estimate(model, processor, pictures, device)]
 
     return make
@@ -109,14 +98,14 @@ def write_depth(
         InputError: all measured maps that are missing or damaged, once every map was read.
     """
     source = read_json(Path(ARTIFACTS, "depth_model", "source.json"))["model"]
-    groups = in_groups(manifest.entries, params.depth.batch)
+    groups = by_size(manifest.entries, params.depth.batch, PIXELS)
     if source == "given" and not measured.is_dir():
         raise InputError(f"depth.model is given: {measured} is no folder, expected maps ID.png")
     if source in ("given", "gradient"):
         make = given(measured, params.depth.invert) if source == "given" else control
         groups = [[entry] for entry in manifest.entries]
     else:
-        make = estimated(Pack(dark), params.depth, start(params, label))
+        make = estimated(dark, params.depth, start(params, label))
     problems: list[str] = []
     for group in unfinished(groups, cache, label):
         try:

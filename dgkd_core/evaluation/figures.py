@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from dgkd_core.data.pictures import voc_palette
 from dgkd_core.data.tiles import Font, png
 
+SIDE = 160  # longest side of a tile, pixels
 _PALETTE = np.array(voc_palette(), np.uint8).reshape(256, 3)
 
 
@@ -48,16 +49,14 @@ def sheet(
     rows: Sequence[Mapping[str, np.ndarray]],
     captions: Sequence[str],
     classes: Sequence[str],
-    side: int = 160,
     columns: int | None = None,
 ) -> bytes:
-    """A contact sheet as PNG.
+    """A contact sheet as PNG; tiles keep their aspect ratio.
 
     Args:
         rows: for each picture its (H, W, 3) uint8 tiles by column title; the same titles each.
         captions: a line under each row.
         classes: names for the colour legend.
-        side: side of a tile, pixels; tiles keep their aspect ratio.
         columns: tiles in a line; a picture's tiles take several lines, where they are more.
     """
     titles = list(rows[0])
@@ -65,10 +64,10 @@ def sheet(
     gap, head, foot = 6, 22, 18
     lines = -(-len(titles) // columns)
     above = head if lines > 1 else 0  # titles over each line, else once for all rows
-    block = lines * (above + side) + foot + gap
+    block = lines * (above + SIDE) + foot + gap
     font = ImageFont.load_default(13)
     small = ImageFont.load_default(11)
-    width = columns * (side + gap) + gap
+    width = columns * (SIDE + gap) + gap
     legend = legend_places(["background", *classes], font, gap, width)
     bottom = head - above + len(rows) * block
     height = bottom + 28 + legend[-1][1]
@@ -78,15 +77,15 @@ def sheet(
         start = head - above + i * block
         for number, title in enumerate(titles):
             line, column = divmod(number, columns)
-            left, top = gap + column * (side + gap), start + line * (above + side) + above
+            left, top = gap + column * (SIDE + gap), start + line * (above + SIDE) + above
             if i == 0 or above:
                 draw.text((left, top - head + 4), title, "black", font)
             tile = Image.fromarray(row[title])
-            scale = side / max(tile.size)
+            scale = SIDE / max(tile.size)
             size = (max(1, round(tile.width * scale)), max(1, round(tile.height * scale)))
             labels = title in ("pseudo label", "prediction", "truth")
             how = Image.Resampling.NEAREST if labels else Image.Resampling.BICUBIC
-            canvas.paste(tile.resize(size, how), (left + (side - size[0]) // 2, top))
+            canvas.paste(tile.resize(size, how), (left + (SIDE - size[0]) // 2, top))
         draw.text((gap, start + block - foot - gap + 1), caption, "dimgray", small)
     for number, (x, below, name) in enumerate(legend):
         y = bottom + 6 + below

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dgkd_core.data.manifest import Entry, Manifest, by_size
 from dgkd_core.data.pictures import decode_mask, encode_mask
-from dgkd_core.data.samples import Store
+from dgkd_core.data.store import Store
 from dgkd_core.evaluation.scores import Confusion, mean_average_precision, per_class
 from dgkd_core.models.registry import ModelConfig
 from dgkd_core.runtime import distributed
@@ -24,7 +24,7 @@ from dgkd_core.runtime.result_cache import ResultCache, loaded
 
 
 @dataclass(frozen=True)
-class Protocol:
+class InferenceSettings:
     """How a network is run on whole pictures.
 
     Classes whose best sigmoid(score) over scales and flips stays below ``drop`` are removed; the
@@ -117,12 +117,12 @@ def load_group(group: Sequence[Entry], view: View, depth: bool) -> Loaded:
 
 
 def run_loaded(
-    model: Any, inputs: Loaded, protocol: Protocol, device: torch.device
+    model: Any, inputs: Loaded, settings: InferenceSettings, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Masks (N, C+1, H, W) and class probabilities (N, C), on the CPU, of what was loaded."""
     image, depth = inputs
     depth = None if depth is None else depth.to(device)
-    masks, scores = infer(model, image.to(device), depth, protocol.scales, protocol.flip)
+    masks, scores = infer(model, image.to(device), depth, settings.scales, settings.flip)
     return masks.cpu(), scores.cpu()
 
 
@@ -151,7 +151,7 @@ def score(
     manifest: Manifest,
     truth: Path,
     view: View,
-    protocol: Protocol,
+    settings: InferenceSettings,
     device: torch.device,
     label: str,
     cache: ResultCache,
@@ -166,11 +166,11 @@ def score(
         cache: keeps the predictions as LABEL/ID; what it holds is not computed again.
     """
     entries = [entry for entry in manifest.split("val") if view.dark or entry.image]
-    groups = by_size(entries, protocol.batch)
+    groups = by_size(entries, settings.batch)
     load = partial(load_group, view=view, depth=model.uses_depth)
     for group, inputs in loaded(groups, cache, label, load, device.type == "cuda"):
-        masks, scores = run_loaded(model, inputs, protocol, device)
-        ids = decide(masks, scores, protocol.drop, protocol.background_power).byte().numpy()
+        masks, scores = run_loaded(model, inputs, settings, device)
+        ids = decide(masks, scores, settings.drop, settings.background_power).byte().numpy()
         cache.put(
             (f"{label}/{entry.id}", encode_mask(mask), score.tolist())
             for entry, mask, score in zip(group, ids, scores.double(), strict=True)

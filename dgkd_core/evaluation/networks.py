@@ -11,12 +11,11 @@ import pandas as pd
 from dgkd_core.config.schema import Params
 from dgkd_core.data.exposure import expose_8bit
 from dgkd_core.data.manifest import Entry, Manifest
-from dgkd_core.data.pack import Pack, write_pack
-from dgkd_core.data.pictures import decode_array
-from dgkd_core.data.samples import Store
+from dgkd_core.data.pack import write_pack
+from dgkd_core.data.store import Store
 from dgkd_core.data.tiles import spread
 from dgkd_core.evaluation.figures import colour_heat, colour_mask, sheet
-from dgkd_core.evaluation.inference import Protocol, Result, View, dark_view, score
+from dgkd_core.evaluation.inference import InferenceSettings, Result, View, dark_view, score
 from dgkd_core.evaluation.scores import Confusion, per_class
 from dgkd_core.models.registry import load_model
 from dgkd_core.runtime.device import start
@@ -29,7 +28,7 @@ EXAMPLE_COLUMNS = 4  # of a single picture's tiles: still legible side by side w
 
 
 @dataclass(frozen=True)
-class Places:
+class PackPaths:
     """The packs of one set of pictures; ``cams`` and ``pseudo`` where class maps were made."""
 
     images: Path
@@ -43,7 +42,7 @@ class Places:
 def score_networks(
     stage: str,
     manifest: Manifest,
-    places: Places,
+    packs: PackPaths,
     params: Params,
     store: Store,
     cache: ResultCache,
@@ -55,21 +54,21 @@ def score_networks(
     to the weakly-supervised networks.
     """
     section, device = params.evaluate, start(params, stage)
-    plain = Protocol(tuple(section.scales), section.flip, 0, 1, section.batch)
+    plain = InferenceSettings(tuple(section.scales), section.flip, 0, 1, section.batch)
     weak = replace(plain, drop=section.drop, background_power=section.background_power)
     results = {}
     for name in ("teacher", "student", "segmenter"):
         model, config = load_model(ROOT / name, device)
-        views = {"dark": dark_view(store, places.dark, places.depth, config)}
+        views = {"dark": dark_view(store, packs.dark, packs.depth, config)}
         if any(entry.image for entry in manifest.split("val")):
-            normal = View(store, places.images, places.depth, False, config.exposure)
+            normal = View(store, packs.images, packs.depth, False, config.exposure)
             views = {"normal": normal, **views}
         if name == "teacher" and params.model.exposure != "none":
-            views["dark_exposed"] = View(store, places.dark, None, True, params.model.exposure)
+            views["dark_exposed"] = View(store, packs.dark, None, True, params.model.exposure)
         for kind, view in views.items():
             label = f"{stage}, {name} on {kind.replace('_', ' ')}"
-            protocol = plain if name == "segmenter" else weak
-            result = score(model, manifest, places.truth, view, protocol, device, label, cache)
+            settings = plain if name == "segmenter" else weak
+            result = score(model, manifest, packs.truth, view, settings, device, label, cache)
             if (name, kind) != ("segmenter", "dark"):
                 result = replace(result, predictions={})
             results[f"{name}.{kind}"] = result
@@ -147,32 +146,32 @@ def picture_mious(
 class Gallery:
     """Val pictures through the whole chain, with a network's predictions from a pack of them."""
 
-    def __init__(self, manifest: Manifest, places: Places, store: Store, predictions: Path) -> None:
-        self.places, self.store, self.predictions = places, store, predictions
+    def __init__(self, manifest: Manifest, packs: PackPaths, store: Store, predicted: Path) -> None:
+        self.packs, self.store, self.predictions = packs, store, predicted
         self.classes = manifest.classes
         self.entries = {entry.id: entry for entry in manifest.split("val")}
-        self.mious = picture_mious(manifest, store, places.truth, predictions)
+        self.mious = picture_mious(manifest, store, packs.truth, predicted)
 
     def tiles(self, entry: Entry) -> dict[str, np.ndarray]:
         """One picture as (H, W, 3) uint8 tiles by title.
 
         Without a daylight picture, class maps or a mask their tiles are left out.
         """
-        places, store, name = self.places, self.store, f"{entry.id}.png"
-        prediction, dark = store.mask(self.predictions, name), store.rgb(places.dark, name)
-        depth = store.depth(places.depth, name).astype(np.float32)
-        found = {"photo": store.rgb(places.images, entry.image)} if entry.image else {}
+        packs, store, name = self.packs, self.store, f"{entry.id}.png"
+        prediction, dark = store.mask(self.predictions, name), store.rgb(packs.dark, name)
+        depth = store.depth(packs.depth, name).astype(np.float32)
+        found = {"photo": store.rgb(packs.images, entry.image)} if entry.image else {}
         found["dark photo"] = dark
         found["brightened"] = expose_8bit(dark, "gain")
         found["depth"] = np.repeat((depth * 255).astype(np.uint8)[..., None], 3, 2)
-        if places.cams is not None and places.pseudo is not None:
-            maps = decode_array(Pack(places.cams).read(f"{entry.id}.npy"), name)
+        if packs.cams is not None and packs.pseudo is not None:
+            maps = store.maps(packs.cams, entry.id)
             best = maps.max(0) / 255 if len(maps) else np.zeros(prediction.shape)
             found["CAM"] = colour_heat(best)
-            found["pseudo label"] = colour_mask(store.mask(places.pseudo, name))
-        if not store.has(places.truth, name):
+            found["pseudo label"] = colour_mask(store.mask(packs.pseudo, name))
+        if not store.has(packs.truth, name):
             return {**found, "prediction": colour_mask(prediction)}
-        truth = store.mask(places.truth, name)
+        truth = store.mask(packs.truth, name)
         known = np.where(truth == 255, 255, prediction).astype(np.uint8)
         return {**found, "prediction": colour_mask(known), "truth": colour_mask(truth)}
 

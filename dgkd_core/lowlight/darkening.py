@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from dgkd_core.data.manifest import Entry, Manifest
-from dgkd_core.data.pack import Pack, write_pack
-from dgkd_core.data.pictures import decode_rgb, encode_rgb
+from dgkd_core.data.pack import write_pack
+from dgkd_core.data.pictures import encode_rgb
+from dgkd_core.data.store import Store
 from dgkd_core.lowlight.synthesis import darken, luma, picture_rng
 from dgkd_core.runtime import distributed
 from dgkd_core.runtime.parallel import ordered_map
@@ -22,7 +23,7 @@ _NAN = float("nan")
 
 
 def dark_picture(
-    entry: Entry, images: Pack, real: Pack, seed: int, settings: Mapping[str, Any]
+    entry: Entry, store: Store, source: Path, seed: int, settings: Mapping[str, Any]
 ) -> tuple[bytes, tuple[float, ...]]:
     """The dark PNG of one picture, and four numbers: luma before and after (0 to 255), standard
     deviation of the noise (of 255) and exposure ratio; NaN if unknown.
@@ -30,13 +31,13 @@ def dark_picture(
     Depends only on the picture, its id, the seed and the settings.
 
     Args:
-        images, real: packs of the normal pictures and of the really dark ones.
+        source: the folder with images.zip and dark.zip that the manifest names members of.
         settings: the lowlight section of params, as keywords of `lowlight.darken`.
     """
-    image = decode_rgb(images.read(entry.image), entry.image) if entry.image else None
+    image = store.rgb(source / "images.zip", entry.image) if entry.image else None
     day = luma(image) if image is not None else _NAN
     if entry.dark:
-        dark = decode_rgb(real.read(entry.dark), entry.dark)
+        dark = store.rgb(source / "dark.zip", entry.dark)
         return encode_rgb(dark), (day, luma(dark), _NAN, _NAN)
     assert image is not None
     night = darken(image, picture_rng(seed, entry.id), **settings)
@@ -55,15 +56,13 @@ def make_dark(
     """Put a dark picture ID of every entry into the result cache, in several processes.
 
     Args:
-        source: the folder with images.zip and dark.zip that the manifest names members of.
-        settings: as `dark_picture` takes them.
+        source, settings: as `dark_picture` takes them.
         cache: what it holds is not made again.
     """
-    images, real = Pack(source / "images.zip"), Pack(source / "dark.zip")
     left = distributed.broadcast([i for i, e in enumerate(manifest.entries) if e.id not in cache])
     todo = [manifest.entries[i] for i in distributed.shard(left)]
     total, each = len(manifest.entries), distributed.world_size()
-    make = partial(dark_picture, images=images, real=real, seed=seed, settings=settings)
+    make = partial(dark_picture, store=Store(), source=source, seed=seed, settings=settings)
     dark = ordered_map(make, todo)
     made = Progress(dark, label, total, 4, total - len(left), each)
     for entry, (content, row) in zip(todo, made, strict=True):

@@ -13,8 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dgkd_core.data.exposure import expose_8bit
 from dgkd_core.data.manifest import Entry
-from dgkd_core.data.pack import Pack
-from dgkd_core.data.pictures import decode_rgb
+from dgkd_core.data.store import Store
 from dgkd_core.data.tiles import png, spread, wrap
 from dgkd_core.lowlight.synthesis import Night, darken, luma, picture_rng
 from dgkd_core.runtime.files import atomic_file
@@ -172,10 +171,9 @@ def draw(
 def write_preview(
     path: str | Path,
     entries: Sequence[Entry],
-    images: Pack,
+    source: Path,
     settings: Mapping[str, Any],
     seed: int,
-    real: Pack,
 ) -> None:
     """Draw ``PICTURES`` entries at several strengths and write the sheet, atomically.
 
@@ -183,20 +181,18 @@ def write_preview(
 
     Args:
         entries: of the whole data set; those shown are spread evenly over them.
-        images: the pack of normal pictures.
+        source: the folder with images.zip and dark.zip that the entries name members of.
         settings: ``kind``, ``physical`` and ``simple``, as `darken` takes them.
         seed: data.seed; each picture has random numbers of its own.
-        real: the pack of real dark pictures.
     """
-
-    def by_day(entry: Entry) -> np.ndarray:
-        return decode_rgb(images.read(entry.image), entry.image)
-
+    store, images = Store(), source / "images.zip"
     made = [entry for entry in entries if not entry.dark]
     if made:
         titles, notes = ["normal", *strengths(**settings)], _notes(settings)
         chosen = spread(made, PICTURES)
-        groups = [_made_rows(entry, by_day(entry), settings, seed) for entry in chosen]
+        groups = [
+            _made_rows(entry, store.rgb(images, entry.image), settings, seed) for entry in chosen
+        ]
     else:
         titles, notes = ["normal", "dark", "brightened", ""], ["These pictures are really dark."]
         chosen = spread(entries, PICTURES)
@@ -204,8 +200,8 @@ def write_preview(
             titles.remove("normal")
         groups = []
         for entry in chosen:
-            pictures = [by_day(entry)] if "normal" in titles else []
-            pictures.append(decode_rgb(real.read(entry.dark), entry.dark))
+            pictures = [store.rgb(images, entry.image)] if "normal" in titles else []
+            pictures.append(store.rgb(source / "dark.zip", entry.dark))
             groups.append([_real_row(entry, pictures)])
     content = draw(titles, groups, notes)
     with atomic_file(path) as part:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -56,20 +54,19 @@ def label_map(
 
 
 class Sweep:
-    """mIoU of class maps at every background threshold of a sweep."""
+    """mIoU of class maps at every background threshold of ``THRESHOLDS``."""
 
-    def __init__(self, classes: int, thresholds: Sequence[float] = THRESHOLDS) -> None:
-        self.thresholds = tuple(thresholds)
-        self._confusions = [Confusion(classes) for _ in thresholds]
+    def __init__(self, classes: int) -> None:
+        self._confusions = [Confusion(classes) for _ in THRESHOLDS]
 
     def add(self, truth: np.ndarray, maps: np.ndarray, labels: np.ndarray) -> None:
         """Add one picture: mask (H, W) uint8, class maps as for `label_map`, labels (C,)."""
-        for threshold, confusion in zip(self.thresholds, self._confusions, strict=True):
+        for threshold, confusion in zip(THRESHOLDS, self._confusions, strict=True):
             confusion.add(truth, label_map(maps, labels, threshold))
 
     def mious(self) -> dict[float, float]:
         """mIoU in percent by threshold."""
-        return dict(zip(self.thresholds, (c.miou() for c in self._confusions), strict=True))
+        return dict(zip(THRESHOLDS, (c.miou() for c in self._confusions), strict=True))
 
     def best(self) -> tuple[float | None, float]:
         """The threshold with the best mIoU (the lowest of equals), and this mIoU in percent.

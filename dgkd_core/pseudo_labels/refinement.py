@@ -5,13 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from dgkd_core.data.store import chw
 from dgkd_core.imaging.attention import spread
 from dgkd_core.imaging.dense_crf import DenseCRF
 from dgkd_core.imaging.pamr import PAMR
-
-
-def _chw(guide: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(guide.transpose(2, 0, 1)))
 
 
 def spread_by_attention(maps: np.ndarray, affinity: torch.Tensor) -> np.ndarray:
@@ -38,7 +35,7 @@ def sharpen_by_pamr(maps: np.ndarray, guide: np.ndarray, pamr: PAMR) -> np.ndarr
     Returns:
         (K, H, W) float32 in [0, 1].
     """
-    return pamr(_chw(guide)[None], torch.from_numpy(maps)[None].float() / 255)[0].numpy()
+    return pamr(chw(guide)[None], torch.from_numpy(maps)[None].float() / 255)[0].numpy()
 
 
 def sharpen_by_crf(maps: np.ndarray, guide: np.ndarray, crf: DenseCRF) -> np.ndarray:
@@ -54,4 +51,4 @@ def sharpen_by_crf(maps: np.ndarray, guide: np.ndarray, crf: DenseCRF) -> np.nda
     own = torch.from_numpy(maps).float() / 255
     background = (1 - own.sum(0, keepdim=True)).clamp(min=0)
     shares = torch.cat([background, own])
-    return crf(_chw(guide), shares / shares.sum(0))[1:].numpy()
+    return crf(chw(guide), shares / shares.sum(0))[1:].numpy()

@@ -9,7 +9,7 @@ from torch import nn
 
 from dgkd_core.config.schema import Params
 from dgkd_core.data.samples import Crops, training_batches
-from dgkd_core.evaluation.inference import Protocol, Result, View, score
+from dgkd_core.evaluation.inference import InferenceSettings, Result, View, score
 from dgkd_core.models.registry import ModelConfig, build, first_weights, inherit, save_model
 from dgkd_core.runtime import distributed
 from dgkd_core.runtime.files import write_metrics
@@ -78,7 +78,7 @@ def train_and_score(
 
     def scored(network: nn.Module, label: str) -> Result:
         cache = state.cache("val")
-        return score(network, manifest, truth, view, Protocol(), device, label, cache)
+        return score(network, manifest, truth, view, InferenceSettings(), device, label, cache)
 
     def miou_after(network: nn.Module, step: int) -> dict[str, float]:
         result = scored(network, f"{stage}, val after step {step}")

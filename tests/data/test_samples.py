@@ -19,14 +19,14 @@ from dgkd_core.data.manifest import Entry, Manifest
 from dgkd_core.data.pack import Pack
 from dgkd_core.data.samples import (
     Crops,
+    DayNightPairs,
     Inputs,
-    Store,
-    Twins,
+    collate_pairs,
     positions,
     training_batches,
-    twins_by_shape,
     workers,
 )
+from dgkd_core.data.store import Store
 from dgkd_core.lowlight.fresh import fresh_night
 from dgkd_core.lowlight.synthesis import darken, picture_rng
 from dgkd_core.runtime.errors import InputError
@@ -205,32 +205,32 @@ def _as_they_are(pictures: list[np.ndarray]) -> list[torch.Tensor]:
     return [torch.from_numpy(picture).permute(2, 0, 1).float() for picture in pictures]
 
 
-def _twins(packs: dict[str, Path], seed: int = 3, exposure: str = "gain") -> Twins:
+def _pairs(packs: dict[str, Path], seed: int = 3, exposure: str = "gain") -> DayNightPairs:
     entries = MANIFEST.split("train")
-    return Twins(entries, packs["normal"], packs["dark"], exposure, _as_they_are, seed)
+    return DayNightPairs(entries, packs["normal"], packs["dark"], exposure, _as_they_are, seed)
 
 
-def test_twins_are_mirrored_together_by_seed_and_position(packs: dict[str, Path]) -> None:
-    assert len(_twins(packs)) == 3
+def test_pairs_are_mirrored_together_by_seed_and_position(packs: dict[str, Path]) -> None:
+    assert len(_pairs(packs)) == 3
     flips = {}
     for seed, position in [(seed, position) for seed in (3, 4) for position in range(20)]:
-        normal, dark = _twins(packs, seed)[position, position % 3]
+        normal, dark = _pairs(packs, seed)[position, position % 3]
         assert normal.shape == dark.shape == (3, HEIGHT, WIDTH)
         red = normal[0, 0].tolist()
         assert red in (sorted(red), sorted(red, reverse=True))
         torch.testing.assert_close(dark, normal, rtol=0, atol=6)  # four levels became one
         flips[seed, position] = red[0] > red[-1]
-    bright, plain = _twins(packs)[0, 0], _twins(packs, exposure="none")[0, 0]
+    bright, plain = _pairs(packs)[0, 0], _pairs(packs, exposure="none")[0, 0]
     assert torch.equal(bright[0], plain[0])  # the dark one alone is exposed
     assert (bright[1].max(), plain[1].max()) == (255, 63)
     assert len(set(flips.values())) == 2
     assert [flips[3, p] for p in range(20)] != [flips[4, p] for p in range(20)]
 
 
-def test_twins_by_shape_hold_every_pair_once() -> None:
+def test_collated_pairs_hold_every_pair_once() -> None:
     shapes = [(4, 6), (6, 4), (4, 6), (5, 5), (6, 4)]
     pairs = [(torch.full((3, *s), float(i)), torch.full((3, *s), -i)) for i, s in enumerate(shapes)]
-    batch = twins_by_shape(pairs)
+    batch = collate_pairs(pairs)
     assert set(batch) == {f"{light}_{k}" for light in ("normal", "dark") for k in range(3)}
     for k, members in enumerate(([0, 2], [1, 4], [3])):
         assert batch[f"normal_{k}"].shape == (len(members), 3, *shapes[members[0]])

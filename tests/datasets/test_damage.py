@@ -254,7 +254,7 @@ def test_sbd(
     check(lines, {"kind": "voc", "root": str(voc_tree.root), **lists})
 
 
-def test_measured_depth_maps_are_glanced_at(voc_tree: VocTree, tmp_path: Path) -> None:
+def test_measured_depth_maps_are_checked_early(voc_tree: VocTree, tmp_path: Path) -> None:
     for id_ in ("t2", "v1"):
         photo(tmp_path / "depth" / f"{id_}.png")
     (tmp_path / "depth/t3.png").write_text("?")

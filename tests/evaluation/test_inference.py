@@ -14,9 +14,9 @@ from torch import Tensor
 from dgkd_core.data.manifest import Entry, Manifest, by_size
 from dgkd_core.data.pack import write_pack
 from dgkd_core.data.pictures import decode_mask, encode_depth, encode_mask, encode_rgb
-from dgkd_core.data.samples import Store
+from dgkd_core.data.store import Store
 from dgkd_core.evaluation.inference import (
-    Protocol,
+    InferenceSettings,
     Result,
     View,
     decide,
@@ -146,20 +146,20 @@ def _view(packs: dict[str, Path], dark: bool = True) -> View:
     return View(Store(), packs["images"], None, False, "none")
 
 
-def _score(model: Any, val: Val, protocol: Protocol, dark: bool = True) -> Result:
+def _score(model: Any, val: Val, settings: InferenceSettings, dark: bool = True) -> Result:
     cache = ResultCache(None)
-    return score(model, val[0], val[1]["masks"], _view(val[1], dark), protocol, CPU, "x", cache)
+    return score(model, val[0], val[1]["masks"], _view(val[1], dark), settings, CPU, "x", cache)
 
 
 @pytest.mark.parametrize("uses_depth", [True, False])
 def test_the_batch_size_does_not_change_the_answer(uses_depth: bool, val: Val) -> None:
     answers = []
     for batch in (1, 8):
-        protocol, model = Protocol((1.0, 0.5), True, batch=batch), Fake(uses_depth)
+        settings, model = InferenceSettings((1.0, 0.5), True, batch=batch), Fake(uses_depth)
         found: dict[str, Tensor] = {}
         for group in by_size(val[0].split("val"), batch):
             inputs = load_group(group, _view(val[1]), uses_depth)
-            masks, _ = run_loaded(model, inputs, protocol, CPU)
+            masks, _ = run_loaded(model, inputs, settings, CPU)
             found |= zip([entry.id for entry in group], masks, strict=True)
         assert max(size[0] for size in model.sizes) == 2 * min(batch, 2)
         answers.append(found)
@@ -170,7 +170,7 @@ def test_the_batch_size_does_not_change_the_answer(uses_depth: bool, val: Val) -
 
 def test_scoring_compares_val_with_its_truth(val: Val) -> None:
     manifest, packs = val
-    result = _score(Fake(), val, Protocol(drop=0.2, background_power=2.0, batch=3))
+    result = _score(Fake(), val, InferenceSettings(drop=0.2, background_power=2.0, batch=3))
     assert set(result.predictions) == {entry.id for entry in manifest.split("val")}
     known = right = 0
     for name, content in result.predictions.items():
@@ -188,7 +188,7 @@ def test_scoring_compares_val_with_its_truth(val: Val) -> None:
 def test_depth_and_light_reach_a_network_that_is_to_have_them(val: Val) -> None:
     """Normal pictures go by their own names."""
     runs = [(Fake(), True), (Fake(True), True), (Fake(True), False)]
-    found = [_score(model, val, Protocol(), dark).predictions for model, dark in runs]
+    found = [_score(model, val, InferenceSettings(), dark).predictions for model, dark in runs]
     assert len({tuple(p.values()) for p in found}) == 3
 
 
@@ -196,9 +196,9 @@ def test_depth_and_light_reach_a_network_that_is_to_have_them(val: Val) -> None:
 @pytest.mark.parametrize("kind", ["network", "segmenter"])
 def test_networks_take_pictures_of_any_shape(val: Val, kind: Any) -> None:
     torch.manual_seed(0)
-    protocol = Protocol((0.5, 1.0, 1.5), flip=True, batch=4)
+    settings = InferenceSettings((0.5, 1.0, 1.5), flip=True, batch=4)
     network = build(replace(CONFIG, kind=kind, classes=CLASSES)).eval()
-    result = _score(network, val, protocol)
+    result = _score(network, val, settings)
     for entry in val[0].split("val"):
         found = decode_mask(result.predictions[entry.id], entry.id)
         assert found.shape == (entry.height, entry.width)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from PIL import Image
 
 from dgkd_core.data.exposure import expose
 from dgkd_core.data.manifest import Entry
-from dgkd_core.data.pack import Pack, write_pack
+from dgkd_core.data.pack import write_pack
 from dgkd_core.data.pictures import encode_rgb
 from dgkd_core.lowlight.preview import RATIOS, SIDE, strengths, write_preview
 from dgkd_core.lowlight.synthesis import darken, darken_physical, luma, picture_rng
@@ -37,21 +38,22 @@ def _picture(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 def _data(
     folder: Path, sizes: Sequence[tuple[int, int]], kept: Sequence[int] | None = None
-) -> tuple[list[Entry], Pack]:
-    """Entries of pictures of these sizes; the pack holds those in ``kept`` alone."""
+) -> list[Entry]:
+    """Entries of pictures of these sizes; the packs hold those in ``kept`` alone."""
     entries = []
     with write_pack(folder / "images.zip") as pack:
         for i, (height, width) in enumerate(sizes):
             entries.append(Entry(f"p{i}", "train", ("cat",) * (i % 2), width, height, f"{i}.png"))
             if kept is None or i in kept:
                 pack.add(f"{i}.png", encode_rgb(_picture(height, width, i)))
-    return entries, Pack(folder / "images.zip")
+    shutil.copy(folder / "images.zip", folder / "dark.zip")
+    return entries
 
 
 def _sheet(
-    folder: Path, entries: Sequence[Entry], images: Pack, kind: str = "physical", seed: int = 0
+    folder: Path, entries: Sequence[Entry], kind: str = "physical", seed: int = 0
 ) -> np.ndarray:
-    write_preview(folder / "preview.png", entries, images, _settings(kind), seed, images)
+    write_preview(folder / "preview.png", entries, folder, _settings(kind), seed)
     picture = Image.open(folder / "preview.png")
     assert (picture.format, picture.mode) == ("PNG", "RGB")
     return np.asarray(picture)
@@ -79,8 +81,8 @@ def test_the_sheet_shows_what_darkening_makes_of_the_first_the_middle_and_the_la
 ) -> None:
     """Pictures of 64 x 32 pixels, four times as large; titles take 34 pixels, captions 23."""
     chosen = [0, 4, 8]
-    entries, images = _data(tmp_path, [(32, 64)] * 9, kept=chosen)
-    sheet = _sheet(tmp_path, entries, images, seed=7)
+    entries = _data(tmp_path, [(32, 64)] * 9, kept=chosen)
+    sheet = _sheet(tmp_path, entries, seed=7)
 
     def at(column: int, top: int) -> np.ndarray:
         left = 10 + column * (SIDE + 8)
@@ -100,8 +102,8 @@ def test_the_sheet_shows_what_darkening_makes_of_the_first_the_middle_and_the_la
 
 def test_pictures_of_any_size_fit_their_column(tmp_path: Path) -> None:
     sizes = [(1, 900), (1, 1), (90, 500)]
-    entries, images = _data(tmp_path, sizes)
-    sheet = _sheet(tmp_path, entries, images, "simple")
+    entries = _data(tmp_path, sizes)
+    sheet = _sheet(tmp_path, entries, "simple")
     assert sheet.shape[1] <= 20 + 3 * (SIDE + 8) - 8
     assert sheet.shape[0] <= 34 + len(sizes) * (2 * (SIDE + 80) + 16) + 100
     assert (sheet[:, [*range(10), *range(-10, 0)]] == 255).all()
@@ -112,11 +114,11 @@ def test_real_dark_pictures_are_shown_as_they_are_and_brightened(
     tmp_path: Path, by_day: bool
 ) -> None:
     """By day, too, where each has a normal twin."""
-    entries, images = _data(tmp_path, [(32, 64)] * 2)
+    entries = _data(tmp_path, [(32, 64)] * 2)
     dark = [replace(entry, dark=entry.image) for entry in entries]
     if not by_day:
         dark[1] = replace(dark[1], image="")
-    write_preview(tmp_path / "preview.png", dark, images, _settings(), 0, images)
+    write_preview(tmp_path / "preview.png", dark, tmp_path, _settings(), 0)
     sheet = np.asarray(Image.open(tmp_path / "preview.png"))
     assert sheet.shape[1] == 20 + (4 if by_day else 3) * (SIDE + 8) - 8
     for column in (0, 1) if by_day else (0,):

@@ -14,7 +14,7 @@ from dgkd_core.data.exposure import expose
 from dgkd_core.data.manifest import Entry, read_manifest
 from dgkd_core.data.pack import Pack
 from dgkd_core.data.pictures import decode_array, decode_depth, decode_mask
-from dgkd_core.data.samples import Store
+from dgkd_core.data.store import Store
 from dgkd_core.evaluation.inference import infer
 from dgkd_core.imaging.dense_crf import DenseCRF
 from dgkd_core.imaging.pamr import PAMR
