@@ -13,8 +13,8 @@ import pytest
 from ruamel.yaml import YAML
 from support import CHAIN, ROOT, dvc, stages_run
 
-from dgkd_core.runtime import state
-from dgkd_core.runtime.state import stage_key
+from dgkd_core.pipeline import dvc_yaml
+from dgkd_core.pipeline.dvc_yaml import stage_key
 from tools.docs import load_stages, paths
 
 Changed = Callable[[], set[str]]
@@ -62,7 +62,7 @@ def test_a_changed_module_concerns_the_stages_that_list_its_folder_and_no_other_
     built: Path, changed: Changed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By DVC's judgement, and by the key that a stage's kept state has."""
-    monkeypatch.setattr(state, "CODE", built)
+    monkeypatch.setattr(dvc_yaml, "CODE", built)
     stages = load_stages(built)
     keys = {name: stage_key(name) for name in CHAIN}
 

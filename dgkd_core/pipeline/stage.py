@@ -7,11 +7,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 from dgkd_core.config.params import load_params
 from dgkd_core.config.schema import Params
+from dgkd_core.pipeline.dvc_yaml import outputs, stage_key
 from dgkd_core.runtime import distributed
 from dgkd_core.runtime.environment import print_any_name
 from dgkd_core.runtime.errors import InputError, enough_memory
@@ -20,7 +22,7 @@ from dgkd_core.runtime.launch import follow_launcher, run_as, run_by, say, that_
 from dgkd_core.runtime.lock import Lock
 from dgkd_core.runtime.paths import ARTIFACTS
 from dgkd_core.runtime.signals import Interrupted, listening
-from dgkd_core.runtime.state import State, outputs
+from dgkd_core.runtime.state import State
 
 _LESS = "smaller batches, crops or pictures need less, see docs/troubleshooting.md"
 
@@ -135,7 +137,8 @@ def _run_here(
         body(params, State(stage, item, Path(distributed.broadcast(""))))
         return
     with alone(stage, item):
-        state, succeeded = State(stage, item), False
+        key = partial(stage_key, stage, item)
+        state, succeeded = State(stage, item, key=key), False
         try:
             if distributed.world_size() > 1:
                 distributed.broadcast(str(state.folder))
