@@ -337,8 +337,8 @@ def training_batches(
     """A function from a step to the batches from there to ``iterations``.
 
     The batches are the same for any number of workers, and drawing them leaves torch's random state
-    alone. For a CUDA device they lie in pinned memory. Workers hand them over in files of their own,
-    since torch's DataLoader fails where /dev/shm is small and hangs where TMPDIR is a long path.
+    alone. For a CUDA device they lie in pinned memory. Workers give them back through files in
+    memory: torch's DataLoader fails where /dev/shm is small, and hangs where TMPDIR is a long path.
 
     Raises:
         InputError: a worker was killed, or there is no room for what they make.
