@@ -31,7 +31,7 @@ class State:
 
     Args:
         stage, item: as in dvc.yaml; ``item`` for one of a repeated stage.
-        folder: the slot that the main one of several processes has taken; it also removes it.
+        folder: the slot that the main process has taken, for the others; it also removes it.
         key: gives KEY, when the folder is first asked for; by default all runs have one.
     """
 
@@ -76,7 +76,7 @@ class State:
         return cheap and waited >= self._interval
 
     def save(self, name: str, content: Mapping[str, Any]) -> None:
-        """Write tensors and plain values, atomically; trouble is told and costs nothing else."""
+        """Write tensors and plain values, atomically; trouble is printed and costs nothing else."""
         import torch
 
         began, path = time.monotonic(), self.folder / f"{name}.pt"
@@ -84,7 +84,7 @@ class State:
             with atomic_file(path) as part:
                 torch.save(dict(content), part)
         except (OSError, InputError, RuntimeError) as error:
-            known = not isinstance(error, RuntimeError)  # torch's own tells of its source lines
+            known = not isinstance(error, RuntimeError)  # torch's own names its source lines
             reason = str(error) if known else f"{path}: cannot be written"
             print(f"{self.stage}: its state is not saved, the run goes on ({reason})", flush=True)
         finally:
