@@ -115,6 +115,9 @@ def convert_checkpoint(
 
     Without ``role``, a checkpoint that holds ``backbone.CondNet`` is a student, any other a
     teacher.
+
+    Raises:
+        InputError: as for `load_authors_checkpoint`.
     """
     if role not in (None, "student", "teacher"):
         raise ValueError(f"role must be student or teacher, got {role!r}")

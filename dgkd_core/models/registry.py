@@ -175,7 +175,11 @@ def load_backbone(encoder: Encoder, path: Path, digest: str | None = None) -> li
 
 
 def build(spec: ModelConfig, initialisation: str = "pytorch") -> Network | Segmenter:
-    """A network with random weights, its head's drawn as params' model.initialisation says."""
+    """A network with random weights, its head's drawn as params' model.initialisation says.
+
+    Raises:
+        InputError: depth cannot be fused into this backbone.
+    """
     encoder = build_encoder(spec.backbone, spec.output_stride)
     curve = spec.exposure == "curve"
     size = (spec.width, spec.dgf2, spec.aspp_rates)

@@ -187,6 +187,9 @@ def sha256(path: str | Path, ignore: Collection[str] = ()) -> str:
 
     Args:
         ignore: patterns of names of files and folders that do not count, as `fnmatch` reads them.
+
+    Raises:
+        InputError: a file cannot be read.
     """
     path = Path(path)
 

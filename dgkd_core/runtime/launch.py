@@ -125,7 +125,11 @@ def _what_happened(ends: _Ends, name: str) -> list[str]:
 
 
 def run_by(command: str, words: Sequence[str]) -> int:
-    """Run a script by the launcher's command in DGKD_LAUNCH; return its exit status."""
+    """Run a script by the launcher's command in DGKD_LAUNCH; return its exit status.
+
+    Raises:
+        InputError: the command cannot be started.
+    """
     environment = {name: value for name, value in os.environ.items() if name != "DGKD_LAUNCH"}
     try:
         return _run([*shlex.split(command), *words], [environment]).status
