@@ -368,7 +368,7 @@ def compare(model: Model, segmenter: Run, depth: Run | None) -> Parity:
         pictures = dark_pictures(count, height, width)
         given = [gradient(height, width)] * count if settings.depth == "given" else None
         photos = [Photograph(picture, (width, height), ()) for picture in pictures]
-        seen = model.look(photos, given)
+        seen = model.predict_prepared(photos, given)
         maps = [s.depth for s in seen if s.depth is not None]
         image = picture_batch(pictures, model.config.exposure)
         stored = depth_batch(maps) if maps else None

@@ -57,7 +57,7 @@ class _Fused(nn.Module):
             raise ValueError(f"dgf2 must be one of {', '.join(FUSIONS)}, got {dgf2!r}")
         self.curve = ToneCurve() if curve else None
         self.encoder = encoder
-        self.prior = DepthPrior(64) if dgf2 != "off" else None
+        self.prior = DepthPrior() if dgf2 != "off" else None
         channels = encoder.fusion_channels if dgf2 != "off" else ()
         self.fusion = nn.ModuleList(DGF2(64, c, dgf2 == "gated") for c in channels)
 

@@ -36,7 +36,7 @@ from dgkd_core.runtime.checks import shown
 from dgkd_core.runtime.errors import InputError, reason
 from dgkd_core.runtime.files import atomic_folder, check_pin, write_json
 from dgkd_core.runtime.paths import resolve
-from dgkd_core.runtime.tensors import fitting, read_tensors, some
+from dgkd_core.runtime.tensors import first_names, fitting, read_tensors
 
 Positive = Annotated[float, Field(gt=0)]
 ARCHITECTURE = ("backbone", "output_stride", "width", "aspp_rates", "global_context")
@@ -175,7 +175,11 @@ def load_backbone(encoder: Encoder, path: Path, digest: str | None = None) -> li
 
 
 def build(config: ModelConfig, initialisation: str = "pytorch") -> Network | Segmenter:
-    """A network with random weights, its head's drawn as params' model.initialisation says."""
+    """A network with random weights, its head's drawn as params' model.initialisation says.
+
+    Raises:
+        InputError: depth cannot be fused into this backbone.
+    """
     encoder = build_encoder(config.backbone, config.output_stride)
     curve = config.exposure == "curve"
     size = (config.width, config.dgf2, config.aspp_rates)
@@ -277,7 +281,7 @@ def load_model(folder: str | Path, device: str | torch.device = "cpu") -> tuple[
     state, used = fitting(wanted, tensors, path, what)
     for others, verb in ((wanted.keys() - used, "lacks"), (tensors.keys() - used, "holds")):
         if others:
-            names = some(sorted(others))
+            names = first_names(sorted(others))
             raise InputError(
                 f"{path}: {verb} {names}, expected the {len(wanted)} tensors of {what}"
             )

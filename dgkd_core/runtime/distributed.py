@@ -135,7 +135,7 @@ def is_connection_error(error: Exception) -> bool:
 
 
 def broadcast(value: T) -> T:
-    """The first process's value, in all of them; they wait for it."""
+    """The main process's value, in all of them; they wait for it."""
     if _here.size == 1:
         return value
     import torch.distributed as dist
@@ -147,7 +147,7 @@ def broadcast(value: T) -> T:
 
 
 def gather(value: T) -> list[T]:
-    """The values of all processes in their order, in the first; nothing in the others."""
+    """In the main process the values of all, in their order; nothing in the others."""
     if _here.size == 1:
         return [value]
     import torch.distributed as dist

@@ -14,7 +14,7 @@ import pytest
 from forked import Workplace, at_call, bytes_below, forked, kill_me, same_bytes, written
 from support import CHAIN, ROOT
 
-from dgkd_core.runtime.state import outputs
+from dgkd_core.pipeline.dvc_yaml import outputs
 from dgkd_core.training.finite import FiniteCheck
 from tools.docs import load_stages
 
