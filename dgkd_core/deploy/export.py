@@ -59,7 +59,7 @@ Run = Callable[[Mapping[str, np.ndarray]], Sequence[np.ndarray]]
 
 
 class SegmenterGraph(nn.Module):
-    """Exposed pictures and depth to ``ids``, ``masks`` and ``scores``, as `Model.look` does it.
+    """Exposed pictures and depth to ``ids``, ``masks`` and ``scores``, as `Model` finds them.
 
     Args:
         raw_depth: the map is a DPT's, of any range and size; else it is in [0, 1], of the
