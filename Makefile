@@ -2,7 +2,7 @@
 # make test    set up and run the quick tests: some minutes, everything touched once
 # make test-full   set up and run the others: every kind of kill, DVC's queue, browsers, several processes
 #              (on more than two cores: python -m pytest -n 8 --dist loadgroup --no-loadscope-reorder)
-# make check   set up, lint and type check
+# make check   set up, lint, type check, compare dvc.yaml with the imports
 # make sweeps [JOBS=2] [PLANS="experiments/lambda.yaml ..."]   set up, run through DVC's queue what these plans
 #              hold and has not run (about 4.5 minutes a run), write docs/RESULTS.md, its tables and figures
 # make ablation   the same for experiments/ablation.yaml alone
@@ -43,6 +43,7 @@ test-full: setup
 check: setup
 	ruff check .
 	ruff format --check .
+	python tools/stage_deps.py
 	mypy
 
 # ablation-voc6.yaml is not among them: it needs photographs and a preset, see there

@@ -267,7 +267,7 @@ def data(options: Options, case: str, folder: Path, device: torch.device) -> Fou
     root, batch, seed = folder / "artifacts", section.batch, options.params.seed
     night = fresh_night(root / NORMAL, seed, options.params.lowlight.model_dump())
     inputs = Inputs(
-        normal=root / NORMAL if section.weight > 0 and section.pairs else None,
+        normal=root / NORMAL if section.distils else None,
         dark=root / DARK,
         depth=root / DEPTH if model.dgf2 != "off" else None,
         exposure=model.exposure,

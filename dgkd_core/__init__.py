@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dgkd_core.deploy.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from pathlib import Path
 
     from dgkd_core.deploy.model import Model
-
-__version__ = "0.1.0"
 
 
 def load(folder: str | Path | None = None, device: str | None = None) -> Model:

@@ -27,7 +27,7 @@ from dgkd_core.runtime import distributed
 from dgkd_core.runtime.device import start
 from dgkd_core.runtime.files import write_json, write_metrics, write_text
 from dgkd_core.runtime.paths import ARTIFACTS
-from dgkd_core.runtime.result_cache import loaded
+from dgkd_core.runtime.result_cache import load_missing
 from dgkd_core.runtime.state import State
 
 
@@ -54,7 +54,7 @@ def cam(params: Params, state: State) -> None:
     sweep, cache = Sweep(len(manifest.classes)), state.cache("maps")
     for split in ("train", "val"):
         label, groups = f"cam, {split}", by_size(manifest.split(split), settings.batch)
-        for group, inputs in loaded(groups, cache, label, load, device.type == "cuda"):
+        for group, inputs in load_missing(groups, cache, label, load, device.type == "cuda"):
             runs = [run_loaded(network, x, settings, device)[0] for network, x in inputs]
             masks = torch.stack(runs).mean(0)
             for entry, mask in zip(group, masks, strict=True):

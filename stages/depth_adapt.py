@@ -71,7 +71,7 @@ def adapt(params: Params, state: State, log: Log) -> tuple[Any, Any, Any, torch.
     from dgkd_core.data.samples import DayNightPairs, collate_pairs, training_batches
     from dgkd_core.depth.dpt import load_dpt, network_inputs
     from dgkd_core.runtime.device import start
-    from dgkd_core.training.adapt import AdaptationTask, freeze_what_nothing_reads
+    from dgkd_core.training.adapt import AdaptationTask, freeze_unused_weights
     from dgkd_core.training.loop import train
     from dgkd_core.training.optimizer import Recipe
 
@@ -86,7 +86,7 @@ def adapt(params: Params, state: State, log: Log) -> tuple[Any, Any, Any, torch.
 
     exposure, to_input = params.depth.exposure, partial(network_inputs, processor)
     pairs = DayNightPairs(entries, IMAGES, DARK, exposure, to_input, params.seed)
-    freeze_what_nothing_reads(model, pairs[0, 0][1][None])
+    freeze_unused_weights(model, pairs[0, 0][1][None])
     count = section.iterations
     recipe = Recipe(count, "adamw", section.lr, 0.0, 0.9, min(20, count // 10), 1.0, 0.0)
     batches = training_batches(pairs, section.batch, count, device, collate_pairs)

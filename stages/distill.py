@@ -20,14 +20,10 @@ from dgkd_core.pipeline.stage import run
 from dgkd_core.runtime.device import start
 from dgkd_core.runtime.paths import ARTIFACTS
 from dgkd_core.runtime.state import State
-from dgkd_core.training.diagnosis import fighting
-from dgkd_core.training.fit import begin, train_and_score
+from dgkd_core.training.diagnosis import find_conflicts
+from dgkd_core.training.fit import build_network, train_and_score
 from dgkd_core.training.loop import half_precision
-from dgkd_core.training.student import (
-    StudentTask,
-    freeze_what_nothing_compares,
-    ready_to_guide,
-)
+from dgkd_core.training.student import StudentTask, freeze_unused_projections, prepare_teacher
 from dgkd_core.training.weak import WeakSupervision
 
 
@@ -39,11 +35,13 @@ def distill(params: Params, state: State) -> None:
     teacher, known = load_model(Path(ARTIFACTS, "teacher"), device)
     assert isinstance(teacher, Network)
     parent = (teacher, known) if section.init == "teacher" else None
-    student, config, pretrained = begin(params, section, "network", manifest.classes, parent)
+    student, config, pretrained = build_network(
+        params, section, "network", manifest.classes, parent
+    )
     dgkd = DGKD.of(section, len(manifest.classes), config.width, student.encoder)
     if dgkd is not None:
-        manifest.need_normal(["train"], f"distill.lambda is {section.weight}")
-    freeze_what_nothing_compares(student, dgkd)
+        manifest.need_normal(["train"], f"distill.lambda is {section.lambda_}")
+    freeze_unused_projections(student, dgkd)
     night = fresh_night(images, params.seed, params.lowlight.model_dump())
     inputs = Inputs(
         normal=images if dgkd is not None else None,
@@ -56,9 +54,8 @@ def distill(params: Params, state: State) -> None:
     if params.model.attention:
         student.encoder.attend()
     weak = WeakSupervision.of(section, params.model.pamr_dilations)
-    ready_to_guide(teacher, device, half_precision(device))  # after the student took its weights
-    guide = teacher if dgkd is not None else None
-    task = StudentTask(student, guide, dgkd, weak, pretrained)
+    prepare_teacher(teacher, device, half_precision(device))  # after the student took its weights
+    task = StudentTask(student, teacher if dgkd is not None else None, dgkd, weak, pretrained)
     view = View(Store(), dark, depth, True, config.exposure)
     curve = train_and_score(task, crops, view, config, params, device, state)
     last = next(row for row in reversed(curve) if "lr" in row)  # scores have rows of their own
@@ -69,7 +66,7 @@ def distill(params: Params, state: State) -> None:
                 f"{error:.2f}, and 1 without a denoiser): try more iterations or a larger lr or "
                 f"new_layers"
             )
-    if found := fighting(curve):
+    if found := find_conflicts(curve):
         terms = (f"{p} (cosine {c:.2f}, gradient {r:.1f} times)" for p, (c, r) in found.items())
         print(
             f"distill: against the classification, or louder, in the last half: "

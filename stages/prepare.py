@@ -56,10 +56,9 @@ def what_cannot_run(found: DataSet, params: Params) -> list[str]:
     )
     manifest = Manifest(found.classes, tuple(entries))
     distill, source, both = params.distill, params.cam.source, ["train", "val"]
-    distils = distill.weight > 0 and bool(distill.pairs)
     needs = (
         (params.teacher.model is None, ["train"], "teacher.model is null"),
-        (distils, ["train"], f"distill.lambda is {distill.weight}"),
+        (distill.distils, ["train"], f"distill.lambda is {distill.lambda_}"),
         (source != "student", both, f"cam.source is {source}"),
         (params.refine.guide == "normal", both, "refine.guide is normal"),
     )

@@ -35,7 +35,7 @@ from dgkd_core.runtime.device import start
 from dgkd_core.runtime.errors import InputError
 from dgkd_core.runtime.files import write_metrics, write_text
 from dgkd_core.runtime.paths import ARTIFACTS
-from dgkd_core.runtime.result_cache import ResultCache, unfinished
+from dgkd_core.runtime.result_cache import ResultCache, missing_groups
 from dgkd_core.runtime.state import State
 
 ROOT = Path(ARTIFACTS)
@@ -121,7 +121,7 @@ def refine(params: Params, state: State) -> None:
         return guides.sharpen(store.maps(ROOT / f"cam/{entry.split}.zip", entry.id), entry)
 
     label, entries = "refine, val", manifest.split("val")
-    for (entry,) in unfinished([[entry] for entry in entries], cache, label):
+    for (entry,) in missing_groups([[entry] for entry in entries], cache, label):
         cache.put([(f"{label}/{entry.id}", encode_array(sharp_maps(entry)), None)])
     sweep = Sweep(classes)
     chosen = None if section.threshold == "auto" else section.threshold
@@ -134,7 +134,7 @@ def refine(params: Params, state: State) -> None:
     if threshold is None:
         raise InputError(NO_THRESHOLD)
     label, entries = "refine, train", manifest.split("train")
-    for (entry,) in unfinished([[entry] for entry in entries], cache, label):
+    for (entry,) in missing_groups([[entry] for entry in entries], cache, label):
         vector, maps = manifest.label_vector(entry), sharp_maps(entry)
         pseudo = label_map(maps, vector, threshold, section.margin)
         cache.put([(f"{label}/{entry.id}", encode_mask(pseudo), float((pseudo != 255).mean()))])

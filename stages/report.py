@@ -4,6 +4,7 @@ from pathlib import Path
 
 import _start  # noqa: F401
 
+from dgkd_core.config.params import load_params
 from dgkd_core.config.schema import Params
 from dgkd_core.pipeline.stage import run
 from dgkd_core.report.page import render
@@ -15,7 +16,7 @@ PAGE = Path("reports/index.html")
 
 
 def report(params: Params, state: State) -> None:
-    page = render(read_run(params))
+    page = render(read_run(params, load_params("presets/scenes.yaml")))
     write_text(PAGE, page)
     print(f"report: {PAGE}, {len(page.encode()) / 1000:.0f} kB, to be opened in a browser")
 

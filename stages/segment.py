@@ -15,7 +15,7 @@ from dgkd_core.pipeline.stage import run
 from dgkd_core.runtime.device import start
 from dgkd_core.runtime.paths import ARTIFACTS, resolve
 from dgkd_core.runtime.state import State
-from dgkd_core.training.fit import begin, train_and_score
+from dgkd_core.training.fit import build_network, train_and_score
 from dgkd_core.training.supervised import SegmenterTask
 from dgkd_core.training.weak import freeze
 
@@ -26,7 +26,9 @@ def segment(params: Params, state: State) -> None:
     images = Path(ARTIFACTS, "prepare", "images.zip")
     manifest = read_manifest(images.parent)
     parent = load_model(Path(ARTIFACTS, "student")) if section.init == "student" else None
-    model, config, pretrained = begin(params, section, "segmenter", manifest.classes, parent)
+    model, config, pretrained = build_network(
+        params, section, "segmenter", manifest.classes, parent
+    )
     teacher, targets = None, {"pseudo": Path(ARTIFACTS, "refine", "train.zip")}
     if section.teacher is not None:
         folder, pin = resolve(section.teacher), section.teacher_sha256

@@ -16,7 +16,7 @@ from dgkd_core.runtime.device import start
 from dgkd_core.runtime.files import write_metrics
 from dgkd_core.runtime.paths import ARTIFACTS, resolve
 from dgkd_core.runtime.state import State
-from dgkd_core.training.fit import begin, train_and_score
+from dgkd_core.training.fit import build_network, train_and_score
 from dgkd_core.training.live import live_curve
 from dgkd_core.training.weak import AuxiliaryClassifier, TeacherTask, WeakSupervision, freeze
 
@@ -40,7 +40,7 @@ def teacher(params: Params, state: State) -> None:
             take_over(resolve(section.model), section.model_sha256, manifest)
         return
     manifest.need_normal(["train"], "teacher.model is null")
-    model, config, pretrained = begin(
+    model, config, pretrained = build_network(
         params,
         section,
         "network",

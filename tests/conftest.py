@@ -10,6 +10,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,6 +111,7 @@ def built(chain: Path) -> Iterator[Path]:
 def run_stages(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Run stages of the current folder's params in this process: ``run_stages("prepare", …)``."""
     from dgkd_core.config.params import load_params
+    from dgkd_core.pipeline.dvc_yaml import stage_key
     from dgkd_core.runtime.state import State
 
     monkeypatch.setenv("DGKD_WORKERS", "1")
@@ -118,7 +120,7 @@ def run_stages(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def run(*names: str) -> None:
         params = load_params()
         for name in names:
-            state = State(name)
+            state = State(name, key=partial(stage_key, name))
             getattr(importlib.import_module(name), name)(params, state)
             state.close(succeeded=True)
 

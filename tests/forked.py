@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
+from dgkd_core.pipeline.dvc_yaml import outputs
 from dgkd_core.pipeline.stage import run
-from dgkd_core.runtime.state import outputs
 
 Workplace = Callable[[str], Path]
 

@@ -32,14 +32,15 @@ def modules_of(script: Path, root: Path = ROOT) -> list[str]:
     """The script and all project files that it imports, directly or through another one.
 
     Returns:
-        sorted paths relative to ``root``; packages' own ``__init__.py`` hold a docstring only and
-        are left out.
+        sorted paths relative to ``root``; a package's ``__init__.py`` only where a file imports the
+        package itself or a name from it.
     """
     found, todo = {script}, [script]
     while todo:
         for name in imported(todo.pop()):
-            for base in (root, script.parent):
-                path = base / (name.replace(".", "/") + ".py")
+            parts = name.split(".")
+            for place in (root.joinpath(*parts), script.parent.joinpath(*parts)):
+                path = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
                 if path.is_file() and path not in found:
                     found.add(path)
                     todo.append(path)

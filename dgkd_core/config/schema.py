@@ -11,9 +11,7 @@ from dgkd_core.config.choices import BACKBONE, MOST_CLASSES, ClassName, Exposure
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(
-        strict=True, extra="forbid", frozen=True, allow_inf_nan=False, populate_by_name=True
-    )
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def _ordered(span: tuple[float, float]) -> tuple[float, float]:
@@ -382,7 +380,7 @@ class PairWeights(_Section):
 class Distill(_WeakTraining, _DarkTraining):
     """Student on dark pictures, guided by the teacher."""
 
-    weight: float = Field(
+    lambda_: float = Field(
         ge=0,
         alias="lambda",
         description="λ, the weight of the distillation losses; 0: no distillation; 1 in the "
@@ -440,6 +438,11 @@ class Distill(_WeakTraining, _DarkTraining):
         description="the student after the last step, or the best one on val (the paper), which "
         "biases the scores on val upwards"
     )
+
+    @property
+    def distils(self) -> bool:
+        """Whether the student learns from the teacher at all."""
+        return self.lambda_ > 0 and bool(self.pairs)
 
 
 class Cam(_Section):

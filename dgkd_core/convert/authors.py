@@ -29,7 +29,7 @@ from dgkd_core.models.network import Network
 from dgkd_core.models.registry import ModelConfig, save_model
 from dgkd_core.models.wide_resnet import WideResNet38
 from dgkd_core.runtime.errors import InputError
-from dgkd_core.runtime.tensors import fitting, read_weights, some, unwrapped
+from dgkd_core.runtime.tensors import first_names, fitting, read_weights, unwrapped
 
 Role = Literal["student", "teacher"]
 Source = Mapping[str, Any] | str | Path
@@ -115,6 +115,9 @@ def convert_checkpoint(
 
     Without ``role``, a checkpoint that holds ``backbone.CondNet`` is a student, any other a
     teacher.
+
+    Raises:
+        InputError: as for `load_authors_checkpoint`.
     """
     if role not in (None, "student", "teacher"):
         raise ValueError(f"role must be student or teacher, got {role!r}")
@@ -202,7 +205,7 @@ def load_authors_denoiser(source: Source, prefix: str = "ddim.") -> FeatureDenoi
     if table not in tensors:
         found = [n.removesuffix(TIME_TABLE) for n in tensors if n.endswith(TIME_TABLE)]
         raise InputError(
-            f"{where}: holds no {table!r}; prefixes with a denoiser: {some(found) or 'none'}"
+            f"{where}: holds no {table!r}; prefixes with a denoiser: {first_names(found) or 'none'}"
         )
     shape = tuple(tensors[table].shape)
     if len(shape) != 2 or shape[0] != _TABLE or shape[1] < 1:
@@ -218,7 +221,7 @@ def load_authors_denoiser(source: Source, prefix: str = "ddim.") -> FeatureDenoi
     )
     foreign = sorted(n for n in tensors if n.startswith(prefix) and n not in loaded)
     if foreign:
-        raise InputError(f"{where}: holds {some(foreign)}, which our denoiser does not have")
+        raise InputError(f"{where}: holds {first_names(foreign)}, which our denoiser does not have")
     denoiser.load_state_dict(state)
     return denoiser.eval()
 

@@ -38,6 +38,8 @@ class ImageCache:
     """Places for arrays of known sizes, in the order given, as many as fit.
 
     Whoever decodes a picture first puts it here, for all. Memory is taken when a place is filled.
+    ``Tensor.share_memory_`` takes all of it at once, and from /dev/shm, which a container may have
+    made too small.
 
     Args:
         sizes: key, shape and type of each array.
@@ -57,10 +59,6 @@ class ImageCache:
                 end += size
         self._memory = mmap.mmap(-1, max(1, end + len(self._places)))
         self._filled = np.frombuffer(self._memory, np.uint8, len(self._places), end)
-
-    def __len__(self) -> int:
-        """How many places are filled."""
-        return int(np.count_nonzero(self._filled))
 
     def get(self, key: Key) -> np.ndarray | None:
         """The array of that key, read-only; None where it is not here."""

@@ -282,7 +282,8 @@ def training_batches(
 
     A batch has the keys of a `Crops` sample, (B, ...) each, or those of `collate_pairs`.
     The batches are the same for any number of workers, and drawing them leaves torch's random state
-    alone. For a CUDA device they lie in pinned memory.
+    alone. For a CUDA device they lie in pinned memory. Workers give them back through files in
+    memory: torch's DataLoader fails where /dev/shm is small, and hangs where TMPDIR is a long path.
 
     Raises:
         InputError: a worker was killed, or there is no room for what they make.

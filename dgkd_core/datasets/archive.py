@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, cast
 
-from dgkd_core.runtime.checks import shown, together
+from dgkd_core.runtime.checks import join_problems, shown
 from dgkd_core.runtime.errors import InputError
 from dgkd_core.runtime.files import writing
 from dgkd_core.runtime.progress import Progress
@@ -202,7 +202,7 @@ def _check_members(path: Path, members: Iterable[_Member], most: int) -> list[_M
         elif member.kind == "file":
             files.append(member)
     if problems:
-        raise together(problems)
+        raise join_problems(problems)
     if not files:
         raise InputError(f"{path}: no file in it, expected a data set")
     return files
@@ -248,7 +248,7 @@ def _move_in(part: Path, out: Path) -> int:
         else:
             problems.append(f"{old}: there already with other content, expected it not to be")
     if problems:
-        raise together(problems)
+        raise join_problems(problems)
     moved: list[tuple[Path, Path]] = []
     try:
         for new, old in moves:

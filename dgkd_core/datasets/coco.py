@@ -21,7 +21,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from dgkd_core.data.pictures import MOST_PIXELS
-from dgkd_core.runtime.checks import name_problem, normal_id, shown, together
+from dgkd_core.runtime.checks import join_problems, name_problem, normal_id, shown
 from dgkd_core.runtime.errors import InputError
 
 _FOLDER = "JPEGImages/"
@@ -271,7 +271,7 @@ def read_coco(path: Path) -> list[Picture]:
     categories, pictures = reader.categories(), reader.pictures()
     annotations = reader.annotations(pictures, categories)
     if reader.problems:
-        raise together(reader.problems)
+        raise join_problems(reader.problems)
     found = []
     for id_, picture in pictures.items():
         if picture:

@@ -15,7 +15,7 @@ from dgkd_core.data.manifest import SPLITS, Entry, Manifest, write_manifest
 from dgkd_core.data.pack import write_pack
 from dgkd_core.data.pictures import Photo, encode_mask, encode_rgb, read_photo
 from dgkd_core.datasets.source import Source
-from dgkd_core.runtime.checks import together
+from dgkd_core.runtime.checks import join_problems
 from dgkd_core.runtime.errors import InputError
 from dgkd_core.runtime.files import read_bytes
 from dgkd_core.runtime.parallel import ordered_map
@@ -184,7 +184,7 @@ def write_data_set(
                 "background and 255 for what does not count"
             )
         if problems:
-            raise together(problems)
+            raise join_problems(problems)
     manifest = Manifest(classes, tuple(entries))
     write_manifest(folder, manifest)
     return manifest, _conversions(notes)

@@ -22,7 +22,7 @@ import numpy as np
 
 from dgkd_core.datasets.names import VOC as CLASSES
 from dgkd_core.datasets.source import Listed, read_ids
-from dgkd_core.runtime.checks import together
+from dgkd_core.runtime.checks import join_problems
 from dgkd_core.runtime.errors import InputError, reason
 from dgkd_core.runtime.signals import serve_parent
 
@@ -134,7 +134,7 @@ def train_aug(voc_train: Sequence[str], voc_val: Sequence[str], sbd: Path) -> li
     problems: list[str] = []
     lists = [read_ids(folder / name, listed, problems, []) for name in ("train.txt", "val.txt")]
     if problems:
-        raise together(problems)
+        raise join_problems(problems)
     ids = [*voc_train, *sorted({id_ for ids in lists for id_ in ids})]
     held_out = set(voc_val)
     return [id_ for id_ in dict.fromkeys(ids) if id_ not in held_out]

@@ -214,6 +214,9 @@ def pictures_by_id(
     Two files of one id and a name that cannot be an id (it goes into packs and tables) are
     problems; files that are no pictures by their suffix are left out. So is one that needs an extra
     to be read where there is another of its name: cameras write raw and JPEG.
+
+    Raises:
+        InputError: the folder cannot be read.
     """
     found: dict[str, Path] = {}
     try:

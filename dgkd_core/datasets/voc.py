@@ -48,6 +48,9 @@ def read_labels(path: Path, known: Sequence[str] = CLASSES) -> tuple[str, ...]:
     """The class names that an Annotations file lists, each once, in the order of ``known``.
 
     Entities and external references in the XML are refused, not expanded.
+
+    Raises:
+        InputError: the file is missing or no such XML, or a class is not among ``known``.
     """
     try:
         objects = list(ElementTree.parse(path, forbid_dtd=True).iterfind(".//object"))

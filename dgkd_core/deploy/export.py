@@ -59,7 +59,7 @@ Run = Callable[[Mapping[str, np.ndarray]], Sequence[np.ndarray]]
 
 
 class SegmenterGraph(nn.Module):
-    """Exposed pictures and depth to ``ids``, ``masks`` and ``scores``, as `Model.look` does it.
+    """Exposed pictures and depth to ``ids``, ``masks`` and ``scores``, as `Model` finds them.
 
     Args:
         raw_depth: the map is a DPT's, of any range and size; else it is in [0, 1], of the
@@ -368,7 +368,7 @@ def compare(model: Model, segmenter: Run, depth: Run | None) -> Parity:
         pictures = dark_pictures(count, height, width)
         given = [gradient(height, width)] * count if settings.depth == "given" else None
         photos = [Photograph(picture, (width, height), ()) for picture in pictures]
-        seen = model.look(photos, given)
+        seen = model.predict_prepared(photos, given)
         maps = [s.depth for s in seen if s.depth is not None]
         image = picture_batch(pictures, model.config.exposure)
         stored = depth_batch(maps) if maps else None

@@ -22,9 +22,9 @@ from pydantic import AfterValidator, Field
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from dgkd_core import __version__
 from dgkd_core.config.choices import MOST_CLASSES, Exposure
 from dgkd_core.config.schema import DATA_ROOTS, Params, Scale, Sha256
+from dgkd_core.deploy.version import __version__
 from dgkd_core.depth.files import CONFIG, PROCESSOR, WEIGHTS
 from dgkd_core.runtime.checked_json import read_checked
 from dgkd_core.runtime.checks import holds_control_characters, shown

@@ -91,7 +91,7 @@ class Model:
 
     @cached_property
     def student(self) -> tuple[Any, ModelConfig]:
-        """The student and its spec, loaded when first asked for.
+        """The student and its config, loaded when first asked for.
 
         Raises:
             InputError: the folder holds none, or not one of this model.
@@ -131,7 +131,7 @@ class Model:
             InputError: a picture cannot be used, or depth maps are missing or not wanted.
         """
         photographs = [self.prepare(picture) for picture in pictures]
-        found = self.look(photographs, depths)
+        found = self.predict_prepared(photographs, depths)
         return [seen.enlarged(p.size) for seen, p in zip(found, photographs, strict=True)]
 
     def prepare(self, picture: Image.Image, name: str = "") -> Photograph:
@@ -144,7 +144,7 @@ class Model:
         rgb, size, notes = to_photo(picture, name, self.settings.long_side or LARGEST)
         return Photograph(np.asarray(rgb), size, notes)
 
-    def look(
+    def predict_prepared(
         self, photographs: Sequence[Photograph], depths: Sequence[np.ndarray] | None = None
     ) -> list[Prediction]:
         """`predict` for what `prepare` made, at the size that the networks see."""

@@ -32,8 +32,8 @@ def _borders(mask: np.ndarray) -> np.ndarray:
     return differs & (mask > 0)
 
 
-def veiled(bright: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8: the photograph with each class in a veil of its colour and a border."""
+def blend_mask(bright: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8: the photograph, each class blended with its colour and with a border."""
     colours = colour_mask(mask)
     shown = mask > 0
     drawn = bright.copy()
@@ -57,7 +57,7 @@ def overlay(rgb: np.ndarray, mask: np.ndarray, classes: Sequence[str]) -> bytes:
     size = max(1, round(width * scale)), max(1, round(height * scale))
     bright = Image.fromarray(expose_8bit(rgb, "gain")).resize(size, Image.Resampling.BICUBIC)
     large = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
-    drawn = Image.fromarray(veiled(np.asarray(bright), large))
+    drawn = Image.fromarray(blend_mask(np.asarray(bright), large))
     found = [each for each in found_in(mask, classes) if each[0]]
     names = [f"{name} {100 * share:.1f} %" for _, name, share in found]
     font, gap = ImageFont.load_default(EM), EM // 2

@@ -15,7 +15,7 @@ from PIL import Image
 from dgkd_core.data.exposure import expose_8bit
 from dgkd_core.data.pictures import encode_mask, open_picture
 from dgkd_core.deploy.model import Model
-from dgkd_core.deploy.overlay import found_in, veiled
+from dgkd_core.deploy.overlay import blend_mask, found_in
 from dgkd_core.evaluation.figures import colour_heat, colour_mask
 from dgkd_core.runtime.checks import PICTURE_SUFFIXES
 from dgkd_core.runtime.errors import InputError, enough_memory
@@ -99,7 +99,7 @@ def _outputs(model: Model, folder: Path, path: str | None, choice: str) -> list[
 def _seen(model: Model, folder: Path, path: Path, choice: str) -> list[Any]:
     """`_outputs` of a file, which raises InputError where it is no picture that can be used."""
     photo = model.prepare(open_picture(path.read_bytes(), path.name), path.name)
-    (seen,) = model.look([photo])
+    (seen,) = model.predict_prepared([photo])
     maps = None  # (C, H, W) uint8, the student's class maps, at the size that the networks see
     if model.has_student:
         maps = np.rint(model.class_maps(Image.fromarray(photo.rgb)) * 255).astype(np.uint8)
@@ -111,7 +111,7 @@ def _seen(model: Model, folder: Path, path: Path, choice: str) -> list[Any]:
         part.write_bytes(encode_mask(mask))
     return [
         _problem(""),
-        veiled(bright, seen.mask),
+        blend_mask(bright, seen.mask),
         bright,
         None if seen.depth is None else colour_heat(seen.depth),
         _cam(maps, choice, model.classes),

@@ -195,7 +195,7 @@ def predict(
                     writer.skip(str(source.path), source.name, why)
                 depths = [d for _, _, d in usable if d is not None] if depth else None
                 with enough_memory():
-                    seen = model.look([photo for _, photo, _ in usable], depths)
+                    seen = model.predict_prepared([photo for _, photo, _ in usable], depths)
                     for (source, photo, _), prediction in zip(usable, seen, strict=True):
                         writer.put(source, photo, prediction)
         except Interrupted:

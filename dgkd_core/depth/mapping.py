@@ -15,12 +15,12 @@ from dgkd_core.data.store import Store
 from dgkd_core.depth.dpt import estimate, load_dpt, to_unit
 from dgkd_core.depth.maps import fitted, gradient
 from dgkd_core.runtime import distributed
-from dgkd_core.runtime.checks import together
+from dgkd_core.runtime.checks import join_problems
 from dgkd_core.runtime.device import start
 from dgkd_core.runtime.errors import InputError
 from dgkd_core.runtime.files import read_bytes, read_json
 from dgkd_core.runtime.paths import ARTIFACTS
-from dgkd_core.runtime.result_cache import ResultCache, unfinished
+from dgkd_core.runtime.result_cache import ResultCache, missing_groups
 
 Maker = Callable[[Sequence[Entry]], list[np.ndarray]]  # depth (H, W) float32 in [0, 1] of each
 
@@ -107,7 +107,7 @@ def write_depth(
     else:
         make = estimated(dark, params.depth, start(params, label))
     problems: list[str] = []
-    for group in unfinished(groups, cache, label):
+    for group in missing_groups(groups, cache, label):
         try:
             maps = make(group)
         except InputError as error:
@@ -120,7 +120,7 @@ def write_depth(
             for entry, depth in zip(group, maps, strict=True)
         )
     if found := list(chain.from_iterable(distributed.gather(problems))):
-        raise together(found)
+        raise join_problems(found)
     if not distributed.is_main_process():
         return {}
     figures = []

@@ -60,6 +60,7 @@ class NoiseAdapter(nn.Module):
         self.share = nn.Linear(channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to the same shape."""
         gamma = self.share(self.features(x).mean((-2, -1))).sigmoid()[:, :, None, None]
         return gamma * x + (1 - gamma) * distributed.draw(x, Tensor.normal_)
 

@@ -18,11 +18,7 @@ from dgkd_core.models.network import Output
 
 
 def class_maps(output: Output, labels: Tensor, size: Sequence[int]) -> Tensor:
-    """Softmax masks (N, C+1, H, W) of ``size`` (H, W); those of absent classes are zero.
-
-    Args:
-        labels: (N, C), 1 where the picture holds the class.
-    """
+    """Softmax masks at ``size``, (N, C+1, H, W), 0 for classes absent from the (N, C) labels."""
     masks = F.interpolate(output.masks, tuple(size), mode="bilinear", align_corners=True)
     return masks * present(labels)
 
@@ -65,11 +61,8 @@ class Latent(nn.Module):
         self.student = nn.Conv2d(width, channels, 1)
 
     def forward(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents (N, channels, h, w) of student and teacher, and the reconstruction loss, scalar.
-
-        Args:
-            student, teacher: (N, width, h, w); no gradient reaches the teacher's latent.
-        """
+        """(N, width, h, w) features to both in the latent, (N, channels, h, w), the teacher's
+        detached, and the autoencoder's mean squared error, scalar."""
         latent = self.encode(teacher)
         return self.student(student), latent.detach(), F.mse_loss(self.decode(latent), teacher)
 
@@ -82,12 +75,12 @@ class DGKD(nn.Module):
         width: channels of the projected features.
         pairs: which of map, deep and shallow are distilled.
         steps: DDIM steps.
-        map_stride: stride of the compared masks, pixels; 1 in the paper. The network's masks have
-            stride 4, so 1 compares interpolated ones.
-        denoise: False compares the student's tensors without a denoiser.
+        map_stride: picture pixels per pixel of the compared masks; 1 in the paper. The masks come
+            from the shallow features (stride 4), so a larger one compares the same information.
+        denoise: False compares the student's tensors as they are (plain DIST).
         noise_adapter: give each denoiser a noise adapter.
         autoencoder: channels of a latent for deep and shallow; None for none.
-        weight: λ, on the losses that compare student and teacher.
+        lambda_: λ, on the losses that compare student and teacher.
         weights: of each pair, times λ; None: 1 each.
         warmup: steps over which λ rises linearly from 0.
         logits: map compares logits by KL, batch-normalised for the denoiser, in place of masks.
@@ -106,7 +99,7 @@ class DGKD(nn.Module):
         denoise: bool = True,
         noise_adapter: bool = False,
         autoencoder: int | None = None,
-        weight: float = 1.0,
+        lambda_: float = 1.0,
         weights: Mapping[str, float] | None = None,
         warmup: int = 0,
         logits: bool = False,
@@ -114,7 +107,7 @@ class DGKD(nn.Module):
         compare: str = "dist",
     ) -> None:
         super().__init__()
-        self.weight, self.warmup = weight, warmup
+        self.lambda_, self.warmup = lambda_, warmup
         self.weights = dict.fromkeys(PAIRS, 1.0) | dict(weights or {})
         self.map_stride, self.logits, self.raw = map_stride, logits, raw is not None
         self.pairs = tuple(pair for pair in PAIRS if pair in pairs)
@@ -140,7 +133,7 @@ class DGKD(nn.Module):
             classes, width: as for the class.
             encoder: the student's; the teacher's is of the same kind.
         """
-        if section.weight == 0 or not section.pairs:
+        if not section.distils:
             return None
         raw = encoder.deep_channels, encoder.shallow_channels
         return cls(
@@ -152,7 +145,7 @@ class DGKD(nn.Module):
             denoise=section.denoiser == "diffusion",
             noise_adapter=section.noise_adapter,
             autoencoder=section.autoencoder,
-            weight=section.weight,
+            lambda_=section.lambda_,
             weights=section.weights.model_dump(),
             warmup=section.warmup,
             logits=section.map == "logits",
@@ -165,13 +158,13 @@ class DGKD(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """The tensors of a pair: (N, C, h, w) float32 of student and teacher (detached)."""
         if pair != "map":
-            mine, theirs = getattr(student, pair), getattr(teacher, pair)
+            student_x, teacher_x = getattr(student, pair), getattr(teacher, pair)
         elif self.logits:
-            mine, theirs = student.logits, teacher.logits
+            student_x, teacher_x = student.logits, teacher.logits
         else:
             small = [max(1, side // self.map_stride) for side in size]
-            mine, theirs = (class_maps(output, labels, small) for output in (student, teacher))
-        return mine.float(), theirs.detach().float()
+            student_x, teacher_x = (class_maps(x, labels, small) for x in (student, teacher))
+        return student_x.float(), teacher_x.detach().float()
 
     def ready(self, pair: str, x: Tensor) -> Tensor:
         """The input of a pair's denoiser, shaped as x: logits normalised to variance 1."""
@@ -195,17 +188,18 @@ class DGKD(nn.Module):
             step: training step from 0, for the warm-up of λ; None: after the warm-up.
         """
         losses: dict[str, Tensor] = {}
-        risen = 1.0 if step is None or step >= self.warmup else step / self.warmup
+        warmup = 1.0 if step is None or step >= self.warmup else step / self.warmup
         for pair in self.pairs:
-            mine, theirs = self.tensors(pair, student, teacher, labels, size)
-            with torch.autocast(mine.device.type, enabled=False):
+            student_x, teacher_x = self.tensors(pair, student, teacher, labels, size)
+            with torch.autocast(student_x.device.type, enabled=False):
                 if pair in self.latents:
-                    mine, theirs, losses[f"ae_{pair}"] = self.latents[pair](mine, theirs)
+                    student_x, teacher_x, error = self.latents[pair](student_x, teacher_x)
+                    losses[f"ae_{pair}"] = error
                 if pair in self.denoisers:
                     denoiser = self.denoisers[pair]
                     assert isinstance(denoiser, FeatureDenoiser)
-                    mine = denoiser.denoise(self.ready(pair, mine))
-                    losses[f"diff_{pair}"] = denoiser.diffusion_loss(self.ready(pair, theirs))
-                compared = self.compare[pair](mine, theirs)
-                losses[f"kd_{pair}"] = self.weight * risen * self.weights[pair] * compared
+                    student_x = denoiser.denoise(self.ready(pair, student_x))
+                    losses[f"diff_{pair}"] = denoiser.diffusion_loss(self.ready(pair, teacher_x))
+                compared = self.compare[pair](student_x, teacher_x)
+                losses[f"kd_{pair}"] = self.lambda_ * warmup * self.weights[pair] * compared
         return losses

@@ -3,26 +3,20 @@ Stronger Teacher, NeurIPS 2022)."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from dgkd_core.runtime import distributed
 
 
-def _pearson(a: Tensor, b: Tensor, eps: float = 1e-8, shared: bool = False) -> Tensor:
+def _pearson(a: Tensor, b: Tensor, shared: bool = False) -> Tensor:
     """Correlation of the rows of two (R, K) tensors: (R,).
 
     ``shared``: the rows go on in the other processes of a run, with as many numbers in each.
     """
-    if not shared or distributed.world_size() == 1:
-        a = a - a.mean(1, keepdim=True)
-        b = b - b.mean(1, keepdim=True)
-        return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1) + eps)
-    a = a - distributed.all_reduce(a.mean(1, keepdim=True)) / distributed.world_size()
-    b = b - distributed.all_reduce(b.mean(1, keepdim=True)) / distributed.world_size()
-    products = torch.stack([(a * b).sum(1), a.square().sum(1), b.square().sum(1)])
-    together, alone, other = distributed.all_reduce(products)
-    return together / (alone.sqrt() * other.sqrt() + eps)
+    parts = distributed.all_gather if shared else (lambda x: x[None])
+    a, b = (x - parts(x.mean(1, keepdim=True)).mean(0) for x in (a, b))
+    norm_a, norm_b = (parts(x.norm(dim=1)).norm(dim=0) for x in (a, b))
+    return parts((a * b).sum(1)).sum(0) / (norm_a * norm_b + 1e-8)
 
 
 def dist_loss(student: Tensor, teacher: Tensor, beta: float = 1.0, gamma: float = 1.0) -> Tensor:

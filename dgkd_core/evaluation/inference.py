@@ -19,7 +19,7 @@ from dgkd_core.data.pictures import decode_mask, encode_mask
 from dgkd_core.data.store import Store
 from dgkd_core.evaluation.scores import Confusion, mean_average_precision, per_class
 from dgkd_core.runtime import distributed
-from dgkd_core.runtime.result_cache import ResultCache, loaded
+from dgkd_core.runtime.result_cache import ResultCache, load_missing
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def score(
     entries = [entry for entry in manifest.split("val") if view.dark or entry.image]
     groups = by_size(entries, settings.batch)
     load = partial(load_group, view=view, depth=model.uses_depth)
-    for group, inputs in loaded(groups, cache, label, load, device.type == "cuda"):
+    for group, inputs in load_missing(groups, cache, label, load, device.type == "cuda"):
         masks, scores = run_loaded(model, inputs, settings, device)
         ids = decide(masks, scores, settings.drop, settings.background_power).byte().numpy()
         cache.put(

@@ -85,5 +85,5 @@ def mean_average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
 
 
 def per_class(names: Sequence[str], values: np.ndarray) -> dict[str, float]:
-    """IoU by name, background first."""
+    """(C+1,) values, IoU say, by class name, background first."""
     return dict(zip(["background", *names], (float(v) for v in values), strict=True))

@@ -16,15 +16,15 @@ def _modulation(prior_channels: int, channels: int) -> nn.Sequential:
 
 
 class DepthPrior(nn.Module):
-    """Condition network: depth (N, 3, H, W) to a prior (N, channels, ~H/4, ~W/4)."""
+    """Condition network: depth picture (N, 3, H, W) to a prior (N, 64, ~H/4, ~W/4)."""
 
-    def __init__(self, channels: int = 64) -> None:
+    def __init__(self) -> None:
         super().__init__()
         layers: list[nn.Module] = [nn.Conv2d(3, 8, 3), nn.LeakyReLU(0.1)]
         layers += [nn.Conv2d(8, 128, 4, stride=4), nn.LeakyReLU(0.1)]
         for _ in range(3):
             layers += [nn.Conv2d(128, 128, 1), nn.LeakyReLU(0.1)]
-        self.layers = nn.Sequential(*layers, nn.Conv2d(128, channels, 1))
+        self.layers = nn.Sequential(*layers, nn.Conv2d(128, 64, 1))
 
     def forward(self, depth: Tensor) -> Tensor:
         if min(depth.shape[-2:]) < 6:

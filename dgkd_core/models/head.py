@@ -63,6 +63,7 @@ class ASPP(nn.Module):
         return evaluating_norms(self) if self.frozen else self
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, h, w) to (N, width, h, w)."""
         features = [branch(x) for branch in self.branches]
         if self.pool is not None:
             pooled = self.pool(F.adaptive_avg_pool2d(x, 1))
@@ -71,10 +72,7 @@ class ASPP(nn.Module):
 
 
 class Decoder(nn.Module):
-    """ASPP on deep features, joined with a narrow skip connection from shallow ones.
-
-    (N, shallow, h, w) and (N, deep, h', w') to (N, width, h, w).
-    """
+    """ASPP on deep features, joined with a narrow skip from shallow ones."""
 
     def __init__(
         self, shallow: int, deep: int, width: int, rates: Sequence[int], pooled: bool = True
@@ -86,15 +84,13 @@ class Decoder(nn.Module):
         self.join = conv_norm_relu(width + narrow, width, 3)
 
     def forward(self, shallow: Tensor, deep: Tensor) -> Tensor:
+        """(N, shallow, h, w) and (N, deep, h', w') to (N, width, h, w)."""
         up = _resize(self.aspp(deep), shallow.shape[-2:])
         return self.join(torch.cat([up, self.skip(shallow)], 1))
 
 
 class GlobalCue(nn.Module):
-    """Global cue injection: global max pooling of ``x`` gives scale and shift of shallow features.
-
-    (N, shallow, h, w) and x (N, width, h, w) to (N, width, h, w).
-    """
+    """Global cue injection: the maxima of the decoder's features modulate the shallow ones."""
 
     def __init__(self, shallow: int, width: int) -> None:
         super().__init__()
@@ -105,12 +101,13 @@ class GlobalCue(nn.Module):
         self.out = conv_norm_relu(width, width)
 
     def forward(self, shallow: Tensor, x: Tensor) -> Tensor:
+        """(N, shallow, h, w) and ``x``, the decoder's (N, width, h, w), to the latter's shape."""
         gamma, beta = F.adaptive_max_pool2d(self.cue(x), 1).chunk(2, 1)
         return self.out(F.relu(self.shallow(shallow) * (gamma + 1) + beta))
 
 
 def stochastic_gate(deep: Tensor, cue: Tensor, rate: float, training: bool) -> Tensor:
-    """Mix deep features with the global cue, two tensors of one shape; ``rate`` in [0, 1).
+    """Mix deep features with the global cue, both (N, C, h, w), at random per value in training.
 
     Training: each value is the cue's with probability ``rate``, otherwise
     (deep − rate·cue)/(1 − rate), so that the expectation is ``deep``. Evaluation:

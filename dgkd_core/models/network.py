@@ -57,7 +57,7 @@ class _Fused(nn.Module):
             raise ValueError(f"dgf2 must be one of {', '.join(FUSIONS)}, got {dgf2!r}")
         self.curve = ToneCurve() if curve else None
         self.encoder = encoder
-        self.prior = DepthPrior(64) if dgf2 != "off" else None
+        self.prior = DepthPrior() if dgf2 != "off" else None
         channels = encoder.fusion_channels if dgf2 != "off" else ()
         self.fusion = nn.ModuleList(DGF2(64, c, dgf2 == "gated") for c in channels)
 
@@ -140,11 +140,11 @@ class Network(_Fused):
             scores: also compute the class scores.
             raw: return these features as the encoder gives them, not projected.
         """
-        tap, deep = self.features(image, depth)
-        shallow = self.align(tap)
+        encoder_shallow, deep = self.features(image, depth)
+        shallow = self.align(encoder_shallow)
         logits = self.head(shallow, deep).float()
         if raw:
-            shallow = tap
+            shallow = encoder_shallow
         if detach_features:
             shallow, deep = shallow.detach(), deep.detach()
         wanted = ("deep", "shallow") if features is True else features or ()
@@ -181,7 +181,10 @@ class Segmenter(_Fused):
         initialise(self.decoder, self.classify)
 
     def forward(self, image: Tensor, depth: Tensor | None = None, features: bool = False) -> Output:
-        """As `Network.forward`; a class's score is its largest log-odds in the picture."""
+        """Like `Network.forward`, without deep and shallow features, whatever ``features`` says.
+
+        A class's score is its largest log-odds over the picture.
+        """
         shallow, deep = self.features(image, depth)
         logits = self.classify(self.decoder(shallow, deep)).float()
         masks = logits.softmax(1)

@@ -36,7 +36,7 @@ from dgkd_core.runtime.checks import shown
 from dgkd_core.runtime.errors import InputError, reason
 from dgkd_core.runtime.files import atomic_folder, check_pin, write_json
 from dgkd_core.runtime.paths import resolve
-from dgkd_core.runtime.tensors import fitting, read_tensors, some
+from dgkd_core.runtime.tensors import first_names, fitting, read_tensors
 
 Positive = Annotated[float, Field(gt=0)]
 ARCHITECTURE = ("backbone", "output_stride", "width", "aspp_rates", "global_context")
@@ -174,28 +174,32 @@ def load_backbone(encoder: Encoder, path: Path, digest: str | None = None) -> li
     return unused
 
 
-def build(spec: ModelConfig, initialisation: str = "pytorch") -> Network | Segmenter:
-    """A network with random weights, its head's by ``initialisation`` (pytorch or kaiming)."""
-    encoder = build_encoder(spec.backbone, spec.output_stride)
-    curve = spec.exposure == "curve"
-    size = (spec.width, spec.dgf2, spec.aspp_rates)
-    common = (encoder, len(spec.classes), *size, curve, spec.global_context)
-    if spec.dgf2 != "off" and not encoder.fusible:
+def build(config: ModelConfig, initialisation: str = "pytorch") -> Network | Segmenter:
+    """A network with random weights, its head's drawn as params' model.initialisation says.
+
+    Raises:
+        InputError: depth cannot be fused into this backbone.
+    """
+    encoder = build_encoder(config.backbone, config.output_stride)
+    curve = config.exposure == "curve"
+    size = (config.width, config.dgf2, config.aspp_rates)
+    common = (encoder, len(config.classes), *size, curve, config.global_context)
+    if config.dgf2 != "off" and not encoder.fusible:
         raise InputError(
-            f"model.dgf2 is {spec.dgf2}: depth cannot be fused into the levels of {spec.backbone}, "
-            f"expected off"
+            f"model.dgf2 is {config.dgf2}: depth cannot be fused into the levels of "
+            f"{config.backbone}, expected off"
         )
-    model = Network(*common, spec.focal) if spec.kind == "network" else Segmenter(*common)
-    model.mean, model.std = spec.mean, spec.std
+    model = Network(*common, config.focal) if config.kind == "network" else Segmenter(*common)
+    model.mean, model.std = config.mean, config.std
     if initialisation == "kaiming":
         model.initialise()
-    if spec.frozen:
+    if config.frozen:
         encoder.freeze()
     return model
 
 
 def first_weights(
-    model: Network | Segmenter, spec: ModelConfig, section: Any
+    model: Network | Segmenter, config: ModelConfig, section: Any
 ) -> list[nn.Parameter]:
     """Load the backbone's weights as ``model.weights`` says: a file, ``imagenet`` or none.
 
@@ -210,12 +214,12 @@ def first_weights(
         return []
     if section.weights == "imagenet":
         try:
-            fetched = build_encoder(spec.backbone, spec.output_stride, pretrained=True)
+            fetched = build_encoder(config.backbone, config.output_stride, pretrained=True)
         except InputError as error:
             if error.__cause__ is None:  # there are none for this backbone
                 raise
             raise InputError(
-                f"model.weights is imagenet: those of {spec.backbone} cannot be fetched "
+                f"model.weights is imagenet: those of {config.backbone} cannot be fetched "
                 f"({reason(error.__cause__)}), expected a network connection, or a local file"
             ) from error
         model.encoder.backbone.load_state_dict(fetched.backbone.state_dict())
@@ -229,25 +233,24 @@ def first_weights(
 
 def inherit(model: nn.Module, parent: nn.Module) -> list[nn.Parameter]:
     """Copy every tensor of ``parent`` that fits by name and shape; returns these parameters."""
-    theirs = parent.state_dict()
-    mine = model.state_dict()
+    own = model.state_dict()
     shared = {
-        key: theirs[key]
-        for key, value in mine.items()
-        if key in theirs and theirs[key].shape == value.shape
+        key: value
+        for key, value in parent.state_dict().items()
+        if key in own and own[key].shape == value.shape
     }
     model.load_state_dict(shared, strict=False)
     return [parameter for name, parameter in model.named_parameters() if name in shared]
 
 
-def save_model(folder: str | Path, model: nn.Module, spec: ModelConfig) -> None:
+def save_model(folder: str | Path, model: nn.Module, config: ModelConfig) -> None:
     """Write a model folder, atomically."""
     with atomic_folder(folder) as part:
         state = {
             key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()
         }
         save_file(state, part / "model.safetensors")
-        write_json(part / "model.json", asdict(spec))
+        write_json(part / "model.json", asdict(config))
 
 
 def read_model_config(folder: str | Path) -> ModelConfig:
@@ -266,10 +269,10 @@ def load_model(folder: str | Path, device: str | torch.device = "cpu") -> tuple[
         InputError: model.json or model.safetensors is missing, damaged or hostile, or one does not
             fit the other, or a weight is not finite.
     """
-    spec = read_model_config(folder)
+    config = read_model_config(folder)
     try:
         with torch.device("meta"):  # shapes alone: no memory is taken for what does not fit
-            wanted = build(spec).state_dict()
+            wanted = build(config).state_dict()
     except (InputError, ValueError, RuntimeError) as error:
         raise InputError(f"{Path(folder) / 'model.json'}: {reason(error)}") from error
     path = Path(folder) / "model.safetensors"
@@ -278,14 +281,14 @@ def load_model(folder: str | Path, device: str | torch.device = "cpu") -> tuple[
     state, used = fitting(wanted, tensors, path, what)
     for others, verb in ((wanted.keys() - used, "lacks"), (tensors.keys() - used, "holds")):
         if others:
-            names = some(sorted(others))
+            names = first_names(sorted(others))
             raise InputError(
                 f"{path}: {verb} {names}, expected the {len(wanted)} tensors of {what}"
             )
-    model = build(spec)
+    model = build(config)
     model.load_state_dict(state)
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return model.eval(), spec
+    return model.eval(), config
 
 
 def load_given(

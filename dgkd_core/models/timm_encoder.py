@@ -42,7 +42,7 @@ def padded(image: Tensor, multiple: int, stride: int) -> Tensor:
 
 
 def cut(x: Tensor, stride: int, size: Sequence[int]) -> Tensor:
-    """(N, C, h, w) features of a padded picture, cropped to the cells of the picture's H and W."""
+    """(N, C, h, w) features of a padded picture, cut to the cells of its own H and W, ``size``."""
     rows, columns = (cells(side, stride) for side in size)
     return x.narrow(-2, 0, rows).narrow(-1, 0, columns)
 

@@ -31,16 +31,17 @@ class Block(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """Pre-activation bottleneck 1x1, 3x3, 1x1 (÷4, ÷2, ×1) with dropout before the last two."""
+    """Pre-activation bottleneck 1x1, 3x3, 1x1 (÷4, ÷2, ×1) with dropout before the last two.
 
-    def __init__(self, inputs: int, outputs: int, dilation: int, dropout: float) -> None:
+    (N, inputs, h, w) to (N, outputs, h, w).
+    """
+
+    def __init__(self, inputs: int, outputs: int, dropout: float) -> None:
         super().__init__()
         self.norm1 = nn.BatchNorm2d(inputs)
         self.conv1 = nn.Conv2d(inputs, outputs // 4, 1, bias=False)
         self.norm2 = nn.BatchNorm2d(outputs // 4)
-        self.conv2 = nn.Conv2d(
-            outputs // 4, outputs // 2, 3, padding=dilation, dilation=dilation, bias=False
-        )
+        self.conv2 = nn.Conv2d(outputs // 4, outputs // 2, 3, padding=4, dilation=4, bias=False)
         self.norm3 = nn.BatchNorm2d(outputs // 2)
         self.conv3 = nn.Conv2d(outputs // 2, outputs, 1, bias=False)
         self.shortcut = nn.Conv2d(inputs, outputs, 1, bias=False)
@@ -54,8 +55,8 @@ class Bottleneck(nn.Module):
         return self.shortcut(active) + y
 
 
-def _stage(inputs: int, outputs: int, count: int, stride: int) -> nn.Sequential:
-    blocks = [Block(inputs, outputs, outputs, stride, 1, 1)]
+def _stage(inputs: int, outputs: int, count: int) -> nn.Sequential:
+    blocks = [Block(inputs, outputs, outputs, 2, 1, 1)]
     blocks += [Block(outputs, outputs, outputs, 1, 1, 1) for _ in range(count - 1)]
     return nn.Sequential(*blocks)
 
@@ -66,16 +67,16 @@ class WideResNet38(Encoder):
     def __init__(self) -> None:
         super().__init__(shallow_channels=256, deep_channels=4096, fusion_channels=(128, 256, 512))
         self.stem = nn.Conv2d(3, 64, 3, padding=1, bias=False)
-        self.stage2 = _stage(64, 128, 3, 2)
-        self.stage3 = _stage(128, 256, 3, 2)
-        self.stage4 = _stage(256, 512, 6, 2)
+        self.stage2 = _stage(64, 128, 3)
+        self.stage3 = _stage(128, 256, 3)
+        self.stage4 = _stage(256, 512, 6)
         self.stage5 = nn.Sequential(
             Block(512, 512, 1024, 1, 2, 1),
             Block(1024, 512, 1024, 1, 2, 2),
             Block(1024, 512, 1024, 1, 2, 2),
         )
-        self.stage6 = Bottleneck(1024, 2048, 4, 0.3)
-        self.stage7 = Bottleneck(2048, 4096, 4, 0.5)
+        self.stage6 = Bottleneck(1024, 2048, 0.3)
+        self.stage7 = Bottleneck(2048, 4096, 0.5)
         self.norm7 = nn.BatchNorm2d(4096)
 
     def parts(self) -> Sequence[nn.Module]:

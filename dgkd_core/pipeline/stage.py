@@ -7,20 +7,29 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 from dgkd_core.config.params import load_params
 from dgkd_core.config.schema import Params
+from dgkd_core.pipeline.dvc_yaml import outputs, stage_key
 from dgkd_core.runtime import distributed
 from dgkd_core.runtime.environment import print_any_name
 from dgkd_core.runtime.errors import InputError, enough_memory
 from dgkd_core.runtime.files import clear_stand_ins
-from dgkd_core.runtime.launch import follow_launcher, run_as, run_by, say, that_share, wanted
+from dgkd_core.runtime.launch import (
+    follow_launcher,
+    process_count,
+    processes_for_batch,
+    report_end,
+    run_as,
+    run_by,
+)
 from dgkd_core.runtime.lock import Lock
 from dgkd_core.runtime.paths import ARTIFACTS
 from dgkd_core.runtime.signals import Interrupted, listening
-from dgkd_core.runtime.state import State, outputs
+from dgkd_core.runtime.state import State
 
 _LESS = "smaller batches, crops or pictures need less, see docs/troubleshooting.md"
 
@@ -60,7 +69,7 @@ def run(
     signal with 128 and its number. What the stage put into its `State` is kept until it succeeds.
 
     Args:
-        body: called in every process; the first alone writes outputs.
+        body: called in every process; the main process alone writes outputs.
         item: which one of a stage that is repeated.
         shared: whether several processes can share its work.
         training: the section of a stage that trains, whose batches they share evenly.
@@ -76,7 +85,7 @@ def run(
         if shared and not distributed.is_launched():
             _share(name, training)
         memory = enough_memory(f"; {_LESS}")
-        with listening(), distributed.process_group(), _quiet_unless_first(), memory:
+        with listening(), distributed.process_group(), _only_main_process_prints(), memory:
             _run_here(stage, body, item, kept)
             print(f"{name}: done in {time.monotonic() - started:.0f} s", flush=True)
     except InputError as error:
@@ -85,7 +94,7 @@ def run(
         place = f"{error.filename}: " if error.filename else ""
         _end(f"{name}: {place}{error.strerror or error}")
     except Interrupted as error:
-        if distributed.is_distributed() and not kept:  # it is the first process's to tell
+        if distributed.is_distributed() and not kept:  # the main process says it
             sys.exit(128 + error.signal)
         go_on = "; run it again to go on" if any(kept) else ""
         _end(f"{name}: {error}{go_on}", 128 + error.signal)
@@ -100,12 +109,12 @@ def _share(name: str, training: Callable[[Params], Any] | None) -> None:
     """Start the stage as several processes, if there are to be more than one, and end with them."""
     if command := os.environ.get("DGKD_LAUNCH"):
         sys.exit(run_by(command, sys.argv))
-    most = count = wanted()
+    most = count = process_count()
     if count > 1 and training is not None:
         section = training(load_params())
         # a batch norm that sees one picture alone may have one number a channel
         synchronised = getattr(section, "sync_norms", True)  # the DPT has no batch norms to share
-        count = that_share(section.batch, most, 1 if synchronised else 2)
+        count = processes_for_batch(section.batch, most, 1 if synchronised else 2)
         if count < most:
             more = "" if synchronised else ", two pictures or more each (sync_norms: false)"
             print(
@@ -117,8 +126,8 @@ def _share(name: str, training: Callable[[Params], Any] | None) -> None:
 
 
 @contextmanager
-def _quiet_unless_first() -> Iterator[None]:
-    """Only the first process tells of what all of them do."""
+def _only_main_process_prints() -> Iterator[None]:
+    """Within the block the other processes print nothing."""
     if distributed.is_main_process():
         yield
         return
@@ -129,13 +138,14 @@ def _quiet_unless_first() -> Iterator[None]:
 def _run_here(
     stage: str, body: Callable[[Params, State], None], item: str | None, kept: list[bool]
 ) -> None:
-    """This process's part of a stage; in the first, ``kept`` gets whether a next run goes on."""
+    """This process's part of a stage; the main process adds to ``kept`` if a next run goes on."""
     params = load_params()
     if not distributed.is_main_process():
         body(params, State(stage, item, Path(distributed.broadcast(""))))
         return
     with alone(stage, item):
-        state, succeeded = State(stage, item), False
+        key = partial(stage_key, stage, item)
+        state, succeeded = State(stage, item, key=key), False
         try:
             if distributed.world_size() > 1:
                 distributed.broadcast(str(state.folder))
@@ -147,6 +157,6 @@ def _run_here(
 
 def _end(message: str, status: int = 1, last_resort: bool = False) -> NoReturn:
     """End this process with a last word, which a launcher says once for all processes."""
-    if not say(message, last_resort):
+    if not report_end(message, last_resort):
         print(message, file=sys.stderr)
     sys.exit(status)

@@ -10,7 +10,6 @@ from typing import Any
 import pandas as pd
 
 from dgkd_core.config.leaves import leaves
-from dgkd_core.config.params import load_params
 from dgkd_core.config.schema import Params
 from dgkd_core.report.charts import Series
 from dgkd_core.runtime.errors import InputError, reason
@@ -111,7 +110,7 @@ def _curves(stage: str) -> list[Series]:
     return [series for series in found if series.x]
 
 
-def read_run(params: Params) -> Run:
+def read_run(params: Params, defaults: Params) -> Run:
     """Read what the chain has left in the current folder.
 
     Raises:
@@ -128,7 +127,7 @@ def read_run(params: Params) -> Run:
     pictures |= {n: examples / f"{n}.png" for n in EXAMPLES if (examples / f"{n}.png").exists()}
     return Run(
         classes=tuple(read_json(artifacts / "prepare/classes.json")),
-        settings=settings_of(params, load_params("presets/scenes.yaml")),
+        settings=settings_of(params, defaults),
         metrics={stage: read_json(METRICS / f"{stage}.json") for stage in SCORED},
         testsets={
             name: read_json(METRICS / f"testset/{name}.json") for name in params.evaluate.sets

@@ -1,4 +1,4 @@
-"""What the readers of other people's data share: names of pictures, and problems told together."""
+"""What the readers of other people's data share: names of pictures, and problems in one error."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PHOTO_KINDS = f"{', '.join(PICTURE_SUFFIXES)}, HEIC or camera raw"
 _ODD = ("Cc", "Cs", "Zl", "Zp")  # control characters, lone surrogates, line separators
 
 
-def together(problems: Sequence[str]) -> InputError:
+def join_problems(problems: Sequence[str]) -> InputError:
     """All problems as one error, a line each: the first 50 in full, then how many more."""
     more = len(problems) - SHOWN
     tail = [f"… and {more} more problems"] if more > 0 else []

@@ -135,7 +135,7 @@ def is_connection_error(error: Exception) -> bool:
 
 
 def broadcast(value: T) -> T:
-    """The first process's value, in all of them; they wait for it."""
+    """The main process's value, in all of them; they wait for it."""
     if _here.size == 1:
         return value
     import torch.distributed as dist
@@ -147,7 +147,7 @@ def broadcast(value: T) -> T:
 
 
 def gather(value: T) -> list[T]:
-    """The values of all processes in their order, in the first; nothing in the others."""
+    """In the main process the values of all, in their order; nothing in the others."""
     if _here.size == 1:
         return [value]
     import torch.distributed as dist
@@ -212,6 +212,20 @@ def all_reduce(x: Tensor) -> Tensor:
     from dgkd_core.runtime.collectives import Sum
 
     return Sum.apply(x)
+
+
+def all_mean(x: Tensor) -> Tensor:
+    """The mean over the processes, in all of them; gradients flow back to each."""
+    return x if _here.size == 1 else all_reduce(x) / _here.size
+
+
+def all_gather(x: Tensor) -> Tensor:
+    """(world_size(), …): every process's ``x``, in all of them; gradients flow back to each."""
+    if _here.size == 1:
+        return x[None]
+    whole = x.new_zeros(_here.size, *x.shape)
+    whole[_here.rank] = x
+    return all_reduce(whole)
 
 
 def all_reduce_min(x: Tensor) -> Tensor:

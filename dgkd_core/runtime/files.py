@@ -44,11 +44,10 @@ def flush(folder: Path) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Within the block trouble with writing names ``path``, which is to be, not its stand-in.
+    """An OSError about this path, or about its temporary file, becomes an InputError.
 
     Raises:
-        InputError: an OSError about ``path``, a hidden file beside it or no file in particular;
-            others pass.
+        InputError: names the path; also where the OSError names no file. Other errors pass.
     """
     try:
         yield
@@ -188,6 +187,9 @@ def sha256(path: str | Path, ignore: Collection[str] = ()) -> str:
 
     Args:
         ignore: patterns of names of files and folders that do not count, as `fnmatch` reads them.
+
+    Raises:
+        InputError: a file cannot be read.
     """
     path = Path(path)
 

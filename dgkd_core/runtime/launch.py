@@ -37,10 +37,10 @@ GRACE = 10.0  # seconds that the others have to end by themselves when one has e
 STOPPING = 120.0  # and when they were all asked to stop, which may mean to write a state
 REPORTS = "_DGKD_REPORTS"  # a folder: what a process has to say at its end, by its number
 _KINDS = ("reason", "guess")  # what is said, and what is said where there is no reason
-LEASH = "_DGKD_LEASH"  # set where the standard input closes when the launcher is gone
+END_WITH_PARENT = "_DGKD_END_WITH_PARENT"  # set where the standard input ends with the launcher
 
 
-def wanted() -> int:
+def process_count() -> int:
     """The processes that a stage may run as on this machine.
 
     Raises:
@@ -62,7 +62,7 @@ def wanted() -> int:
     return 1 if project_root() != Path.cwd() else gpus
 
 
-def that_share(batch: int, most: int, least: int = 1) -> int:
+def processes_for_batch(batch: int, most: int, least: int = 1) -> int:
     """The largest number of processes up to ``most`` that can share a batch evenly.
 
     Args:
@@ -101,7 +101,8 @@ def run_as(count: int, words: Sequence[str]) -> int:
     handed on to all.
     """
     with tempfile.TemporaryDirectory(prefix="dgkd-") as reports:
-        environments = [{**each, REPORTS: reports, LEASH: "1"} for each in _environments(count)]
+        own = {REPORTS: reports, END_WITH_PARENT: "1"}
+        environments = [{**each, **own} for each in _environments(count)]
         ends = _run([sys.executable, *words], environments, stdin=subprocess.PIPE)
         said, last_resorts = (_said(Path(reports), kind) for kind in _KINDS)
     for message in said or [*_what_happened(ends, Path(words[0]).stem), *last_resorts][:1]:
@@ -124,7 +125,11 @@ def _what_happened(ends: _Ends, name: str) -> list[str]:
 
 
 def run_by(command: str, words: Sequence[str]) -> int:
-    """Run a script by the launcher's command in DGKD_LAUNCH; return its exit status."""
+    """Run a script by the launcher's command in DGKD_LAUNCH; return its exit status.
+
+    Raises:
+        InputError: the command cannot be started.
+    """
     environment = {name: value for name, value in os.environ.items() if name != "DGKD_LAUNCH"}
     try:
         return _run([*shlex.split(command), *words], [environment]).status
@@ -191,7 +196,7 @@ def _run(
         while any(child.poll() is None for child in children):
             if first_bad is None and (first_bad := first_bad_one()) is not None:
                 since = time.monotonic()
-            # whoever a wish to stop has ended at once was not at work yet, so nobody was
+            # a process that the signal ended at once had no work to keep yet, so none had
             at_work = first_bad is None or children[first_bad].returncode > 0
             patience = STOPPING if asked and at_work else GRACE
             if first_bad is not None and time.monotonic() - since > patience:
@@ -206,7 +211,7 @@ def _run(
     return _Ends(statuses, first_bad_one() if first_bad is None else first_bad, asked)
 
 
-def say(message: str, last_resort: bool = False) -> bool:
+def report_end(message: str, last_resort: bool = False) -> bool:
     """Leave a last word with the launcher, which says it once; False where there is none.
 
     Args:
@@ -233,5 +238,5 @@ def follow_launcher() -> None:
         os.read(0, 1)
         os._exit(1)
 
-    if LEASH in os.environ:
+    if END_WITH_PARENT in os.environ:
         threading.Thread(target=follow, daemon=True).start()

@@ -34,7 +34,7 @@ class Progress(Generic[T]):
             between them. The last one always comes.
         done: how many of the total an earlier run has done; ``items`` are the others.
         each: how many of the total are done with an item, other processes' work included.
-        stops: whether to look between two items for a wish to stop.
+        stops: whether to check for a stop signal between two items.
     """
 
     def __init__(

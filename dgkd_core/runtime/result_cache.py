@@ -111,27 +111,27 @@ E = TypeVar("E", bound=Named)
 R = TypeVar("R")
 
 
-def unfinished(
+def missing_groups(
     groups: Sequence[Sequence[E]], cache: ResultCache, label: str
 ) -> Iterator[Sequence[E]]:
     """The groups of which the result cache lacks a picture's LABEL/ID, with the progress of all.
 
-    Several processes get a share each; when the last group is done the first finds all in its
-    cache. A group is to be computed again as a whole: in a batch of other pictures a network rounds
-    differently.
+    Several processes get a share each; when the last group is done the main process finds
+    all in its cache. A group is to be computed again as a whole: in a batch of other pictures a
+    network rounds differently.
     """
-    for group, _ in loaded(groups, cache, label, lambda group: None, thread=False):
+    for group, _ in load_missing(groups, cache, label, lambda group: None, thread=False):
         yield group
 
 
-def loaded(
+def load_missing(
     groups: Sequence[Sequence[E]],
     cache: ResultCache,
     label: str,
     load: Callable[[Sequence[E]], R],
     thread: bool,
 ) -> Iterator[tuple[Sequence[E], R]]:
-    """`unfinished` groups, each with what ``load`` makes of it.
+    """`missing_groups`, each with what ``load`` makes of it.
 
     Args:
         thread: load the next group while one is computed.

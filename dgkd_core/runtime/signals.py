@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM and SIGHUP as a wish that long work looks at between two steps."""
+"""SIGINT, SIGTERM and SIGHUP are noted; long work checks for them between two steps."""
 
 from __future__ import annotations
 

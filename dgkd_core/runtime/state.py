@@ -1,100 +1,29 @@
 """What a stage has done so far: kept until it has succeeded, so that a kill loses little.
 
 The state of a run lies in ``.dgkd/state/STAGE-KEY-SLOT/`` of the project, outside of what DVC
-manages: DVC deletes a stage's outputs before it runs. KEY is a hash of the stage's parameters,
-inputs and modules as dvc.yaml lists them, so a run finds its own state only, also from DVC's
+manages: DVC deletes a stage's outputs before it runs. KEY is a hash of all that the stage's outputs
+depend on (dgkd_core.pipeline.dvc_yaml), so a run finds its own state only, also from DVC's
 temporary experiment folders. Two runs with the same key at once take different slots.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 import shutil
 import time
-from collections.abc import Mapping
-from importlib.metadata import version
+from collections.abc import Callable, Mapping
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
 from dgkd_core.runtime.environment import amount
 from dgkd_core.runtime.errors import InputError
-from dgkd_core.runtime.files import atomic_file, ignored_names, sha256
+from dgkd_core.runtime.files import atomic_file
 from dgkd_core.runtime.lock import Lock
-from dgkd_core.runtime.paths import project_root, resolve
+from dgkd_core.runtime.paths import project_root
 from dgkd_core.runtime.result_cache import ResultCache
 
-FORMAT = 1  # of what is kept; another number, another key
-CODE = Path(__file__).resolve().parents[2]
 SAVE_EVERY = 60.0  # seconds between two states, where DGKD_SAVE_EVERY does not say; 0: every step
 MOST_TIME = 0.02  # share of a run's time that writing its state may take
-
-
-def _read(path: Path) -> Any:
-    return YAML(typ="safe").load(path)
-
-
-def _lookup(values: Any, key: str) -> Any:
-    for part in key.split("."):
-        values = values.get(part) if isinstance(values, Mapping) else None
-    return values
-
-
-def _digest(path: str) -> str:
-    is_code = path.startswith(("dgkd_core/", "stages/"))
-    file = CODE / path if is_code else resolve(path)
-    if not file.exists():
-        return "missing"
-    return sha256(file, ignored_names(CODE / ".dvcignore") if is_code else ())
-
-
-def stage_entry(stage: str, item: str | None, params: Mapping[str, Any]) -> dict[str, Any]:
-    """A stage's entry in dvc.yaml, with ``${…}`` replaced by values of params.yaml.
-
-    Args:
-        item: which one of a stage that is repeated (``foreach``).
-    """
-    entry = _read(CODE / "dvc.yaml")["stages"][stage]
-    names: dict[str, Any] = {}
-    if "foreach" in entry:
-        place = entry["foreach"].strip("${}")
-        each = _lookup(params, place)
-        if item not in each:
-            known = ", ".join(each) or "none"
-            raise InputError(f"{place}.{item}: params.yaml has no such entry, there are: {known}")
-        names = {"key": item, "item": each[item]}
-        entry = entry["do"]
-
-    def value_of(found: re.Match[str]) -> str:
-        return json.dumps(str(_lookup({**params, **names}, found[1])))[1:-1]
-
-    return json.loads(re.sub(r"\$\{([\w.]+)\}", value_of, json.dumps(entry)))
-
-
-def outputs(stage: str, item: str | None = None) -> list[str]:
-    """The paths that a stage writes, as dvc.yaml lists them."""
-    entry = stage_entry(stage, item, _read(Path("params.yaml")))
-    listed = [*entry.get("outs", []), *entry.get("metrics", []), *entry.get("plots", [])]
-    return [each if isinstance(each, str) else next(iter(each)) for each in listed]
-
-
-def stage_key(stage: str, item: str | None = None) -> str:
-    """16 hex digits of a hash of all that a stage's outputs depend on, in the current folder."""
-    params = _read(Path("params.yaml"))
-    entry = stage_entry(stage, item, params)
-    known = {
-        "format": FORMAT,
-        "torch": version("torch"),
-        "params": {key: _lookup(params, key) for key in entry.get("params", [])},
-        "deps": {dep: _digest(dep) for dep in entry["deps"]},
-        "item": item,
-    }
-    text = json.dumps(known, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class State:
@@ -102,12 +31,19 @@ class State:
 
     Args:
         stage, item: as in dvc.yaml; ``item`` for one of a repeated stage.
-        folder: the slot that the first of several processes has taken; it also removes it.
+        folder: the slot that the main process has taken, for the others; it also removes it.
+        key: gives KEY, when the folder is first asked for; by default all runs have one.
     """
 
-    def __init__(self, stage: str, item: str | None = None, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        stage: str,
+        item: str | None = None,
+        folder: Path | None = None,
+        key: Callable[[], str] = lambda: "key",
+    ) -> None:
         self.stage, self.item = stage, item
-        self._folder = folder
+        self._folder, self._key = folder, key
         self._lock: Lock | None = None
         given = amount("DGKD_SAVE_EVERY", "seconds")
         self._interval = SAVE_EVERY if given is None else given
@@ -119,7 +55,7 @@ class State:
         """The slot of this run: a free one that holds state if there is any, else an empty one."""
         if self._folder is None:
             root = project_root() / ".dgkd" / "state"
-            name = "-".join(filter(None, [self.stage, self.item, stage_key(self.stage, self.item)]))
+            name = "-".join(filter(None, [self.stage, self.item, self._key()]))
             kept = sorted(root.glob(f"{name}-*"))
             for folder in chain(kept, (root / f"{name}-{i}" for i in count())):
                 lock = Lock(folder / "lock")
@@ -140,7 +76,7 @@ class State:
         return cheap and waited >= self._interval
 
     def save(self, name: str, content: Mapping[str, Any]) -> None:
-        """Write tensors and plain values, atomically; trouble is told and costs nothing else."""
+        """Write tensors and plain values, atomically; trouble is printed and costs nothing else."""
         import torch
 
         began, path = time.monotonic(), self.folder / f"{name}.pt"
@@ -148,7 +84,7 @@ class State:
             with atomic_file(path) as part:
                 torch.save(dict(content), part)
         except (OSError, InputError, RuntimeError) as error:
-            known = not isinstance(error, RuntimeError)  # torch's own tells of its source lines
+            known = not isinstance(error, RuntimeError)  # torch's own names its source lines
             reason = str(error) if known else f"{path}: cannot be written"
             print(f"{self.stage}: its state is not saved, the run goes on ({reason})", flush=True)
         finally:
@@ -175,7 +111,7 @@ class State:
         Returns:
             whether there is work that a next run goes on from.
         """
-        if self._folder is None or self._lock is None:  # of several processes, the first's to do
+        if self._folder is None or self._lock is None:  # of several processes, the main one's to do
             return False
         files = (path.name for path in self._folder.rglob("*") if path.is_file())
         keep = not succeeded and any(name != "lock" and name[0] != "." for name in files)

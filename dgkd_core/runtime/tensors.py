@@ -84,7 +84,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return unwrapped(read_weights(path), path)[0]
 
 
-def some(names: Sequence[str]) -> str:
+def first_names(names: Sequence[str]) -> str:
     """The first three names, and how many more there are."""
     first = ", ".join(map(shown, names[:3]))
     return first if len(names) <= 3 else f"{first} and {len(names) - 3} more"
@@ -115,9 +115,8 @@ def fitting(
     counters = {key for key in wanted if key.endswith("num_batches_tracked")}
     missing = [names(key)[0] for key in wanted if found[key] is None and key not in counters]
     if missing:
-        raise InputError(
-            f"{where}: lacks {len(missing)} of the {len(wanted)} tensors of {what}: {some(missing)}"
-        )
+        lacks = f"{len(missing)} of the {len(wanted)} tensors of {what}: {first_names(missing)}"
+        raise InputError(f"{where}: lacks {lacks}")
     state: dict[str, Tensor] = {}
     taken: set[str] = set()
     for key, name in found.items():

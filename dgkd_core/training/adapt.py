@@ -51,8 +51,8 @@ def ssi_losses(predicted: Tensor, target: Tensor) -> Losses:
     return {"depth": error.abs().mean(dim=(1, 2)) / 2, "gradient": GRADIENT_WEIGHT * gradient}
 
 
-def freeze_what_nothing_reads(model: Any, pixels: Tensor) -> None:
-    """Freeze the weights that the depth map does not depend on (a last norm's, for example).
+def freeze_unused_weights(model: Any, pixels: Tensor) -> None:
+    """Exclude the weights from training that the depth map does not depend on (a last norm's, say).
 
     They get no gradient, and with several processes DistributedDataParallel would wait for it.
 
@@ -86,6 +86,7 @@ class AdaptationTask:
         return [self.model]
 
     def __call__(self, batch: Batch, step: int) -> Losses:
+        """``depth`` and ``gradient`` from ``normal_K`` and ``dark_K``, twins by their shape."""
         self.model.eval()
         found: list[Losses] = []
         for k in range(len(batch) // 2):

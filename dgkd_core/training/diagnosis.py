@@ -1,4 +1,4 @@
-"""How the gradients of the losses agree: numbers in the training curve, beside the losses.
+"""What a loss term does to a network, measured while it trains: numbers beside the losses' curve.
 
 Their names begin with ``check/``:
 
@@ -21,14 +21,14 @@ from dgkd_core.models.network import Output
 from dgkd_core.runtime import distributed
 
 CHECK = "check/"
-AGAINST = -0.1  # a mean cosine below it is reported
-LOUD = 3.0  # a gradient so many times that of the classification is reported
+MIN_COSINE = -0.1  # mean cosine of a loss's gradient with the classification's
+MAX_NORM_RATIO = 3.0  # of the same two gradients' mean norms
 _SCALE = 2.0**10  # float16's small gradients
 
 Found = dict[str, float]
 
 
-def pulls(losses: Mapping[str, Tensor], parameters: Sequence[nn.Parameter]) -> Found:
+def gradient_norms(losses: Mapping[str, Tensor], parameters: Sequence[nn.Parameter]) -> Found:
     """``grad_TERM`` of every loss that reaches the parameters, and ``cos_TERM`` of all but ``cls``.
 
     Costs a backward pass for each. All processes must call it and get the same: the gradients are
@@ -42,7 +42,7 @@ def pulls(losses: Mapping[str, Tensor], parameters: Sequence[nn.Parameter]) -> F
             continue
         given = zip(parts, parameters, strict=True)
         flat = torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for g, p in given])
-        flat = distributed.all_reduce(flat) / (_SCALE * distributed.world_size())
+        flat = distributed.all_mean(flat) / _SCALE
         norm = found[f"{CHECK}grad_{name}"] = float(flat.norm())
         if first is None:
             first, its_norm = flat, norm
@@ -52,31 +52,30 @@ def pulls(losses: Mapping[str, Tensor], parameters: Sequence[nn.Parameter]) -> F
     return found
 
 
-def share_found(scores: Tensor, labels: Tensor) -> float:
-    """Share of the labelled classes with sigmoid(score) above one half; both are (N, C)."""
+def label_recall(scores: Tensor, labels: Tensor) -> float:
+    """Share of the labelled classes, (N, C) both, with sigmoid(score) above one half."""
     right = torch.stack([((scores > 0) * labels).sum(), labels.sum()])
     found, all_of_them = distributed.all_reduce(right.detach()).tolist()
     return found / max(all_of_them, 1.0)
 
 
-def rolled(output: Output) -> Output:
-    """The output with its pictures shifted by one place in the batch (of all processes)."""
+def roll_pictures(output: Output) -> Output:
+    """The tensors of each picture in the next one's place, in the batch of all processes."""
 
     def roll(x: Tensor) -> Tensor:
-        count = distributed.world_size() * len(x)
-        part, whole = distributed.batch_shard(count), x.new_zeros(count, *x.shape[1:])
-        whole[part] = x
-        return distributed.all_reduce(whole).roll(1, 0)[part]
+        whole = distributed.all_gather(x).flatten(0, 1)
+        rolled = whole.roll(1, 0)[distributed.batch_shard(len(whole))]
+        return torch.empty_like(x).copy_(rolled)  # noise is drawn in the order of memory
 
     tensors: dict[str, Any] = {k: None if x is None else roll(x) for k, x in vars(output).items()}
     return Output(**tensors)
 
 
-def fighting(curve: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, float]]:
-    """The distillation losses whose gradients disagree with the classification's, by pair.
+def find_conflicts(curve: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, float]]:
+    """The distillation losses that fight the classification, by pair.
 
-    Over the last half of the rows that hold checks: mean cosine below `AGAINST`, or a gradient's
-    mean norm above `LOUD` times that of ``cls``.
+    Over the last half of the rows that hold checks: mean cosine below `MIN_COSINE`, or a gradient's
+    mean norm above `MAX_NORM_RATIO` times that of ``cls``.
 
     Returns:
         for each such pair its mean cosine and how many times as large its gradient is.
@@ -88,8 +87,8 @@ def fighting(curve: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, flo
         start, _, pair = name.partition("cos_kd_")
         if start == CHECK and pair:
             names = name, f"{CHECK}grad_kd_{pair}", f"{CHECK}grad_cls"
-            cosine, mine, cls = (fmean(row[each] for row in rows) for each in names)
-            ratio = mine / cls if cls else 0.0
-            if cosine < AGAINST or ratio > LOUD:
+            cosine, norm, cls_norm = (fmean(row[each] for row in rows) for each in names)
+            ratio = norm / cls_norm if cls_norm else 0.0
+            if cosine < MIN_COSINE or ratio > MAX_NORM_RATIO:
                 found[pair] = cosine, ratio
     return found

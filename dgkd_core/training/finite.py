@@ -13,8 +13,8 @@ from dgkd_core.runtime.errors import InputError
 from dgkd_core.training.optimizer import Recipe
 
 
-class Watch:
-    """Keeps, on the device, the first step at which a loss term or the gradient was not finite.
+class FiniteCheck:
+    """Remembers, on the device, the first step at which a value was not finite.
 
     Reading a value from a GPU makes the CPU wait. So on a GPU it is read once per row of the curve
     and before a state is saved, on a CPU after every step.
@@ -27,22 +27,22 @@ class Watch:
         self._recipe = recipe
         self._first: dict[str, Tensor] = {}
 
-    def see(self, values: Mapping[str, Tensor], step: int) -> None:
-        """Note scalars by name."""
+    def record(self, values: Mapping[str, Tensor], step: int) -> None:
+        """Note the scalars, by name, of a step from 0; without waiting for the device."""
         for name, value in values.items():
             now = torch.where(value.detach().isfinite(), self.never, step)
             self._first[name] = torch.minimum(self._first.get(name, now), now)
 
-    def see_gradient(self, parameters: Sequence[nn.Parameter], step: int) -> None:
-        """Note the largest absolute gradient, which is not finite if any is not."""
+    def record_gradient(self, parameters: Sequence[nn.Parameter], step: int) -> None:
+        """Note the largest gradient, which is not finite where any is not."""
         gradients = [p.grad for p in parameters if p.grad is not None]
-        self.see({self.gradient: get_total_norm(gradients, torch.inf)}, step)
+        self.record({self.gradient: get_total_norm(gradients, torch.inf)}, step)
 
-    def check(self, blame: Callable[[], list[str]] = list) -> None:
-        """Raise InputError for the first value that was not finite; losses before the gradient.
+    def check(self, nonfinite_losses: Callable[[], list[str]] = list) -> None:
+        """Raise at what has gone wrong first; losses before the gradient.
 
         Args:
-            blame: finds the loss terms whose gradient is not finite, at the step just seen.
+            nonfinite_losses: finds the loss terms whose gradient is not finite, at this step.
         """
         if not self._first:
             return
@@ -54,7 +54,7 @@ class Watch:
             return
         what = f"loss {name}"
         if name == self.gradient:
-            terms = ", ".join(blame())
+            terms = ", ".join(nonfinite_losses())
             what = "the gradient of " + (f"loss {terms}" if terms else "the losses' sum")
         rate = self._recipe.lr * self._recipe.factor(step)
         raise InputError(

@@ -22,7 +22,7 @@ from dgkd_core.training.optimizer import Recipe
 FOLDERS = {"teacher": "teacher", "distill": "student", "segment": "segmenter"}  # of the models
 
 
-def begin(
+def build_network(
     params: Params,
     section: Any,
     kind: str,

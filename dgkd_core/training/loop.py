@@ -18,7 +18,7 @@ from dgkd_core.runtime.errors import InputError
 from dgkd_core.runtime.progress import Progress
 from dgkd_core.runtime.signals import Interrupted
 from dgkd_core.runtime.state import State
-from dgkd_core.training.finite import Watch
+from dgkd_core.training.finite import FiniteCheck
 from dgkd_core.training.optimizer import Recipe, make_optimizer, moving_average, parameter_groups
 
 SMALLEST_SCALE = 2.0**-16  # of the loss in float16; it begins at 2**16 and halves at an overflow
@@ -125,7 +125,7 @@ class TrainingStep:
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, recipe.factor)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.average = moving_average(task.modules[0], recipe.ema) if recipe.ema else None
-        self.watch = Watch(recipe)
+        self.finite = FiniteCheck(recipe)
         self.compute: Callable[[Batch, int], Losses] = task
         if compiled:
             self.compute = torch.compile(task.__call__)
@@ -156,16 +156,21 @@ class TrainingStep:
             InputError: on a CPU, a loss or a gradient is not finite; nothing was updated.
         """
         on_cpu = self.device.type == "cpu"
-        batch = self._sent(batch)
+        batch = self._to_device(batch)
         drawn = random_states(self.device) if on_cpu else {}
         self.optimizer.zero_grad(set_to_none=True)  # here, since the forward pass needs the memory
-        losses = self._losses(self.compute, batch, i)
-        self.watch.see(losses, i)
+        try:
+            with self._autocast():
+                losses = self.compute(batch, i)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            why = next(iter(str(error).splitlines()), type(error).__name__)
+            raise InputError(f"compile is true: torch.compile fails here ({why})") from error
+        self.finite.record(losses, i)
         self.scaler.scale(torch.stack(list(losses.values())).sum()).backward()
         if not self.scaler.is_enabled():  # else it deals with too large gradients itself
-            self.watch.see_gradient(self.parameters, i)
+            self.finite.record_gradient(self.parameters, i)
         if on_cpu:
-            self.watch.check(partial(self._blame, batch, i, drawn))
+            self.finite.check(partial(self._nonfinite_losses, batch, i, drawn))
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.schedule.step()
@@ -179,7 +184,7 @@ class TrainingStep:
         In float16 an overflow only lowers the loss scale; a scale below `SMALLEST_SCALE` is an
         error.
         """
-        self.watch.check()
+        self.finite.check()
         if self.scaler.is_enabled() and self.scaler.get_scale() < SMALLEST_SCALE:
             raise InputError(
                 f"step {step}: the gradient of the losses' sum is not finite at any loss scale "
@@ -187,7 +192,7 @@ class TrainingStep:
             )
 
     def share_statistics(self) -> None:
-        """Give all processes the first one's statistics of the norms, where each has its own."""
+        """Give all processes the main process's norm statistics, where each has its own."""
         if distributed.world_size() > 1 and not self.recipe.sync_norms:
             for buffer in self.network.buffers():
                 buffer.copy_(distributed.broadcast(buffer))
@@ -198,7 +203,7 @@ class TrainingStep:
         if diagnose is None:
             return {}
         with _untouched(self.task.modules, self.device), self._autocast():
-            return diagnose(self._sent(batch), i)
+            return diagnose(self._to_device(batch), i)
 
     def finish(self) -> None:
         """Put the network into evaluation mode, its moving average in its place."""
@@ -208,7 +213,7 @@ class TrainingStep:
         if self.average is not None:
             self.task.modules[0].load_state_dict(self.average.module.state_dict())
 
-    def _sent(self, batch: Batch) -> Batch:
+    def _to_device(self, batch: Batch) -> Batch:
         found = {}
         for name, x in batch.items():
             layout = torch.channels_last if x.ndim == 4 else torch.contiguous_format
@@ -218,19 +223,13 @@ class TrainingStep:
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.half, enabled=self.half is not None)
 
-    def _losses(self, compute: Callable[[Batch, int], Losses], batch: Batch, i: int) -> Losses:
-        with self._autocast():
-            try:
-                return compute(batch, i)
-            except torch._dynamo.exc.TorchDynamoException as error:
-                why = next(iter(str(error).splitlines()), type(error).__name__)
-                raise InputError(f"compile is true: torch.compile fails here ({why})") from error
-
-    def _blame(self, batch: Batch, i: int, drawn: RandomStates) -> list[str]:
+    def _nonfinite_losses(self, batch: Batch, i: int, drawn: RandomStates) -> list[str]:
         """The loss terms whose own gradient is not finite, from the same step computed again."""
         set_random_states(drawn, self.device)
         found = []
-        for name, value in self._losses(self.task, batch, i).items():
+        with self._autocast():
+            losses = self.task(batch, i)
+        for name, value in losses.items():
             gradients = torch.autograd.grad(
                 value, self.parameters, retain_graph=True, allow_unused=True
             )
@@ -259,10 +258,10 @@ class _Run:
         self.sums: dict[str, Tensor] = {}
         self.best_score, self.best = float("-inf"), dict[str, Tensor]()
         if state is not None and (content := state.load(self.name)) is not None:
-            self._take(content)
+            self._restore(content)
 
     def save(self) -> None:
-        """All processes call this, the first one writes."""
+        """All processes call this, the main process writes."""
         if self.state is None:
             return
         content = {
@@ -274,15 +273,16 @@ class _Run:
         if distributed.is_main_process():
             self.state.save(self.name, content)
 
-    def _take(self, content: Mapping[str, Any]) -> None:
+    def _restore(self, content: Mapping[str, Any]) -> None:
         for name in self.plain:
             setattr(self, name, content[name])
         for name, part in self.parts.items():
             part.load_state_dict(content[name])
         sums = content["sums"]  # each process's; as many as now get them back, others a mean
-        mine = [sums[distributed.rank()]] if len(sums) == distributed.world_size() else sums
+        if len(sums) == distributed.world_size():
+            sums = [sums[distributed.rank()]]
         for name in sums[0]:
-            mean = torch.stack([each[name] for each in mine]).mean(0)
+            mean = torch.stack([each[name] for each in sums]).mean(0)
             self.sums[name] = mean.to(self.device)
         set_random_states(content["random"], self.device)
 
@@ -294,11 +294,10 @@ class _Run:
 
     def means(self, steps: int) -> dict[str, float]:
         """The sums as means over all processes and so many steps; they begin anew."""
-        count = steps * distributed.world_size()
         sums, self.sums = self.sums, {}
-        return {name: float(distributed.all_reduce(x)) / count for name, x in sums.items()}
+        return {name: float(distributed.all_mean(x)) / steps for name, x in sums.items()}
 
-    def offer(self, network: nn.Module, score: float) -> None:
+    def keep_if_best(self, network: nn.Module, score: float) -> None:
         """Keep the network's weights if the score is higher than any before."""
         if score > self.best_score:
             self.best_score = score
@@ -344,7 +343,7 @@ def train(
     run = _Run(step.parts(), state, device)
     to_score = validation.steps(last) if validation is not None else set()
     every = max(1, last // 100)
-    seldom = every * max(4, -(-20 // every))  # 25 times in a long run
+    diagnose_every = every * max(4, -(-20 // every))  # 25 times in a long run
     source = islice(batches(run.step), last - run.step) if run.step < last else []
     progress = Progress(source, label, last, done=run.step, stops=False)
     shown: dict[str, dict[str, float]] = {"scores": {}, "losses": {}}  # of the latest rows
@@ -364,7 +363,7 @@ def train(
     def validate() -> None:
         if validation is None or run.step not in to_score or run.scored >= run.step:
             return
-        step.watch.check()
+        step.finite.check()
         run.save()  # whatever ends the scoring, it goes on with these weights
         step.share_statistics()
         with _untouched(task.modules, device):
@@ -375,22 +374,22 @@ def train(
         if scores:
             add({"step": run.step, **scores})
         if validation.keep is not None and validation.keep in scores:
-            run.offer(step.network, scores[validation.keep])
+            run.keep_if_best(step.network, scores[validation.keep])
 
     for row in run.curve:
         show(row)
     for i, batch in enumerate(progress, run.step):
         validate()
-        told = step.diagnose(batch, i) if (i + 1) % seldom == every % seldom else {}
+        diagnostics = {} if (i + 1 - every) % diagnose_every else step.diagnose(batch, i)
         run.add(step(batch, i))
         run.step = i + 1
         if run.step % every == 0 or run.step == last:
             means = run.means(i % every + 1)
             step.check(run.step)
-            add({"step": run.step, "lr": recipe.lr * recipe.factor(i), **means, **told})
+            add({"step": run.step, "lr": recipe.lr * recipe.factor(i), **means, **diagnostics})
         asked, due = distributed.broadcast((signals.asked(), state is not None and state.due()))
         if asked or due or run.step == last:
-            step.watch.check()
+            step.finite.check()
             run.save()
         if asked:
             raise Interrupted(asked)

@@ -26,9 +26,9 @@ def _whole_batch_norm(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
     axes, shape = (0, 2, 3), (1, -1, 1, 1)
     count = distributed.world_size() * x.numel() / x.shape[1]
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    mean = distributed.all_reduce(wide.sum(axes)) / count
+    mean = distributed.all_mean(wide.mean(axes))
     centred = wide - mean.view(shape)
-    variance = distributed.all_reduce(centred.square().sum(axes)) / count
+    variance = distributed.all_mean(centred.square().mean(axes))
     if norm.running_mean is not None and norm.running_var is not None:
         assert norm.momentum is not None
         assert norm.num_batches_tracked is not None
@@ -117,7 +117,7 @@ def sharing(
         step: the losses of a part, each a mean over it or the same in all processes.
         modules: what it trains, on the device.
         sync_norms: False: each process's batch norms see its part alone, as in the release; the
-            first one's statistics are everybody's when the next step begins.
+            main process's statistics are everybody's when the next step begins.
     """
     for module in modules:
         on_whole_batches(module, device, sync_norms)

@@ -12,12 +12,12 @@ from dgkd_core.distill.dgkd import DGKD
 from dgkd_core.models.network import Network, Output
 from dgkd_core.runtime import distributed
 from dgkd_core.runtime.device import random_states, set_random_states
-from dgkd_core.training.diagnosis import CHECK, Found, pulls, rolled, share_found
+from dgkd_core.training.diagnosis import CHECK, Found, gradient_norms, label_recall, roll_pictures
 from dgkd_core.training.loop import Batch, Losses
 from dgkd_core.training.weak import WeakSupervision, freeze
 
 
-def ready_to_guide(teacher: Network, device: torch.device, half: torch.dtype | None) -> Network:
+def prepare_teacher(teacher: Network, device: torch.device, half: torch.dtype | None) -> Network:
     """The teacher, frozen, on the device, in channels-last layout.
 
     If steps compute in ``half``, the weights of its convolutions and linear layers are stored in it
@@ -30,8 +30,8 @@ def ready_to_guide(teacher: Network, device: torch.device, half: torch.dtype | N
     return teacher
 
 
-def freeze_what_nothing_compares(student: Network, dgkd: DGKD | None) -> None:
-    """Freeze the student's projections that no pair of DGKD uses."""
+def freeze_unused_projections(student: Network, dgkd: DGKD | None) -> None:
+    """Take the student's projections out of training that no pair of DGKD reads."""
     for pair, projection in (("deep", student.project_deep), ("shallow", student.project_shallow)):
         if dgkd is None or dgkd.raw or pair not in dgkd.pairs:
             freeze(projection)
@@ -57,26 +57,27 @@ class StudentTask:
         return [self.student] if self.distillation is None else [self.student, self.distillation]
 
     def __call__(self, batch: Batch, step: int) -> Losses:
-        output, target = self._outputs(batch)
-        return self._losses(output, target, batch, step)
+        """``cls``, ``mask`` and the losses of `DGKD` from ``dark``, ``labels``, ``valid``,
+        ``depth`` where it is fused and ``normal`` where there is a teacher."""
+        return self._losses(*self._outputs(batch), batch, step)
 
     def diagnose(self, batch: Batch, step: int) -> Found:
         """The numbers of `dgkd_core.training.diagnosis`; gaps are those at full λ."""
         output, target = self._outputs(batch)
         encoder = [p for p in self.student.encoder.parameters() if p.requires_grad]
-        found = pulls(self._losses(output, target, batch, step), encoder)
+        found = gradient_norms(self._losses(output, target, batch, step), encoder)
         assert output.scores is not None
-        found[f"{CHECK}found"] = share_found(output.scores, batch["labels"])
-        if target is not None and self.distillation is not None:
-            device = batch["dark"].device
+        found[f"{CHECK}found"] = label_recall(output.scores, batch["labels"])
+        if target is not None and (dgkd := self.distillation) is not None:
+            device, size = batch["dark"].device, batch["dark"].shape[-2:]
             drawn = random_states(device)  # both see the same noise
             with torch.no_grad():
-                right = self._distilled(output, target, batch)
+                right = dgkd(output, target, batch["labels"], size)
                 set_random_states(drawn, device)
-                wrong = self._distilled(output, rolled(target), batch)
-            for pair in self.distillation.pairs:
-                gap = distributed.all_reduce(wrong[f"kd_{pair}"] - right[f"kd_{pair}"])
-                found[f"{CHECK}gap_{pair}"] = float(gap) / distributed.world_size()
+                wrong = dgkd(output, roll_pictures(target), batch["labels"], size)
+            for pair in dgkd.pairs:
+                gap = distributed.all_mean(wrong[f"kd_{pair}"] - right[f"kd_{pair}"])
+                found[f"{CHECK}gap_{pair}"] = float(gap)
         return found
 
     def _outputs(self, batch: Batch) -> tuple[Output, Output | None]:
@@ -91,13 +92,7 @@ class StudentTask:
 
     def _losses(self, output: Output, target: Output | None, batch: Batch, step: int) -> Losses:
         losses = self.weak(output, batch["dark"], batch, step)
-        if target is not None:
-            losses |= self._distilled(output, target, batch, step)
+        if target is not None and self.distillation is not None:
+            size = batch["dark"].shape[-2:]
+            losses |= self.distillation(output, target, batch["labels"], size, step)
         return losses
-
-    def _distilled(
-        self, output: Output, target: Output, batch: Batch, step: int | None = None
-    ) -> Losses:
-        assert self.distillation is not None
-        size = batch["dark"].shape[-2:]
-        return self.distillation(output, target, batch["labels"], size, step)

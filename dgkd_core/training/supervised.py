@@ -28,8 +28,7 @@ def soft_loss(logits: Tensor, teacher: Tensor, labels: Tensor, valid: Tensor) ->
     target = teacher.masked_fill(present(labels) == 0, -torch.inf).softmax(1)
     known = F.interpolate(valid, logits.shape[-2:], mode="nearest")
     loss = -(target * logits.log_softmax(1)).sum(1, keepdim=True) * known
-    count = distributed.all_reduce(known.sum()).clamp(min=1)  # of the whole batch
-    return loss.sum() * distributed.world_size() / count
+    return loss.sum() / distributed.all_mean(known.sum()).clamp(min=1e-6)
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,8 @@ class SegmenterTask:
         return [self.segmenter]
 
     def __call__(self, batch: Batch, step: int) -> Losses:
+        """``ce`` from ``dark``, ``depth`` where it is fused, and ``pseudo``; with a teacher
+        ``normal``, ``labels`` and ``valid`` in place of ``pseudo``."""
         output = self.segmenter(batch["dark"], batch.get("depth"))
         if self.teacher is not None:
             with torch.no_grad():
@@ -60,5 +61,5 @@ class SegmenterTask:
             output.logits, target.shape[-2:], mode="bilinear", align_corners=True
         )
         loss = F.cross_entropy(logits, target, ignore_index=255, reduction="sum")
-        known = distributed.all_reduce((target != 255).sum()).clamp(min=1)  # of the whole batch
-        return {"ce": loss * distributed.world_size() / known}
+        known = distributed.all_mean((target != 255).sum())
+        return {"ce": loss / known.clamp(min=1e-6)}

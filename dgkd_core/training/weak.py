@@ -99,6 +99,7 @@ class TeacherTask:
         return [self.teacher] if self.auxiliary is None else [self.teacher, self.auxiliary]
 
     def __call__(self, batch: Batch, step: int) -> Losses:
+        """``cls``, ``mask`` and ``auxiliary`` from ``normal``, ``labels`` and ``valid``."""
         wanted = self.auxiliary is not None
         output = self.teacher(batch["normal"], features=wanted, detach_features=True)
         losses = self.weak(output, batch["normal"], batch, step)

@@ -59,7 +59,7 @@ def test_figures_are_finite_and_complete(
 
 
 def test_without_distillation_there_is_no_teacher(tiny: Options, project: Path) -> None:
-    options = _changed(_changed(tiny, "distill", weight=0.0), "model", dgf2="off")
+    options = _changed(_changed(tiny, "distill", lambda_=0.0), "model", dgf2="off")
     methods = [getattr(owner, name) for _, owner, name in cases.PARTS]
     parts = [record["part"] for record in cases.run("step", "", options, project)]
     assert [getattr(owner, name) for _, owner, name in cases.PARTS] == methods, "put back"

@@ -93,7 +93,7 @@ def test_the_committed_file_is_valid_and_scientific_notation_a_number(tmp_path: 
     path.write_text(re.sub(r"(?s)(depth_model:.*?\n  lr: )\S+", r"\g<1>1e-4", TEXT, count=1))
     params = load_params(path)
     assert params.depth_model.lr == 1e-4
-    assert params.distill.weight == COMMITTED["distill"]["lambda"]
+    assert params.distill.lambda_ == COMMITTED["distill"]["lambda"]
 
 
 @pytest.mark.parametrize(

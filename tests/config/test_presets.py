@@ -41,7 +41,7 @@ RELEASE = {
     "crop=321 mask_weight=1 ema=0",
     "distill": "norms=trained sync_norms=false optimizer=sgd lr=0.005 lr_min=0.0001 lr_power=0.9 "
     "new_layers=1 bias_lr=1 no_decay=[] weight_decay=0.0005 batch=6 crop=321 iterations=40000 "
-    "mask_warmup=8000 keep=best validations=99 init=weights weight=1 denoiser=diffusion steps=5 "
+    "mask_warmup=8000 keep=best validations=99 init=weights lambda_=1 denoiser=diffusion steps=5 "
     "noise_adapter=false autoencoder=null map_stride=1 ema=0 mask_weight=1",
     "evaluate": "flip=false",
 }
@@ -124,7 +124,7 @@ def test_a_base_is_laid_first_and_the_rest_of_the_file_stays() -> None:
     apply_preset("scenes", ["cam.flip=false"])
     apply_preset("high", [])
     params = load_params()
-    assert (params.seed, params.distill.weight, params.cam.flip) == (3, 0.25, False)
+    assert (params.seed, params.distill.lambda_, params.cam.flip) == (3, 0.25, False)
 
 
 def test_what_was_there_before_a_whole_preset_does_not_matter() -> None:

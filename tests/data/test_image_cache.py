@@ -13,6 +13,10 @@ SIZES = [((Path("dark.zip"), f"{i}.png"), (5, 7, 3), np.uint8) for i in range(4)
 KEY, SHAPE, _ = SIZES[0]
 
 
+def _kept(cache: ImageCache) -> int:
+    return sum(cache.get(key) is not None for key, *_ in SIZES)
+
+
 def test_what_was_put_comes_back_from_any_process_and_cannot_be_changed() -> None:
     depth_key = Path("depth.zip"), "0.png"
     cache = ImageCache([SIZES[0], (depth_key, (3, 2), np.float16)], 1 << 20)
@@ -36,7 +40,7 @@ def test_there_are_as_many_places_as_fit(limit: int, places: int) -> None:
     cache = ImageCache(SIZES, limit)  # 105 bytes each, at multiples of 64
     for key, shape, kind in SIZES:
         cache.put(key, np.ones(shape, kind))
-    assert len(cache) == places
+    assert _kept(cache) == places
 
 
 def test_another_size_or_key_is_not_kept() -> None:
@@ -47,7 +51,7 @@ def test_another_size_or_key_is_not_kept() -> None:
         (SIZES[1][0], SHAPE, "u1"),
     ):
         cache.put(key, np.zeros(shape, kind))
-    assert len(cache) == 0
+    assert _kept(cache) == 0
 
 
 def test_room(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -246,7 +246,7 @@ def test_what_is_done_is_kept_after(
     run: Run, monkeypatch: pytest.MonkeyPatch, trouble: str, status: int, said: str
 ) -> None:
     photos(*(f"in/{index}.png" for index in range(3)))
-    look, calls = Model.look, []
+    look, calls = Model.predict_prepared, []
 
     def troubled(self: Model, *arguments: Any) -> Any:
         calls.append(arguments)
@@ -256,7 +256,7 @@ def test_what_is_done_is_kept_after(
             torch.empty(2**50)
         return look(self, *arguments)
 
-    monkeypatch.setattr(Model, "look", troubled)
+    monkeypatch.setattr(Model, "predict_prepared", troubled)
     code, _, errors = run("in", "--batch", "2")
     assert (code, len(calls)) == (status, 1 if trouble == "Ctrl-C" else 2)
     assert errors.startswith("dgkd: ")

@@ -155,7 +155,7 @@ def test_what_the_page_shows_of_a_photograph_and_what_is_wrong_with_one(
     def hungry(*_: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(Model, "look", hungry)
+    monkeypatch.setattr(Model, "predict_prepared", hungry)
     problem, *others = _outputs(loaded, photo.parent, str(photo), STRONGEST)
     assert "out of memory, expected a smaller photograph" in problem.value
     assert others[:3] == [None] * 3

@@ -156,7 +156,7 @@ def test_lambda_rises_over_the_warm_up_and_each_pair_has_a_weight(
     weights = {"map": 0.5, "deep": 2.0, "shallow": 3.0}
     student, teacher = _output(1), _output(2)
     plain = _dgkd()(student, teacher, LABELS, SIZE)
-    dgkd = _dgkd(weight=7.0, weights=weights, warmup=warmup)
+    dgkd = _dgkd(lambda_=7.0, weights=weights, warmup=warmup)
     found = dgkd(student, teacher, LABELS, SIZE, step)
     for pair, weight in weights.items():
         expected = 7 * share * weight * plain[f"kd_{pair}"]

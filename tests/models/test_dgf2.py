@@ -71,7 +71,7 @@ def test_dgf2_gradients(gated: bool) -> None:
 @pytest.mark.parametrize("size", [(6, 6), (11, 14)])
 def test_depth_prior_is_the_condition_network(size: tuple[int, int]) -> None:
     torch.manual_seed(3)
-    prior = DepthPrior(64).double()
+    prior = DepthPrior().double()
     x = torch.rand(1, 3, *size, dtype=torch.float64)
     convs = [m for m in prior.modules() if isinstance(m, nn.Conv2d)]
     geometry = [(c.in_channels, c.out_channels, c.kernel_size[0], c.stride[0]) for c in convs]

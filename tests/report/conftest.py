@@ -77,4 +77,4 @@ def left(settings: Path) -> Path:
 @pytest.fixture
 def page(left: Path) -> Callable[[], str]:
     """The page of what lies in the current folder."""
-    return lambda: render(read_run(load_params()))
+    return lambda: render(read_run(load_params(), load_params("presets/scenes.yaml")))

@@ -40,20 +40,22 @@ def _everything() -> tuple[object, ...]:
         list(range(9))[distributed.batch_shard(9)],
         (total.tolist(), gradient.tolist()),
         distributed.all_reduce_min(torch.tensor([me, -me, 7])).tolist(),
+        distributed.all_mean(torch.tensor(me)).item(),
+        distributed.all_gather(torch.tensor([me, 7])).tolist(),
     )
 
 
 def test_what_one_or_three_tell_and_share_is_the_whole_without_overlap() -> None:
     """The gradient of a sum over all: each process's factor reaches every process."""
     told, eight, nine = {"of": 0, "x": [None, 1.5]}, list(range(8)), list(range(9))
-    total, least = ([3, 21], [6, 6]), [0, -2, 7]
+    rest = ([3, 21], [6, 6]), [0, -2, 7], 1, [[0, 7], [1, 7], [2, 7]]
     assert _everything() == (
-        *((0, 1, 1, True), told, ["of 0"], eight, nine, ([0, 7], [1, 1]), [0, 0, 7]),
+        *((0, 1, 1, True), told, ["of 0"], eight, nine, ([0, 7], [1, 1]), [0, 0, 7], 0, [[0, 7]]),
     )
     assert together(3, _everything) == [
-        ((0, 3, 3, True), told, ["of 0", "of 1", "of 2"], [0, 3, 6], [0, 1, 2], total, least),
-        ((1, 3, 3, False), told, [], [1, 4, 7], [3, 4, 5], total, least),
-        ((2, 3, 3, False), told, [], [2, 5], [6, 7, 8], total, least),
+        ((0, 3, 3, True), told, ["of 0", "of 1", "of 2"], [0, 3, 6], [0, 1, 2], *rest),
+        ((1, 3, 3, False), told, [], [1, 4, 7], [3, 4, 5], *rest),
+        ((2, 3, 3, False), told, [], [2, 5], [6, 7, 8], *rest),
     ]
 
 

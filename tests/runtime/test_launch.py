@@ -15,7 +15,7 @@ from forked import Ended, alive, fork
 from support import ROOT, one_line
 
 from dgkd_core.runtime import launch
-from dgkd_core.runtime.launch import run_as, that_share, wanted
+from dgkd_core.runtime.launch import process_count, processes_for_batch, run_as
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +63,7 @@ def test_one_process_a_gpu_unless_something_else_is_asked_for(
     for name, value in (("DGKD_PROCESSES", processes), ("DGKD_DEVICE", device)):
         if value is not None:
             monkeypatch.setenv(name, value)
-    found = wanted() if isinstance(expected, int) else one_line(wanted)
+    found = process_count() if isinstance(expected, int) else one_line(process_count)
     assert found == expected
 
 
@@ -74,7 +74,7 @@ HELP = f"""
 import os, signal, sys, time
 from pathlib import Path
 sys.path.insert(0, {str(ROOT)!r})
-from dgkd_core.runtime.launch import follow_launcher, say
+from dgkd_core.runtime.launch import follow_launcher, report_end
 rank = int(os.environ["RANK"])
 follow_launcher()
 """
@@ -125,7 +125,7 @@ def _send(number: int) -> Callable[[int], object]:
     [(16, 8, 1, 8), (6, 8, 1, 6), (6, 8, 2, 3), (6, 4, 1, 3), (2, 8, 2, 1), (7, 4, 1, 1)],
 )
 def test_how_many_share_a_batch(batch: int, most: int, least: int, count: int) -> None:
-    assert that_share(batch, most, least) == count
+    assert processes_for_batch(batch, most, least) == count
 
 
 def test_each_gets_torchruns_variables_and_the_words(
@@ -148,10 +148,11 @@ Path(f"told {rank}").write_text(" ".join(words))
     ("script", "said"),
     [
         (
-            'say("toy: both" if rank < 2 else "toy: other"); say("a guess", last_resort=True)',
+            'report_end("toy: both" if rank < 2 else "toy: other"); '
+            'report_end("a guess", last_resort=True)',
             "toy: both\ntoy: other\n",
         ),
-        ('say(f"toy: a guess of {rank}", last_resort=True)', "toy: a guess of 0\n"),
+        ('report_end(f"toy: a guess of {rank}", last_resort=True)', "toy: a guess of 0\n"),
         ("if rank == 1: print('a traceback', file=sys.stderr)", "a traceback\n"),
     ],
 )
@@ -175,7 +176,7 @@ if rank == {who}:
 while not Path("gone").exists():
     time.sleep(0.01)
 if rank == 1:
-    say("toy: lost touch", last_resort=True)
+    report_end("toy: lost touch", last_resort=True)
     sys.exit(1)
 time.sleep(1000)
 """
@@ -200,7 +201,7 @@ while not came:
 time.sleep(0.1 + 0.4 * (rank == 0))
 assert came == [{int(number)}], came
 if rank == 0:
-    say("toy: stopped, and kept")
+    report_end("toy: stopped, and kept")
 sys.exit(128 + came[0])
 """
     ended = start(script, watch=_send(number), grace=0.2)

@@ -12,7 +12,7 @@ from support import one_line
 
 from dgkd_core.runtime import distributed
 from dgkd_core.runtime import result_cache as module
-from dgkd_core.runtime.result_cache import ResultCache, unfinished
+from dgkd_core.runtime.result_cache import ResultCache, missing_groups
 
 
 @pytest.mark.parametrize("kept", [True, False])
@@ -57,7 +57,7 @@ def _groups(*names: str) -> list[list[SimpleNamespace]]:
 def test_a_group_is_made_again_as_a_whole(capsys: pytest.CaptureFixture[str]) -> None:
     cache, groups = ResultCache(None), _groups("ab", "cd", "e")
     cache.put((key, b"", None) for key in ("x/a", "x/b", "x/c", "y/e"))
-    assert list(unfinished(groups, cache, "x")) == groups[1:]
+    assert list(missing_groups(groups, cache, "x")) == groups[1:]
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "x: goes on after 1/3"
     assert lines[-1].startswith("x: 3/3, ")
@@ -76,7 +76,7 @@ def test_each_process_makes_its_share_of_what_is_missing_and_all_have_all(tmp_pa
 
     def body() -> list[int]:
         cache = ResultCache(tmp_path)
-        for (piece,) in unfinished(_groups(*"abcdefgh"), cache, "x"):
+        for (piece,) in missing_groups(_groups(*"abcdefgh"), cache, "x"):
             cache.put([(f"x/{piece.id}", b"", 10 + distributed.rank())])
         return [cache[f"x/{name}"][1] for name in "abcdefgh"]
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
 from forked import fork, kill_me
 from support import CHAIN, one_line
 
+from dgkd_core.pipeline.dvc_yaml import outputs, stage_entry, stage_key
 from dgkd_core.runtime.files import write_text
-from dgkd_core.runtime.state import State, outputs, stage_entry, stage_key
+from dgkd_core.runtime.state import State
 
 
 @pytest.fixture
@@ -19,6 +21,10 @@ def here(settings: Path) -> Path:
     for out in (Path(out) for stage in CHAIN for out in outputs(stage)):
         write_text(out if out.suffix else out / "model.json", str(out))
     return settings
+
+
+def _cam() -> State:
+    return State("cam", key=partial(stage_key, "cam"))
 
 
 def _set(text: str, value: str) -> None:
@@ -65,24 +71,24 @@ def test_what_was_put_is_kept_in_the_project_until_the_stage_has_succeeded(
         place = here / ".dvc/tmp/exps/tmpabc"
         shutil.copytree(here, place, ignore=shutil.ignore_patterns(".dvc"))
         monkeypatch.chdir(place)
-    assert not State("cam").close(succeeded)
+    assert not _cam().close(succeeded)
     assert not (here / ".dgkd").exists(), "nothing is made on disk before it is asked for"
     for pieces in ([], [("a", b"1", None)]):
-        state = State("cam")
+        state = _cam()
         state.cache("maps").put(pieces)
         folder, kept = state.folder, bool(pieces) and not succeeded
         assert folder == here / f".dgkd/state/cam-{stage_key('cam')}-0"
         assert state.close(succeeded) == kept
         assert folder.exists() == kept
-    assert ("a" in State("cam").cache("maps")) != succeeded
+    assert ("a" in _cam().cache("maps")) != succeeded
 
 
 def test_two_processes_with_one_key_take_two_slots(here: Path) -> None:
-    first = State("cam")
+    first = _cam()
     first.cache("maps").put([("a", b"1", None)])
 
     def second() -> None:
-        state = State("cam")
+        state = _cam()
         assert state.folder.name == first.folder.name.removesuffix("0") + "1"
         assert "a" not in state.cache("maps")
         state.cache("maps").put([("b", b"2", None)])
@@ -90,7 +96,7 @@ def test_two_processes_with_one_key_take_two_slots(here: Path) -> None:
 
     def later() -> None:
         """The first is still at work: the killed one's state is found, behind it."""
-        assert State("cam").cache("maps")["b"] == (b"2", None)
+        assert _cam().cache("maps")["b"] == (b"2", None)
 
     assert fork(second).killed
     fork(later).well()

@@ -21,7 +21,7 @@ from support import copy_built, read_live
 
 from dgkd_core.runtime.state import ResultCache, State
 from dgkd_core.training import fit
-from dgkd_core.training.finite import Watch
+from dgkd_core.training.finite import FiniteCheck
 
 EVERY_STEP = {"DGKD_SAVE_EVERY": "0"}
 Kill = Callable[[], object]
@@ -33,7 +33,7 @@ def test_training_goes_on_after_a_kill_to_the_byte(
     folder = copy_built(chain, tmp_path / "copy")
     monkeypatch.chdir(folder)
     remove_outputs("teacher")
-    kill = partial(at_call, Watch, "see_gradient", 4, kill_me)
+    kill = partial(at_call, FiniteCheck, "record_gradient", 4, kill_me)
     assert forked(folder, "teacher", kill, EVERY_STEP).killed
     said = forked(folder, "teacher", environment=EVERY_STEP).well()
     assert "teacher: goes on after 3/6" in said
@@ -76,7 +76,7 @@ KILLS = {  # while training goes on, then after it: each run goes on from the on
     "while it is scored on the way": _at(ResultCache, "put", after=True),
     "a step, before its gradient": _at(torch.autograd, "backward", 2),
     "a state, half written": _at(State, "save", 3, half_a_state),
-    "a step, after its gradient": _at(Watch, "see_gradient", 3),
+    "a step, after its gradient": _at(FiniteCheck, "record_gradient", 3),
     "a state, before its rename": _at(torch, "save", 1, _at(os, "replace")),
     "a step, after the optimizer": _at(torch.optim.lr_scheduler.LambdaLR, "step", 2),
     "a state, after it": _at(State, "save", 2, after=True),
@@ -111,7 +111,7 @@ def test_every_training_stage_goes_on_after_a_kill_or_a_wish_to_stop(
     """Without a state at intervals, what is kept after a wish was saved because of it."""
 
     def at_step(number: int, then: Kill) -> Kill:
-        return partial(at_call, Watch, "see_gradient", number, then)
+        return partial(at_call, FiniteCheck, "record_gradient", number, then)
 
     folder, rarely = before(stage), {"DGKD_SAVE_EVERY": "100000"}
     assert forked(folder, stage, at_step(4, kill_me), EVERY_STEP).killed

@@ -114,4 +114,4 @@ def test_paths_stay_at_home(project: Path) -> None:
     assert told["model"]["weights_sha256"] == sha256(secret / "moved")
     assert told["model"]["backbone"] == "timm:test_resnet"
     assert told["depth"]["model"] == told["teacher"]["model"] == "a local one"
-    assert told["distill"]["lambda"] == params.distill.weight
+    assert told["distill"]["lambda"] == params.distill.lambda_

@@ -33,7 +33,7 @@ from dgkd_core.data.pack import Pack
 from dgkd_core.pipeline.stage import run
 from dgkd_core.runtime.files import write_json
 from dgkd_core.runtime.state import ResultCache
-from dgkd_core.training.finite import Watch
+from dgkd_core.training.finite import FiniteCheck
 
 pytestmark = pytest.mark.full
 
@@ -151,7 +151,7 @@ def test_training_of_two_goes_on_after_the_first_was_killed(
 
     def dies(rank: int) -> None:
         if rank == 0:
-            at_call(Watch, "see_gradient", 10, kill_me)
+            at_call(FiniteCheck, "record_gradient", 10, kill_me)
 
     first, second = forked_ranks(2, folder, "teacher", dies, {"DGKD_SAVE_EVERY": "0"})
     assert first.killed

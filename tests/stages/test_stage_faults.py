@@ -14,8 +14,8 @@ import pytest
 from forked import Workplace, at_call, bytes_below, forked, kill_me, same_bytes, written
 from support import CHAIN, ROOT
 
-from dgkd_core.runtime.state import outputs
-from dgkd_core.training.finite import Watch
+from dgkd_core.pipeline.dvc_yaml import outputs
+from dgkd_core.training.finite import FiniteCheck
 from tools.docs import load_stages
 
 pytestmark = pytest.mark.full
@@ -96,7 +96,9 @@ def test_a_stage_that_runs_already_in_this_folder_is_not_run_twice(
         ended = forked(folder, "teacher")
         print(ended.status, ended.output, flush=True)
 
-    said = forked(folder, "teacher", partial(at_call, Watch, "see_gradient", 3, second)).well()
+    said = forked(
+        folder, "teacher", partial(at_call, FiniteCheck, "record_gradient", 3, second)
+    ).well()
     line = r"1 teacher: artifacts/\.teacher\.lock: process \d+ runs this stage here; wait for it"
     assert re.search(line, said)
     same_bytes(folder, unbroken, "teacher")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 from support import ROOT
@@ -42,8 +43,20 @@ def test_packages_import_each_other_in_one_direction() -> None:
     level = {package: i for i, layer in enumerate(layers) for package in layer}
     assert {path.parent.name for path in CORE.glob("*/__init__.py")} == set(level)
     assert {path.name for path in CORE.glob("*.py")} == {"__init__.py", "__main__.py"}
+    for file in CORE.rglob("*.py"):
+        assert not {n.split(".")[0] for n in imported(file)} & {"stages", "tools", "benchmarks"}
     for file in CORE.glob("*/**/*.py"):
         package = file.relative_to(CORE).parts[0]
         names = {name.split(".")[1] for name in imported(file) if name.startswith("dgkd_core.")}
         wrong = {n for n in names - {package} if n in level and level[n] >= level[package]}
         assert not wrong, f"{file}: imports {wrong}"
+
+
+def test_modules_import_each_other_without_a_circle() -> None:
+    """Also inside a package, and what a function imports when it is called."""
+    modules = {
+        ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file
+        for file in CORE.rglob("*.py")
+    }
+    graph = {name: imported(file) & modules.keys() for name, file in modules.items()}
+    TopologicalSorter(graph).prepare()  # a CycleError names the circle

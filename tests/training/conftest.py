@@ -6,13 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from dgkd_core.runtime import state as state_module
-
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project whose stages keep their state under one key, at every step."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DGKD_SAVE_EVERY", "0")
-    monkeypatch.setattr(state_module, "stage_key", lambda stage, item: "key")
     return tmp_path / ".dgkd/state/toy-key-0"

@@ -17,7 +17,7 @@ from dgkd_core.models.network import Network, Segmenter
 from dgkd_core.models.registry import build_encoder
 from dgkd_core.training.loop import Batch, Losses, train
 from dgkd_core.training.optimizer import Recipe
-from dgkd_core.training.student import StudentTask, freeze_what_nothing_compares
+from dgkd_core.training.student import StudentTask, freeze_unused_projections
 from dgkd_core.training.weak import WeakSupervision, freeze
 
 CPU = torch.device("cpu")
@@ -60,7 +60,7 @@ def make_student_task(
         dgkd = DGKD(2, 16, pairs, **{"steps": 2, "map_stride": 4, **options})
         teacher = make_network(seed=3)
         freeze(teacher)
-    freeze_what_nothing_compares(student, dgkd)
+    freeze_unused_projections(student, dgkd)
     return StudentTask(student, teacher, dgkd, WeakSupervision(PAMR(1, (1,)), mask_warmup))
 
 

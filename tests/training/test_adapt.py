@@ -12,7 +12,7 @@ from tasks import CPU, same
 from torch import Tensor, nn
 
 from dgkd_core.depth.dpt import small_dpt
-from dgkd_core.training.adapt import AdaptationTask, align, freeze_what_nothing_reads, ssi_losses
+from dgkd_core.training.adapt import AdaptationTask, align, freeze_unused_weights, ssi_losses
 from dgkd_core.training.loop import train
 from dgkd_core.training.optimizer import Recipe
 
@@ -96,7 +96,7 @@ def test_weights_that_the_map_does_not_depend_on_are_frozen() -> None:
     torch.manual_seed(0)
     model, _ = small_dpt(32, 16)
     pixels = torch.rand(1, 3, 32, 32)
-    freeze_what_nothing_reads(model, pixels)
+    freeze_unused_weights(model, pixels)
     before = model(pixel_values=pixels).predicted_depth.detach()
     frozen = {name: p for name, p in model.named_parameters() if not p.requires_grad}
     assert "dpt.layernorm.weight" in frozen

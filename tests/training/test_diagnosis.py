@@ -16,7 +16,7 @@ from dgkd_core.distill.dgkd import DGKD
 from dgkd_core.models.network import Output
 from dgkd_core.runtime.signals import Interrupted, listening
 from dgkd_core.runtime.state import State
-from dgkd_core.training.diagnosis import fighting, pulls, rolled, share_found
+from dgkd_core.training.diagnosis import find_conflicts, gradient_norms, label_recall, roll_pictures
 from dgkd_core.training.loop import Batch, Losses, train
 from dgkd_core.training.optimizer import Recipe
 
@@ -32,7 +32,7 @@ def test_norms_and_cosines_of_known_gradients() -> None:
         "kd_shallow": 0 * a.sum(),
         "diff_map": alone * 2,
     }
-    assert pulls(losses, [a, b]) == pytest.approx(
+    assert gradient_norms(losses, [a, b]) == pytest.approx(
         {
             "check/grad_cls": 5,
             "check/grad_kd_map": 5,
@@ -48,13 +48,14 @@ def test_norms_and_cosines_of_known_gradients() -> None:
 
 def test_the_share_of_labelled_classes_found_and_every_picture_in_its_neighbours_place() -> None:
     scores = torch.tensor([[0.1, 2.0, -1.0], [-0.1, 0.3, 9.0]])
-    assert share_found(scores, torch.tensor([[1.0, 0.0, 1.0], [1.0, 1.0, 0.0]])) == 0.5
-    assert share_found(scores, torch.zeros(2, 3)) == 0
-    logits, deep = torch.randn(3, 2, 1, 1), torch.randn(3, 4, 1, 1)
-    out = rolled(Output(logits, logits.softmax(1), None, deep))
+    assert label_recall(scores, torch.tensor([[1.0, 0.0, 1.0], [1.0, 1.0, 0.0]])) == 0.5
+    assert label_recall(scores, torch.zeros(2, 3)) == 0
+    logits, deep = torch.randn(3, 2, 1, 1), torch.randn(3, 2, 2, 4).permute(0, 3, 1, 2)
+    out = roll_pictures(Output(logits, logits.softmax(1), None, deep))
     assert torch.equal(out.logits, logits[[2, 0, 1]])
     assert out.deep is not None
     assert torch.equal(out.deep, deep[[2, 0, 1]])
+    assert out.deep.stride() == deep.stride(), "the same noise for both"
     assert (out.scores, out.shallow) == (None, None)
 
 
@@ -74,7 +75,7 @@ def test_who_fights_the_classification(
 ) -> None:
     names = ("check/grad_cls", "check/grad_kd_deep", "check/cos_kd_deep")
     told = [{"step": i, **dict(zip(names, row, strict=True))} for i, row in enumerate(values)]
-    found = fighting([{"step": 0, "lr": 0.1, "cls": 1.0}, *told, {"step": 9, "miou": 3.0}])
+    found = find_conflicts([{"step": 0, "lr": 0.1, "cls": 1.0}, *told, {"step": 9, "miou": 3.0}])
     assert found == {pair: pytest.approx(numbers) for pair, numbers in expected.items()}
 
 
@@ -128,7 +129,7 @@ def test_the_checks_change_nothing_and_a_stopped_run_tells_the_same(
 
 
 def test_a_gap_is_the_loss_of_the_neighbours_teacher_minus_that_of_the_own() -> None:
-    dgkd = DGKD(2, 16, PAIRS, map_stride=4, denoise=False, weight=2.0, warmup=9)
+    dgkd = DGKD(2, 16, PAIRS, map_stride=4, denoise=False, lambda_=2.0, warmup=9)
     task, batch = replace(make_student_task(), distillation=dgkd), make_batch()
     task.student.eval()
     found = task.diagnose(batch, 0)

@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from dgkd_core.imaging.pamr import PAMR
 from dgkd_core.models.tone_curve import ToneCurve
-from dgkd_core.training.finite import Watch
+from dgkd_core.training.finite import FiniteCheck
 from dgkd_core.training.loop import Task
 from dgkd_core.training.supervised import SegmenterTask
 from dgkd_core.training.weak import AuxiliaryClassifier, TeacherTask, WeakSupervision
@@ -39,13 +39,13 @@ TASKS: dict[str, Callable[[], Task]] = {
 @pytest.mark.full
 @pytest.mark.parametrize("make", TASKS.values(), ids=TASKS)
 def test_a_step_reads_no_values(make: Callable[[], Task]) -> None:
-    task, watch, batch = make(), Watch(RECIPE), make_batch()
+    task, finite, batch = make(), FiniteCheck(RECIPE), make_batch()
     trained = [p for module in task.modules for p in module.parameters() if p.requires_grad]
     with FakeTensorMode(allow_non_fake_inputs=True):
         losses = task({name: torch.ones_like(x) for name, x in batch.items()}, 3)
-        watch.see(losses, 3)
+        finite.record(losses, 3)
         backward(losses)
         assert any(p.grad is not None for p in trained)
-        watch.see_gradient(trained, 3)
+        finite.record_gradient(trained, 3)
         with pytest.raises(DataDependentOutputException):  # such a read would be found
             next(iter(losses.values())).item()

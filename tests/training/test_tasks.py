@@ -15,7 +15,7 @@ from dgkd_core.imaging.pamr import PAMR
 from dgkd_core.models.head import mask_loss, refine_to_pseudo
 from dgkd_core.models.network import Output
 from dgkd_core.training.loop import Batch, Task
-from dgkd_core.training.student import ready_to_guide
+from dgkd_core.training.student import prepare_teacher
 from dgkd_core.training.supervised import SegmenterTask
 from dgkd_core.training.weak import AuxiliaryClassifier, TeacherTask, WeakSupervision, freeze
 
@@ -170,20 +170,20 @@ def test_the_student_sees_the_dark_picture_and_the_teacher_the_normal_one() -> N
     assert {k for k in usual if dark[k] != usual[k]} == KD | {"cls"}
 
 
-def test_a_guide_in_half_precision_gives_what_autocast_gives() -> None:
+def test_a_teacher_in_half_precision_gives_what_autocast_gives() -> None:
     """Rounding the weights once is rounding them at every step; norms stay as they are."""
     teacher, batch = make_network(), make_batch()
     freeze(teacher)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         expected = teacher(batch["normal"], features=PAIRS, scores=False)
-        guide = ready_to_guide(teacher, torch.device("cpu"), torch.bfloat16)
-        found = guide(batch["normal"], features=PAIRS, scores=False)
+        half = prepare_teacher(teacher, torch.device("cpu"), torch.bfloat16)
+        found = half(batch["normal"], features=PAIRS, scores=False)
     for part in ("logits", "masks", "deep", "shallow"):
         assert torch.allclose(getattr(found, part), getattr(expected, part), atol=1e-2), part
-    kinds = {type(m): next(m.parameters()).dtype for m in guide.modules() if list(m.parameters())}
+    kinds = {type(m): next(m.parameters()).dtype for m in half.modules() if list(m.parameters())}
     assert kinds[nn.Conv2d] == torch.bfloat16
     assert kinds[nn.BatchNorm2d] == torch.float32
-    assert not any(p.requires_grad for p in guide.parameters())
+    assert not any(p.requires_grad for p in half.parameters())
 
 
 # --- the segmenter -------------------------------------------------------------------------------
