@@ -35,6 +35,8 @@ def cost(stage: str, run_stages: Callable[..., None]) -> tuple[int, frozenset[st
     """Most bytes of Python and NumPy in a run of a stage, and the files that it left."""
     importlib.import_module(stage)
     usual = gc.get_threshold()
+    gc.freeze()  # all generations are small now, so that
+    gc.collect()
     gc.set_threshold(50)  # garbage goes at once, and does not count
     tracemalloc.start()
     try:
@@ -43,6 +45,7 @@ def cost(stage: str, run_stages: Callable[..., None]) -> tuple[int, frozenset[st
     finally:
         tracemalloc.stop()
         gc.set_threshold(*usual)
+        gc.unfreeze()
     places = [path for folder in ("artifacts", "metrics") for path in Path(folder).rglob("*")]
     return peak, frozenset(str(path) for path in places if path.is_file())
 
