@@ -63,6 +63,9 @@ def _inputs(stage: str) -> list[str]:
 # inputs that a stage reads under other parameters than those of the test's project
 NOT_READ = {
     ("segment", "artifacts/prepare/images.zip"),
+    ("darken", "artifacts/prepare/dark.zip"),
+    ("refine", "artifacts/darken/dark.zip"),
+    ("refine", "artifacts/depth/depth.zip"),
     *(("refine", f"artifacts/{network}") for network in ("teacher", "student")),
 }
 
