@@ -95,13 +95,15 @@ def make_optimizer(
 def moving_average(model: nn.Module, decay: float) -> AveragedModel:
     """An exponential moving average of a network's weights and of its norms' statistics.
 
-    After the first update it equals the network. Each later update makes it decay·average +
-    (1 − decay)·network; buffers of whole numbers are copied.
+    After the first update it equals the network. Update n + 1 makes it d·average + (1 − d)·network
+    with d = min(decay, (1 + n) / (10 + n)), so that a short run forgets its first, random weights;
+    buffers of whole numbers are copied.
     """
 
-    def update(average: Any, now: Any, updates: Any) -> None:
+    def update(average: Any, now: Any, _: Any) -> None:
         if average[0].is_floating_point():
-            torch._foreach_lerp_(average, now, 1 - decay)
+            n = int(averaged.n_averaged)  # on the CPU: no waiting for a GPU
+            torch._foreach_lerp_(average, now, 1 - min(decay, (1 + n) / (10 + n)))
         else:
             torch._foreach_copy_(average, now)
 

@@ -143,10 +143,13 @@ def _weights(ema: float) -> tuple[list[dict[str, Tensor]], list[dict[str, Tensor
     return [*seen[1:], model.state_dict()], scored
 
 
-def test_a_moving_average_is_scored_and_kept_in_the_networks_place() -> None:
+@pytest.mark.parametrize(("ema", "decays"), [(0.75, (2 / 11, 3 / 12)), (0.2, (2 / 11, 0.2))])
+def test_a_moving_average_is_scored_and_kept_in_the_networks_place(
+    ema: float, decays: tuple[float, float]
+) -> None:
     """Computed by hand: weights and statistics of norms are averaged, counts are the last."""
     (first, second, third), _ = _weights(0.0)
-    (*trained, kept), scored = _weights(0.75)
+    (*trained, kept), scored = _weights(ema)
     assert same(trained[0], first)
     assert same(trained[1], second)
     assert same(scored[0], first)
@@ -154,9 +157,9 @@ def test_a_moving_average_is_scored_and_kept_in_the_networks_place() -> None:
         if not last.is_floating_point():
             assert (scored[1][name], kept[name]) == (2, 3)
             continue
-        two = 0.75 * first[name] + 0.25 * second[name]
+        two = decays[0] * first[name] + (1 - decays[0]) * second[name]
         torch.testing.assert_close(scored[1][name], two)
-        torch.testing.assert_close(kept[name], 0.75 * two + 0.25 * last)
+        torch.testing.assert_close(kept[name], decays[1] * two + (1 - decays[1]) * last)
 
 
 @pytest.mark.parametrize(("keep", "best"), [(None, 3), ("miou", 3), ("miou", 12)])
