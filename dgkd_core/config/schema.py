@@ -293,7 +293,8 @@ class _Training(_Section):
         ge=0,
         lt=1,
         description="decay of an exponential moving average of the weights, which is scored and "
-        "saved instead; it averages about the last 1 / (1 - ema) steps; 0 (the paper): none",
+        "saved instead; it averages about the last 1 / (1 - ema) steps, and at the beginning about "
+        "a ninth of the steps so far; 0 (the paper): none",
     )
     layer_decay: float = Field(
         gt=0,
