@@ -45,6 +45,11 @@ def test_runs_of_a_plan_seed_by_seed(plan_file: Path) -> None:
         ("seeds: [0, 1]", "seeds: [a]", "seeds.0"),
         ("data: what", "data: a: b", "not readable as YAML"),
         ("title:", "1: 2\ntitle:", "must be strings"),
+        (
+            "seeds:",
+            "scores: [segmenter]\nseeds:",
+            "scores: no column segmenter, expected some of luma_dark",
+        ),
         ("seeds:", PLOT.format(x="luma_dark", y="segmenter"), "plot.y: no column segmenter"),
         ("seeds:", PLOT.format(x="distill.lambda", y="cam"), "distill.lambda is None in plan.deep"),
         ("seeds:", PLOT.format(x="model.exposure", y="cam"), "model.exposure is none in plan.al"),

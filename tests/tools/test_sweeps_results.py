@@ -71,12 +71,12 @@ def test_differences_are_paired_by_seed(table: pd.DataFrame) -> None:
     table = table.drop(table[(table["row"] == "dgkd") & (table["seed"] == 1)].index)
     a, b = _scores(table, "dgkd", "r4"), _scores(table, "alone", "r4")
     values = np.array([a[0] - b[0], a[2] - b[2]])
-    found = difference(table, "r4", "dgkd", "alone")
+    found = difference(table, "r4", "dgkd", "alone", SCORE)
     text = f"{values.mean():+.1f} ± {values.std(ddof=1):.1f}".replace("-", "−")
     assert found.replace("*", "") == f"{text} ({(values > 0).sum()}/2)"
     other_seeds = table[(table["seed"] == 0) == (table["row"] == "dgkd")]
-    assert difference(other_seeds, "r4", "dgkd", "alone") == ""
-    assert difference(table[table["row"] != "dgkd"], "r4", "dgkd", "alone") == ""
+    assert difference(other_seeds, "r4", "dgkd", "alone", SCORE) == ""
+    assert difference(table[table["row"] != "dgkd"], "r4", "dgkd", "alone", SCORE) == ""
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_differences_are_paired_by_seed(table: pd.DataFrame) -> None:
 def test_a_difference_is_bold_beyond_its_spread(values: list[float], text: str) -> None:
     runs = [("both", "r4", seed, 50 + value) for seed, value in enumerate(values)]
     runs += [("alone", "r4", seed, 50.0) for seed in range(len(values))]
-    assert difference(make_table(runs), "r4", "both", "alone") == text
+    assert difference(make_table(runs), "r4", "both", "alone", SCORE) == text
 
 
 def test_a_line_a_row_along_the_measured_darkness(table: pd.DataFrame) -> None:

@@ -74,6 +74,7 @@ class Plan(_Part):
         base: what every row starts from, whatever params.yaml says.
         baseline: the row that the others are compared with.
         data: what the runs learned and were scored on, in words.
+        scores: columns of the table that docs/RESULTS.md shows.
         place: where it stands in docs/RESULTS.md, 1 first.
         preset: what params.yaml must hold for its runs, but for the values that the plan sets.
     """
@@ -89,6 +90,7 @@ class Plan(_Part):
     variant_titles: dict[str, str] = {}
     rows: list[Row] = Field(min_length=1)
     baseline: str
+    scores: list[str] = ["segmenter_dark"]
     place: int = 99
     plot: Plot | None = None
 
@@ -108,12 +110,14 @@ class Plan(_Part):
         return self
 
     @model_validator(mode="after")
-    def _plotted(self) -> Plan:
+    def _columns(self) -> Plan:
+        known, plotted = ", ".join(HEADINGS), self.plot.y if self.plot else []
+        for place, columns in {"scores": self.scores, "plot.y": plotted}.items():
+            if unknown := [column for column in columns if column not in HEADINGS]:
+                raise ValueError(f"{place}: no column {unknown[0]}, expected some of {known}")
         if self.plot is None:
             return self
-        x, known = self.plot.x, ", ".join(HEADINGS)
-        if unknown := [column for column in self.plot.y if column not in HEADINGS]:
-            raise ValueError(f"plot.y: no column {unknown[0]}, expected some of {known}")
+        x = self.plot.x
         for run in () if x in HEADINGS else self.experiments():
             value = run.values.get(x)
             if isinstance(value, bool) or not isinstance(value, int | float):

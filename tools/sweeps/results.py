@@ -11,10 +11,8 @@ import pandas as pd
 from dgkd_core.runtime.files import write_text
 from dgkd_core.runtime.templates import fill
 from tools.sweeps.figures import REFERENCES, write_figure
-from tools.sweeps.plan import KEYS, Plan
+from tools.sweeps.plan import HEADINGS, KEYS, Plan
 from tools.sweeps.table import grid, recorded, spread
-
-SCORE = "segmenter_dark"
 
 
 def _variants(plan: Plan, table: pd.DataFrame) -> list[str]:
@@ -27,14 +25,14 @@ def _by_seed(table: pd.DataFrame, variant: str, column: str) -> pd.DataFrame:
     return runs.pivot(index="seed", columns="row", values=column)
 
 
-def matrix(plan: Plan, table: pd.DataFrame) -> str:
-    """The segmenter's mean and spread, rows by variants; what it is seen against below."""
+def matrix(plan: Plan, table: pd.DataFrame, score: str) -> str:
+    """A score's mean and spread, rows by variants; what it is seen against below."""
     variants = _variants(plan, table)
     lines = []
     for row in plan.rows:
-        runs = table[table["row"] == row.name]
+        runs = table[(table["row"] == row.name) & table[score].notna()]
         if len(runs):
-            scores = [runs.loc[runs["variant"] == variant, SCORE] for variant in variants]
+            scores = [runs.loc[runs["variant"] == variant, score] for variant in variants]
             lines.append([row.title, *(spread(values) if len(values) else "" for values in scores)])
     below = {column: f"*{label}*" for column, (label, _) in REFERENCES.items()}
     below["luma_dark"] = "*mean luma of the dark pictures, of 255*"
@@ -45,13 +43,13 @@ def matrix(plan: Plan, table: pd.DataFrame) -> str:
     return grid(["", *(plan.variant_title(variant) for variant in variants)], lines)
 
 
-def difference(table: pd.DataFrame, variant: str, row: str, other: str) -> str:
+def difference(table: pd.DataFrame, variant: str, row: str, other: str, score: str) -> str:
     """``row`` minus ``other`` with the same seeds: +1.8 ± 0.6 (3/3); empty where they share none.
 
     It is bold where the mean is larger than the standard deviation over two seeds or more; the last
     part says in how many of the seeds it is positive.
     """
-    seeds = _by_seed(table, variant, SCORE)
+    seeds = _by_seed(table, variant, score)
     if row not in seeds or other not in seeds:
         return ""
     values = (seeds[row] - seeds[other]).dropna()
@@ -63,12 +61,12 @@ def difference(table: pd.DataFrame, variant: str, row: str, other: str) -> str:
     return f"{text} ({(values > 0).sum()}/{len(values)})"
 
 
-def differences(plan: Plan, table: pd.DataFrame) -> str:
+def differences(plan: Plan, table: pd.DataFrame, score: str) -> str:
     """Every row against the plan's baseline, in each variant; empty where there is none yet."""
     variants = _variants(plan, table)
     lines = []
     for row in plan.rows:
-        cells = [difference(table, v, row.name, plan.baseline) for v in variants]
+        cells = [difference(table, v, row.name, plan.baseline, score) for v in variants]
         if row.name != plan.baseline and any(cells):
             lines.append([row.title, *cells])
     headings = ["", *(plan.variant_title(variant) for variant in variants)]
@@ -80,6 +78,12 @@ def _counts(values: pd.Series, form: str = "{}") -> str:
     return "; ".join(f"{form.format(name)} ({n} run{'s' * (n > 1)})" for name, n in counts)
 
 
+def _title(score: str) -> str:
+    """A column in words: Segmenter on the dark pictures."""
+    network, _, pictures = HEADINGS[score].partition(", ")
+    return network.capitalize() + (f" on the {pictures} pictures" if pictures else "")
+
+
 def _section(plan: Plan, table: pd.DataFrame) -> dict[str, Any]:
     return {
         "plan": plan,
@@ -89,9 +93,11 @@ def _section(plan: Plan, table: pd.DataFrame) -> dict[str, Any]:
         "machines": _counts(table["machine"]),
         "commits": _counts(table["commit"], "`{}`"),
         "mixed": table["commit"].nunique() > 1,
-        "matrix": matrix(plan, table),
+        "scores": {
+            _title(score): (matrix(plan, table, score), differences(plan, table, score))
+            for score in plan.scores
+        },
         "baseline": next(row.title for row in plan.rows if row.name == plan.baseline),
-        "differences": differences(plan, table),
     }
 
 
