@@ -12,14 +12,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from dgkd_core.runtime.files import write_text
-from tools.sweeps.plan import HEADINGS, Plan, Plot
+from tools.sweeps.plan import HEADINGS, Plan, Plot, in_words
 
 # all stand out by 3 to 1 or more from white and from GitHub's dark page (#0d1117)
 INK = "#797979"
 COLOURS = ["#3b7dd8", "#d4731c", "#2b9348", "#c2479d", "#1f8f8a", "#8b6cd6"]
-REFERENCES = {  # drawn for comparison: name and dashes
-    "teacher_normal": ("teacher on the normal pictures", (0, (6, 2))),
-    "teacher_dark_exposed": ("teacher on the brightened pictures", (0, (1.5, 1.5))),
+REFERENCES = {  # drawn for comparison: dashes by column
+    "teacher_normal": (0, (6, 2)),
+    "teacher_dark_exposed": (0, (1.5, 1.5)),
 }
 STYLE: dict[Any, Any] = {
     "svg.hashsalt": "dgkd",
@@ -61,7 +61,7 @@ def points(plan: Plan, plot: Plot, table: pd.DataFrame) -> pd.DataFrame:
             several = [titles[name]] * (len(present) > 1) + [HEADINGS[column]] * (len(plot.y) > 1)
             runs = table[table[plot.lines] == name]
             parts.append((", ".join(several) or HEADINGS[column], runs, column))
-    parts += [(label, table, column) for column, (label, _) in REFERENCES.items()]
+    parts += [(in_words(column), table, column) for column in REFERENCES]
     lines = []
     for label, runs, column in parts:
         seeds = runs.dropna(subset=[column, "x"]).groupby(["x", "seed"])[column].mean()
@@ -75,7 +75,7 @@ def draw(plan: Plan, plot: Plot, table: pd.DataFrame) -> Figure:
     data = points(plan, plot, table)
     figure = Figure(figsize=(7.2, 4.2), layout="constrained")
     axes = figure.subplots()
-    dashes = dict(REFERENCES.values())
+    dashes = {in_words(column): style for column, style in REFERENCES.items()}
     colours = iter(COLOURS * len(data))
     for label, line in data.groupby("line", sort=False):
         reference = str(label) in dashes

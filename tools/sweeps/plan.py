@@ -33,6 +33,12 @@ HEADINGS = {column: heading for column, heading, *_ in FIGURES}
 Key = tuple[str, str, int]
 
 
+def in_words(column: str) -> str:
+    """A network's score in words: segmenter on the dark pictures."""
+    network, _, pictures = HEADINGS[column].partition(", ")
+    return f"{network} on the {pictures} pictures" if pictures else network
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -11,7 +11,7 @@ import pandas as pd
 from dgkd_core.runtime.files import write_text
 from dgkd_core.runtime.templates import fill
 from tools.sweeps.figures import REFERENCES, write_figure
-from tools.sweeps.plan import HEADINGS, KEYS, Plan
+from tools.sweeps.plan import KEYS, Plan, in_words
 from tools.sweeps.table import grid, recorded, spread
 
 
@@ -34,7 +34,7 @@ def matrix(plan: Plan, table: pd.DataFrame, score: str) -> str:
         if len(runs):
             scores = [runs.loc[runs["variant"] == variant, score] for variant in variants]
             lines.append([row.title, *(spread(values) if len(values) else "" for values in scores)])
-    below = {column: f"*{label}*" for column, (label, _) in REFERENCES.items()}
+    below = {column: f"*{in_words(column)}*" for column in REFERENCES}
     below["luma_dark"] = "*mean luma of the dark pictures, of 255*"
     for column, label in below.items():
         if table[column].notna().any():
@@ -78,12 +78,6 @@ def _counts(values: pd.Series, form: str = "{}") -> str:
     return "; ".join(f"{form.format(name)} ({n} run{'s' * (n > 1)})" for name, n in counts)
 
 
-def _title(score: str) -> str:
-    """A column in words: Segmenter on the dark pictures."""
-    network, _, pictures = HEADINGS[score].partition(", ")
-    return network.capitalize() + (f" on the {pictures} pictures" if pictures else "")
-
-
 def _section(plan: Plan, table: pd.DataFrame) -> dict[str, Any]:
     return {
         "plan": plan,
@@ -94,7 +88,7 @@ def _section(plan: Plan, table: pd.DataFrame) -> dict[str, Any]:
         "commits": _counts(table["commit"], "`{}`"),
         "mixed": table["commit"].nunique() > 1,
         "scores": {
-            _title(score): (matrix(plan, table, score), differences(plan, table, score))
+            in_words(score): (matrix(plan, table, score), differences(plan, table, score))
             for score in plan.scores
         },
         "baseline": next(row.title for row in plan.rows if row.name == plan.baseline),
