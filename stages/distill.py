@@ -63,14 +63,18 @@ def distill(params: Params, state: State) -> None:
         if name.startswith("diff_") and error > 0.9:  # a denoiser's mean squared error
             print(
                 f"distill: the denoiser of {name.removeprefix('diff_')} has not learned yet (error "
-                f"{error:.2f}, and 1 without a denoiser): try more iterations or a larger lr or "
-                f"new_layers"
+                f"{error:.2f}; 1 is no better than no prediction): try more iterations or a larger "
+                f"lr or new_layers"
             )
     if found := find_conflicts(curve):
-        terms = (f"{p} (cosine {c:.2f}, gradient {r:.1f} times)" for p, (c, r) in found.items())
+        terms = (
+            f"{pair} (gradient {ratio:.1f} times that of cls, cosine {cosine:.2f})"
+            for pair, (cosine, ratio) in found.items()
+        )
         print(
-            f"distill: against the classification, or louder, in the last half: "
-            f"{', '.join(terms)}; try smaller distill.weights or another distill.map"
+            f"distill: these losses may hinder the classification (second half of the training): "
+            f"{', '.join(terms)}; try smaller distill.weights, another distill.map (map) or "
+            f"another distill.compare (deep, shallow)"
         )
 
 

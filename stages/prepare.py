@@ -10,7 +10,7 @@ from pathlib import Path
 import _start  # noqa: F401
 
 from dgkd_core.config.schema import NOT_USED, Params
-from dgkd_core.data.manifest import NO_THRESHOLD, Entry, Manifest
+from dgkd_core.data.manifest import NO_THRESHOLD, NOT_BEST, Entry, Manifest
 from dgkd_core.data.pack import Pack
 from dgkd_core.data.pictures import quick_check
 from dgkd_core.datasets.find import find
@@ -74,7 +74,7 @@ def what_cannot_run(found: DataSet, params: Params) -> list[str]:
         if params.refine.threshold == "auto":
             lines.append(NO_THRESHOLD)
         if distill.keep == "best":
-            lines.append("distill.keep is best, but no val picture has a mask; expected last")
+            lines.append(NOT_BEST)
     return lines
 
 

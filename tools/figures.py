@@ -212,7 +212,7 @@ def denoising(run: Run, student: Network, dgkd: DGKD) -> list[list[Tile]]:
         if pair in dgkd.latents:
             x, wanted, _ = dgkd.latents[pair](x, wanted)
         part: Any = dgkd.denoisers[pair]
-        samples = part.samples(dgkd.ready(pair, x))
+        samples = part.samples(dgkd.denoiser_input(pair, x))
         projected = part.project(samples[-1])
         titles = [f"{pair}: student", *(f"after t = {t}" for t in part.timesteps), "projected"]
         shown = colours([x[0] for x in [*samples, projected, wanted]])

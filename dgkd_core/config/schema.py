@@ -227,7 +227,7 @@ class Depth(_Section):
     model: str = Field(
         min_length=1,
         description="a hub id, a local folder, scenes (trained here), given (data.depth_root) or "
-        "gradient (a control: depth falls evenly from the top to the bottom of every picture)",
+        "gradient (a control: every picture is far at the top and near at the bottom)",
     )
     revision: str | None = Field(
         description="hub revision of the model, or SHA-256 that its folder must have "
@@ -266,11 +266,14 @@ class _Training(_Section):
     lr: Positive = Field(description="learning rate of pretrained layers after the warm-up")
     lr_min: float = Field(ge=0, description="learning rate of pretrained layers at the end")
     lr_power: float = Field(
-        ge=0, le=10, description="exponent of the polynomial decay, 0.9 in the paper; 0: no decay"
+        ge=0,
+        le=10,
+        description="exponent of the polynomial decay, 0.9 for the paper's student; 0: no decay",
     )
     lr_warmup: int = Field(ge=0, description="steps of linear warm-up")
     new_layers: Positive = Field(
-        description="learning rate factor of layers that start from random weights, 10 in the paper"
+        description="learning rate factor of layers that start from random weights; 10 for the "
+        "paper's teacher, 1 for its student"
     )
     bias_lr: Positive = Field(
         description="learning rate factor of biases; 2 for the paper's teacher, 1 for its student"
@@ -323,7 +326,8 @@ class _DarkTraining(_Training):
     night: Literal["fixed", "fresh"] = Field(
         description="dark crops to train on; fixed: cut from the dark picture of darken; fresh: "
         "each time a picture is used, its normal crop is darkened anew by lowlight (depth maps "
-        "stay those of the fixed pictures). A real dark picture is never replaced"
+        "stay those of the fixed pictures) and exposed by the values of the crop, not of the whole "
+        "picture. A real dark picture is never replaced"
     )
     jitter: Jitter = Field(
         description="colour jitter as in teacher.jitter, before the crop is darkened, so the same "
@@ -357,7 +361,7 @@ class Teacher(_WeakTraining):
     focal: float = Field(
         gt=0,
         le=1,
-        description="constant λ of the class scores' focal term; .01 in the paper; the student "
+        description="constant f of the class scores' focal term; .01 in the paper; the student "
         "always has .3",
     )
     aspp_norms: Literal["trained", "frozen"] = Field(
@@ -479,14 +483,15 @@ class Refine(_Section):
         min_length=1, description="PAMR dilations, in pixels of the picture"
     )
     threshold: Literal["auto"] | Annotated[float, Field(gt=0, lt=1)] = Field(
-        description="background score that a class must reach; auto: the one with the best mIoU of "
-        "the refined maps on val"
+        description="a pixel gets the class with the best score if that is at least this, else "
+        "background; auto: the value with the best mIoU of the refined maps on val"
     )
     margin: float = Field(
         ge=0,
         lt=1,
-        description="pixels whose best score lies within threshold x (1 ± margin) become 255, "
-        "which training ignores; above the threshold at most up to (1 + threshold) / 2; 0: none",
+        description="pixels whose best score is between threshold x (1 - margin) and "
+        "threshold x (1 + margin), but at most (1 + threshold) / 2, become 255, which training "
+        "ignores; 0: none",
     )
 
     @model_validator(mode="after")

@@ -27,6 +27,7 @@ NO_THRESHOLD = (
     "refine.threshold is auto, but no val picture has a mask that shows a class to choose it by; "
     "expected a number between 0 and 1, such as 0.3"
 )
+NOT_BEST = "distill.keep is best, but no val picture has a mask; expected last"
 
 
 @dataclass(frozen=True)

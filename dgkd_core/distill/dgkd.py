@@ -15,9 +15,10 @@ from dgkd_core.distill.dist import dist_loss
 from dgkd_core.models.encoder import Encoder
 from dgkd_core.models.head import present
 from dgkd_core.models.network import Output
+from dgkd_core.runtime.errors import InputError
 
 
-def class_maps(output: Output, labels: Tensor, size: Sequence[int]) -> Tensor:
+def label_masks(output: Output, labels: Tensor, size: Sequence[int]) -> Tensor:
     """Softmax masks at ``size``, (N, C+1, H, W), 0 for classes absent from the (N, C) labels."""
     masks = F.interpolate(output.masks, tuple(size), mode="bilinear", align_corners=True)
     return masks * present(labels)
@@ -156,17 +157,27 @@ class DGKD(nn.Module):
     def tensors(
         self, pair: str, student: Output, teacher: Output, labels: Tensor, size: Sequence[int]
     ) -> tuple[Tensor, Tensor]:
-        """The tensors of a pair: (N, C, h, w) float32 of student and teacher (detached)."""
+        """The tensors of a pair: (N, C, h, w) float32 of student and teacher (detached).
+
+        Raises:
+            InputError: their shapes differ, since the two networks have other settings.
+        """
         if pair != "map":
             student_x, teacher_x = getattr(student, pair), getattr(teacher, pair)
         elif self.logits:
             student_x, teacher_x = student.logits, teacher.logits
         else:
             small = [max(1, side // self.map_stride) for side in size]
-            student_x, teacher_x = (class_maps(x, labels, small) for x in (student, teacher))
+            student_x, teacher_x = (label_masks(x, labels, small) for x in (student, teacher))
+        if student_x.shape != teacher_x.shape:
+            mine, other = (" x ".join(map(str, x.shape[1:])) for x in (student_x, teacher_x))
+            raise InputError(
+                f"distill.pairs: {pair} is {mine} in the student and {other} in the teacher, "
+                f"expected a teacher with the same model settings, or pairs without {pair}"
+            )
         return student_x.float(), teacher_x.detach().float()
 
-    def ready(self, pair: str, x: Tensor) -> Tensor:
+    def denoiser_input(self, pair: str, x: Tensor) -> Tensor:
         """The input of a pair's denoiser, shaped as x: logits normalised to variance 1."""
         return self.norm(x) if pair == "map" and self.logits else x
 
@@ -198,8 +209,9 @@ class DGKD(nn.Module):
                 if pair in self.denoisers:
                     denoiser = self.denoisers[pair]
                     assert isinstance(denoiser, FeatureDenoiser)
-                    student_x = denoiser.denoise(self.ready(pair, student_x))
-                    losses[f"diff_{pair}"] = denoiser.diffusion_loss(self.ready(pair, teacher_x))
+                    student_x = denoiser.denoise(self.denoiser_input(pair, student_x))
+                    target = self.denoiser_input(pair, teacher_x)
+                    losses[f"diff_{pair}"] = denoiser.diffusion_loss(target)
                 compared = self.compare[pair](student_x, teacher_x)
                 losses[f"kd_{pair}"] = self.lambda_ * warmup * self.weights[pair] * compared
         return losses

@@ -166,12 +166,12 @@ class Head(nn.Module):
 def class_scores(logits: Tensor, focal: float = 0.3) -> Tensor:
     """Scores of the foreground classes by normalised global weighted pooling with focal penalty.
 
-    score_c = Σ_p z_c m_c / (1 + Σ_p m_c) + (1 − m̄_c)³ · log(focal + m̄_c), m = softmax(z), m̄ its
+    score_c = Σ_p z_c m_c / (1 + Σ_p m_c) + (1 − m̄_c)³ · log(f + m̄_c), m = softmax(z), m̄ its
     mean over the pixels p.
 
     Args:
         logits: (N, C+1, h, w), background first.
-        focal: λ, above 0; the smaller, the more a small mask is penalised.
+        focal: f, above 0; the smaller, the more a small mask is penalised.
 
     Returns:
         (N, C) scores; sigmoid gives a probability.

@@ -64,6 +64,8 @@ def _stage(inputs: int, outputs: int, count: int) -> nn.Sequential:
 class WideResNet38(Encoder):
     """Shallow (N, 256, H/4, W/4) is the output of b3_2, deep (N, 4096, H/8, W/8) is ReLU(bn7)."""
 
+    strides = (2, 4, 8, 8)
+
     def __init__(self) -> None:
         super().__init__(shallow_channels=256, deep_channels=4096, fusion_channels=(128, 256, 512))
         self.stem = nn.Conv2d(3, 64, 3, padding=1, bias=False)

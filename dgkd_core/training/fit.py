@@ -8,10 +8,12 @@ import torch
 from torch import nn
 
 from dgkd_core.config.schema import Params
+from dgkd_core.data.manifest import NOT_BEST
 from dgkd_core.data.samples import Crops, training_batches
 from dgkd_core.evaluation.inference import InferenceSettings, Result, View, score
 from dgkd_core.models.registry import ModelConfig, build, first_weights, inherit, save_model
 from dgkd_core.runtime import distributed
+from dgkd_core.runtime.errors import InputError
 from dgkd_core.runtime.files import write_metrics
 from dgkd_core.runtime.paths import ARTIFACTS
 from dgkd_core.runtime.state import State
@@ -70,6 +72,9 @@ def train_and_score(
 
     Returns:
         the curve, as `dgkd_core.training.loop.train` gives it.
+
+    Raises:
+        InputError: the best weights are to be kept, and no val picture has a mask.
     """
     stage, model = state.stage, task.modules[0]
     section, folder = getattr(params, stage), FOLDERS[stage]
@@ -88,6 +93,8 @@ def train_and_score(
     if section.checkpointing:
         model.encoder.checkpoint()  # type: ignore[operator,union-attr]
     keep = "miou" if getattr(section, "keep", "last") == "best" else None
+    if keep and not has_truth:
+        raise InputError(NOT_BEST)
     with live_curve(stage) as log:
         curve = train(
             stage,

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 import torch
-from support import cancelled_biases
+from support import cancelled_biases, one_line
 from torch import Tensor
 
 from dgkd_core.config.choices import PAIRS
-from dgkd_core.distill.dgkd import COMPARISONS, DGKD, class_maps, cosine_loss, kl_loss
+from dgkd_core.distill.dgkd import COMPARISONS, DGKD, cosine_loss, kl_loss, label_masks
 from dgkd_core.distill.dist import dist_loss
 from dgkd_core.models.network import Output
 
@@ -70,9 +70,17 @@ def test_a_comparison_follows_its_formula(name: str, loss: Any) -> None:
     assert torch.autograd.gradcheck(loss, (a, b))
 
 
-def test_class_maps_are_resized_masks_of_the_labelled_classes() -> None:
+@pytest.mark.parametrize("compare", COMPARISONS)
+def test_a_teacher_with_other_features_is_named_and_not_compared(compare: str) -> None:
+    """A student that starts from `model.weights` may have a teacher of other model settings."""
+    named = ["distill.pairs: deep is 6 x 2 x 3 in the student and 8 x 2 x 3 in the teacher"]
+    one_line(lambda: _dgkd(compare=compare)(_output(1), _output(2, deep=8), LABELS, SIZE), *named)
+    _dgkd(compare=compare, pairs=("map",))(_output(1), _output(2, deep=8), LABELS, SIZE)
+
+
+def test_label_masks_are_resized_masks_of_the_labelled_classes() -> None:
     output = _output(1)
-    out = class_maps(output, LABELS, SIZE)
+    out = label_masks(output, LABELS, SIZE)
     assert out.shape == (2, 4, *SIZE)
     rows, columns = torch.tensor([0, 5, 15]), torch.tensor([0, 19])  # input pixels on output pixels
     small = output.masks[:, :, [0, 1, 3]][..., [0, 4]]
@@ -100,7 +108,7 @@ def test_each_kd_loss_is_dist_of_the_denoised_student_and_the_teacher(
     for pair in pairs:
         if pair == "map":
             size = (5, 6) if autoencoder else SIZE
-            mine, theirs = (class_maps(x, LABELS, size) for x in (student, teacher))
+            mine, theirs = (label_masks(x, LABELS, size) for x in (student, teacher))
         else:
             mine, theirs = getattr(student, pair), getattr(teacher, pair)
         if pair in wide:

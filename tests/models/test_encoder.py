@@ -58,6 +58,7 @@ def test_features_and_fusion(built: tuple[Encoder, int, tuple[int, int, int]]) -
     """The announced channels and strides; three fusions in order, all seen by the deep features,
     none by the shallow ones nor by the next call."""
     encoder, stride, strides = built
+    assert encoder.strides[:3] == strides
     image = torch.rand(1, 3, *SIZE)
     seen: list[Tensor] = []
 

@@ -51,4 +51,5 @@ def test_features_and_fusion_places(backbone: WideResNet38, size: tuple[int, int
     assert deep.shape == (2, 4096, *at[8])
     assert calls == [(0, (2, 128, *at[2])), (1, (2, 256, *at[4])), (2, (2, 512, *at[8]))]
     assert backbone.fusion_channels == (128, 256, 512)
+    assert backbone.strides == (2, 4, 8, 8)
     assert (backbone.shallow_channels, backbone.deep_channels) == (256, 4096)

@@ -170,7 +170,11 @@ def test_no_mask_at_all(project: Path, run_stages: Run, capsys: pytest.CaptureFi
     choose()
     one_line(lambda: run_stages("prepare"), "refine.threshold is auto, but no val picture has a")
     choose("refine.threshold=0.3")
-    run_stages(*UP_TO_DEPTH, "teacher", "distill", "cam")
+    run_stages(*UP_TO_DEPTH, "teacher")
+    choose("refine.threshold=0.3", "distill.keep=best")
+    one_line(lambda: run_stages("distill"), "distill.keep is best, but no val picture has a mask")
+    choose("refine.threshold=0.3")
+    run_stages("distill", "cam")
     said = capsys.readouterr().out
     assert "prepare: no val picture has a mask: nothing is scored" in said
     assert "val after step" not in said
