@@ -23,8 +23,16 @@ from dgkd_core.runtime.errors import InputError, enough_memory
 from dgkd_core.runtime.signals import Interrupted, listening
 
 SKIPPED = 3  # exit status: done, but for inputs that were unusable
+
+
+def _path(text: str) -> Path:
+    if not text:  # a shell variable that is not set, say; Path would take it for this folder
+        raise argparse.ArgumentTypeError("is empty, expected a file or folder")
+    return Path(text)
+
+
 MODEL: dict[str, Any] = {
-    "type": Path,
+    "type": _path,
     "metavar": "MODEL",
     "help": "a folder that the stage `package` wrote; default: artifacts/model where it is there, "
     "else the model that ships with dgkd",
@@ -194,8 +202,8 @@ def _parser() -> argparse.ArgumentParser:
     argument("values", nargs="*", metavar="key=value", help="such as seed=1")
 
     argument = _add(commands, _unpack)
-    argument("archives", nargs="+", type=Path, metavar="ARCHIVE", help="a tar, tar.gz or zip file")
-    argument("out", type=Path, metavar="OUT", help="a folder; what is in it stays")
+    argument("archives", nargs="+", type=_path, metavar="ARCHIVE", help="a tar, tar.gz or zip file")
+    argument("out", type=_path, metavar="OUT", help="a folder; what is in it stays")
     md5 = "what the MD5 of the (only) archive must be; any: unpack whatever it is"
     argument("--md5", metavar="HASH", help=md5)
 
@@ -204,26 +212,26 @@ def _parser() -> argparse.ArgumentParser:
     kinds = convert.add_subparsers(title="kinds", required=True, metavar="KIND")
 
     argument = _add(kinds, _authors)
-    argument("checkpoint", type=Path, help="the authors' file; no code in it is run")
-    argument("out", type=Path, help="a new folder, or a model folder to replace")
+    argument("checkpoint", type=_path, help="the authors' file; no code in it is run")
+    argument("out", type=_path, help="a new folder, or a model folder to replace")
     role = "default: student where the checkpoint holds backbone.CondNet"
     argument("--role", choices=("student", "teacher"), help=role)
     names = "the class names by id; default: VOC's for 20 classes, LIS's for 8"
     argument("--classes", metavar="NAME,NAME,…", help=names)
 
     argument = _add(kinds, _mxnet)
-    argument("file", type=Path, help="such as ilsvrc-cls_rna-a1_cls1000_ep-0001.params")
-    argument("out", type=Path, help="a .safetensors file")
+    argument("file", type=_path, help="such as ilsvrc-cls_rna-a1_cls1000_ep-0001.params")
+    argument("out", type=_path, help="a .safetensors file")
 
     argument = _add(commands, _predict)
     argument("photos", nargs="+", metavar="PHOTO", help="files, folders or (quoted) glob patterns")
     argument("-m", "--model", **MODEL)
-    argument("-o", "--out", type=Path, required=True, metavar="OUT", help="a folder, new or not")
+    argument("-o", "--out", type=_path, required=True, metavar="OUT", help="a folder, new or not")
     argument("--device", **DEVICE)
     batch = "photographs at once; default: as in the chain"
     argument("--batch", type=_count, metavar="N", help=batch)
     depth = "measured depth maps NAME.png, for a model of depth.model: given"
-    argument("--depth", type=Path, metavar="FOLDER", help=depth)
+    argument("--depth", type=_path, metavar="FOLDER", help=depth)
     alone = "masks and the table alone"
     argument("--no-overlay", dest="overlay", action="store_false", help=alone)
 
@@ -232,7 +240,7 @@ def _parser() -> argparse.ArgumentParser:
     form = "onnx (the default) for onnxruntime and others, torch for torch.export.load"
     argument("--format", choices=("onnx", "torch"), default="onnx", help=form)
     name = "NAME.onnx or NAME.pt2"
-    argument("-o", "--out", type=Path, required=True, metavar="FILE", help=name)
+    argument("-o", "--out", type=_path, required=True, metavar="FILE", help=name)
 
     argument = _add(commands, _serve)
     argument("-m", "--model", **MODEL)
@@ -251,8 +259,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point; unusable input ends with one line and exit status 1."""
-    args = _parser().parse_args(argv)
     print_any_name()
+    args = _parser().parse_args(argv)
     try:
         with enough_memory():
             args.run(args)

@@ -140,7 +140,7 @@ def read_yaml(path: Path, yaml: YAML) -> Any:
         return yaml.load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; run from the project's root folder") from error
-    except (YAMLError, ValueError, OSError) as error:  # ValueError: a date that there is not
+    except (YAMLError, ValueError, OSError, RecursionError) as error:  # ValueError: no such date
         raise InputError(f"{path}: not readable as YAML ({_yaml_problem(error)})") from error
 
 

@@ -13,6 +13,7 @@ from ruamel.yaml.error import YAMLError
 
 from dgkd_core.config.params import read_yaml, validate, wants_text
 from dgkd_core.config.schema import DATA_ROOTS, NOT_USED, Params
+from dgkd_core.runtime.checks import shown
 from dgkd_core.runtime.errors import InputError
 from dgkd_core.runtime.files import sha256, write_text
 from dgkd_core.runtime.paths import for_experiments, resolve, with_home
@@ -85,8 +86,8 @@ def _assignment(text: str) -> dict[str, Any]:
         elif value not in _NULL:  # text in lists as written: 10e5, 2024
             yaml = YAML(typ="base", pure=True) if as_text else YAML(typ="safe", pure=True)
             parsed = yaml.load(value)
-    except (YAMLError, ValueError) as error:  # ValueError: a date that there is not
-        raise InputError(f"{text!r}: {value!r} is not a YAML value") from error
+    except (YAMLError, ValueError, RecursionError) as error:  # ValueError: no such date
+        raise InputError(f"{shown(text)}: {shown(value)} is not a YAML value") from error
     nested: Any = parsed
     for part in reversed(key.split(".")):
         nested = {part: nested}

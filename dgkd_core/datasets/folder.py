@@ -45,14 +45,14 @@ class FolderTree:
         }
         self.normal, self.dark = self.pictures.get("normal", {}), self.pictures["dark"]
         self.ids = sorted({*self.normal, *self.dark})
+        for path in sorted(root.iterdir()):
+            if path.name not in _NAMES and path.name.casefold() in _NAMES:
+                self.problems.append(f"{path}: expected the name {path.name.casefold()}")
         if not self.ids and not self.problems:
             raise InputError(
                 f"{key}: {root} holds no picture, expected some in normal/ or dark/, or in itself"
             )
         masks = root / "masks"
-        for path in sorted(root.iterdir()):
-            if path.name not in _NAMES and path.name.casefold() in _NAMES:
-                self.problems.append(f"{path}: expected the name {path.name.casefold()}")
         self.masks = pictures_by_id(masks, self.problems) if masks.is_dir() else {}
         used = {*self.normal.values(), *self.dark.values(), *self.masks.values(), labels}
         for folder in dict.fromkeys((root, *folders.values(), masks)):
@@ -79,7 +79,9 @@ class FolderTree:
         return {normal_id(p.stem).casefold(): p for p in files if p.parent.name != "masks"}
 
     def elsewhere(self, id_: str) -> str:
-        """Where a file of that name is that is not read, for messages."""
+        """Where a file of that name is, in other capitals or not read, for messages."""
+        if near := [known for known in self.ids if known.casefold() == id_.casefold()]:
+            return f", did you mean {near[0]}?"
         path = self._files.get(id_.casefold())
         return f" (there is {path.relative_to(self.root)}, which is not read)" if path else ""
 

@@ -209,7 +209,8 @@ def read_ids(path: Path, listed: Listed, problems: list[str], notes: list[str]) 
 def pictures_by_id(
     folder: Path, problems: list[str], suffixes: Sequence[str] = PICTURE_SUFFIXES
 ) -> dict[str, Path]:
-    """The picture files of a folder by their id: the name without suffix, in Unicode's NFC form.
+    """The picture files of a folder by their id: the name without suffix, in Unicode's NFC form
+    and without white space around it.
 
     Two files of one id and a name that cannot be an id (it goes into packs and tables) are
     problems; files that are no pictures by their suffix are left out. So is one that needs an extra
@@ -220,13 +221,13 @@ def pictures_by_id(
     """
     found: dict[str, Path] = {}
     try:
-        paths = sorted(path for path in folder.iterdir() if not path.is_dir())
+        paths = sorted(p for p in folder.iterdir() if p.is_file() or not p.exists())
     except OSError as error:
         raise InputError(f"{folder}: cannot be read ({error.strerror})") from error
     files = [p for p in paths if p.suffix.lower() in suffixes and p.name[0] != "."]
-    plain = {normal_id(p.stem) for p in files if p.suffix.lower() in PICTURE_SUFFIXES}
+    plain = {normal_id(p.stem.strip()) for p in files if p.suffix.lower() in PICTURE_SUFFIXES}
     for path in files:
-        id_ = normal_id(path.stem)
+        id_ = normal_id(path.stem.strip())
         if id_ in plain and path.suffix.lower() not in PICTURE_SUFFIXES:
             continue
         if problem := name_problem(id_):

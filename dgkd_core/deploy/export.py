@@ -11,8 +11,9 @@ import io
 import json
 import math
 import operator
+import shlex
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -36,9 +37,9 @@ from dgkd_core.evaluation.inference import InferenceSettings, infer, run_loaded
 from dgkd_core.lowlight.synthesis import darken_physical, picture_rng
 from dgkd_core.models.network import Segmenter
 from dgkd_core.models.registry import ModelConfig
-from dgkd_core.runtime.checks import RAW_SUFFIXES
+from dgkd_core.runtime.checks import RAW_SUFFIXES, holds_control_characters
 from dgkd_core.runtime.errors import InputError, reason
-from dgkd_core.runtime.files import atomic_file, write_text
+from dgkd_core.runtime.files import atomic_file, read_bytes, write_text
 from dgkd_core.runtime.templates import fill
 from dgkd_core.scenes.drawing import render
 
@@ -394,7 +395,7 @@ def _example(out: Path, graph: Graph, depth: Graph | None, depth_name: str) -> s
         Path(__file__).with_name("example.py.jinja"),
         onnx=out.suffix == ".onnx",
         file=out.name,
-        script=f"{out.name}.example.py",
+        script=shlex.quote(f"{out.name}.example.py"),
         depth_file=depth_name,
         model=graph.about,
         dpt=depth.about if depth else None,
@@ -402,6 +403,21 @@ def _example(out: Path, graph: Graph, depth: Graph | None, depth_name: str) -> s
         most_pixels=MOST_PIXELS // 2,  # Pillow refuses twice that
         palette=voc_palette()[: 3 * len(graph.about["classes"])],
     )
+
+
+def _check_out(paths: Collection[Path], script: Path, text: str) -> None:
+    """Refuse to overwrite a script that was changed, or files that no export wrote."""
+    if not script.exists():
+        if there := [path for path in paths if path.exists()]:
+            raise InputError(
+                f"{there[0]}: is there already and not of an earlier `dgkd export`, expected "
+                f"another --out"
+            )
+    elif not script.is_file() or read_bytes(script) != text.encode():
+        raise InputError(
+            f"{script}: is there already and differs from what would be written (was it changed?), "
+            f"expected another --out"
+        )
 
 
 def check_packages() -> None:
@@ -425,6 +441,11 @@ def export(folder: str | Path, out: Path, form: str) -> list[str]:
     """
     if out.suffix != FORMATS[form]:
         raise InputError(f"--out is {out}, expected a name that ends in {FORMATS[form]} for {form}")
+    if set(out.name) & set("\"'\\") or holds_control_characters(out.name):
+        raise InputError(
+            f"--out is {out!r}, expected a name without quotation marks, backslashes and control "
+            f"characters: a script will hold it"
+        )
     if form == "onnx":
         check_packages()
     model = load(folder, "cpu")
@@ -440,6 +461,9 @@ def export(folder: str | Path, out: Path, form: str) -> list[str]:
     try:
         graph = segmenter_graph(model.segmenter, model.config, model.settings)
         depth = depth_graph(model)
+        script = out.with_name(f"{out.name}.example.py")
+        text = _example(out, graph, depth, depth_out.name)
+        _check_out([out, depth_out] if depth else [out], script, text)
         contents = {out: write(graph)} | ({depth_out: write(depth)} if depth else {})
         runs = [run(content) for content in contents.values()]
     except InputError:
@@ -455,7 +479,10 @@ def export(folder: str | Path, out: Path, form: str) -> list[str]:
     for path, content in contents.items():
         with atomic_file(path) as part:
             part.write_bytes(content)
-    script = out.with_name(f"{out.name}.example.py")
-    write_text(script, _example(out, graph, depth, depth_out.name))
+    write_text(script, text)
     sizes = [f"{path}: {len(content) / 1e6:.1f} MB" for path, content in contents.items()]
-    return [*sizes, f"{script}: python {script.name} PHOTO OUT.png", f"as PyTorch: {parity}"]
+    return [
+        *sizes,
+        f"{script}: python {shlex.quote(script.name)} PHOTO OUT.png",
+        f"as PyTorch: {parity}",
+    ]

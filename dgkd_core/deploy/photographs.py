@@ -75,9 +75,11 @@ def _walk(folder: Path, out: Path) -> Iterator[Path]:
         paths = [PurePath(name) for name in sorted(files) if name[0] != "."]
         plain = {path.stem for path in paths if path.suffix.lower() in PICTURE_SUFFIXES}
         for path in paths:
-            kind = path.suffix.lower()
-            if kind in PICTURE_SUFFIXES or (kind in PHOTO_SUFFIXES and path.stem not in plain):
-                yield here / path
+            kind, file = path.suffix.lower(), here / path
+            if file.exists() and not file.is_file():
+                passed["pipes and devices"] += 1
+            elif kind in PICTURE_SUFFIXES or (kind in PHOTO_SUFFIXES and path.stem not in plain):
+                yield file
             else:
                 passed[kind or "no suffix"] += 1
     if passed:
@@ -99,6 +101,8 @@ def _pattern(text: str, out: Path) -> Iterator[tuple[Path, PurePath]]:
 def _listed(argument: str, out: Path) -> Iterator[tuple[Path, PurePath]]:
     """Files that an argument stands for, with the names that they get."""
     path = Path(argument)
+    if not argument:
+        raise InputError("a PHOTO is empty, expected a file, a folder or a pattern")
     if path.is_dir():
         if path.resolve() == out:
             raise InputError(f"{path}: both read from and written to, expected another --out")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,7 +20,7 @@ from dgkd_core.runtime.errors import InputError, OutOfMemory, enough_memory
 from dgkd_core.runtime.files import atomic_file, read_bytes, read_json, sha256, write_json
 from dgkd_core.runtime.parallel import ahead
 from dgkd_core.runtime.progress import Progress
-from dgkd_core.runtime.signals import Interrupted, listening
+from dgkd_core.runtime.signals import listening
 
 OVERLAYS = "overlay"
 
@@ -122,13 +123,21 @@ def _is_table(path: Path) -> bool:
 
 
 def _check_out(found: Sequence[Source], out: Path, overlays: bool) -> None:
-    """Refuse to overwrite a photograph, or a file that is not of an earlier run into ``out``."""
+    """Refuse to overwrite a photograph, or files in a folder that no earlier run has written."""
     results = [out / f"{source.out}.png" for source in found]
     results += [out / OVERLAYS / f"{source.out}.jpg" for source in found if overlays]
     named = {path.resolve() for path in results}
     for source in found:
         if source.path.resolve() in named:
             raise InputError(f"{source.path}: a result would overwrite it, expected another --out")
+    for path in (out / TABLE, *results):
+        if path.is_dir():
+            raise InputError(f"{path}: is a folder, expected another --out")
+        if above := named.intersection(path.resolve().parents):
+            raise InputError(
+                f"{path}: its folder would be called as the mask {above.pop().name}, expected "
+                f"another name of the photographs' folder"
+            )
     if _is_table(out / TABLE):
         return
     for path in (out / TABLE, *results):
@@ -198,15 +207,16 @@ def predict(
                     seen = model.predict_prepared([photo for _, photo, _ in usable], depths)
                     for (source, photo, _), prediction in zip(usable, seen, strict=True):
                         writer.put(source, photo, prediction)
-        except Interrupted:
-            writer.close()
-            raise
         except OutOfMemory as error:
             writer.close()
             raise InputError(
                 f"{error}, {len(writer.rows)} of {len(found)} done; expected a --batch smaller "
                 f"than {size}, or --device cpu"
             ) from error
+        except BaseException:
+            with suppress(InputError, OSError):  # the first trouble is what is told
+                writer.close()
+            raise
     if not writer.rows:
         raise InputError(f"none of {len(writer.skipped)} photographs could be used")
     writer.close()

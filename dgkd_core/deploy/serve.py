@@ -21,8 +21,10 @@ OFFLINE = {
     # gradio asks its own page whether it is there: that must not go through a proxy
     **{"NO_PROXY": "*", "no_proxy": "*"},
 }
-# of others, for connections that are never made; a file that is missing would end the import
-CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+# not needed here, and a wrong value would end the import: certificates for connections that are
+# never made, how many ports are tried
+NOT_NEEDED = ("SSL_CERT_FILE", "SSL_CERT_DIR", "GRADIO_NUM_PORTS")
+ROOT_PATH = "GRADIO_ROOT_PATH"
 
 
 def check_port(host: str, port: int) -> None:
@@ -50,11 +52,15 @@ def serve(folder: str | Path, host: str, port: int, device: str | None) -> None:
     """Show the page until Ctrl-C.
 
     Raises:
-        InputError: the model, the device or the port cannot be used, or gradio is missing.
+        InputError: the model, the device, the port or GRADIO_ROOT_PATH cannot be used, or gradio is
+            missing.
     """
     if find_spec("gradio") is None:
         raise InputError("gradio is not installed: pip install 'dgkd[serve]'")
     check_port(host, port)
+    root = os.environ.get(ROOT_PATH, "/")
+    if not root.startswith(("/", "http://", "https://")):
+        raise InputError(f"{ROOT_PATH} is {root!r}, expected a path that begins with /")
     model = load(folder, device)
     if model.settings.depth == "given":
         raise InputError(
@@ -62,7 +68,7 @@ def serve(folder: str | Path, host: str, port: int, device: str | None) -> None:
             f"that estimates depth or fuses none"
         )
     os.environ.update(OFFLINE)
-    for name in CERTIFICATES:
+    for name in NOT_NEEDED:
         os.environ.pop(name, None)
     with listening(), tempfile.TemporaryDirectory(prefix="dgkd-serve.") as kept:
         os.environ["GRADIO_TEMP_DIR"] = kept  # uploads are gone when the server is

@@ -62,6 +62,8 @@ def class_problem(name: str) -> str | None:
     """Why ``name`` cannot be a class's; None where it can."""
     if holds_control_characters(name):
         return "holds a control character"
+    if name != name.strip():
+        return "begins or ends with a space"
     if ";" in name:
         return "holds ';', which joins several classes"
     if re.sub(r"[\W_]", "", name).casefold() in _NO_CLASSES:

@@ -40,7 +40,7 @@ def get_device(given: str | None = None) -> torch.device:
             chosen = torch.device("cuda", index)
             torch.cuda.set_device(chosen)
         torch.zeros(1, device=chosen).item()  # the device "meta" has no numbers
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, ImportError) as error:
         who = "the device" if given else "DGKD_DEVICE"
         raise InputError(
             f"{who} is {wanted!r}: no such device here, expected cpu or cuda"

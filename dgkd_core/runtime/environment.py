@@ -23,7 +23,7 @@ def whole(name: str, unit: str, least: int = 0) -> int | None:
     given = os.environ.get(name)
     if not given:
         return None
-    if not given.isdecimal() or int(given) < least:
+    if not given.isdecimal() or len(given) > 18 or int(given) < least:
         raise InputError(f"{name} is {given!r}, expected a whole number of {unit}, {least} or more")
     return int(given)
 

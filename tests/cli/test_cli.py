@@ -33,6 +33,7 @@ def test_importing_and_help_do_not_wait_for_torch() -> None:
         ("--version", 0, f"dgkd {__version__}\n"),
         ("predict --help", 0, "Exit status: 0 all done; 3 some photographs were unusable"),
         ("unpack a.tar", 2, "usage: dgkd unpack"),
+        ("predict a.png --out=", 2, "-o/--out: is empty, expected a file or folder"),
         ("predict a.png -o out --batch 5000", 2, "'5000', expected a whole number from 1 to 4096"),
     ],
 )

@@ -97,6 +97,21 @@ def test_every_file_that_is_not_used_is_named(mine: FolderSet) -> None:
     ]
 
 
+def test_names_that_nearly_fit(mine: FolderSet) -> None:
+    """White space around a name does not count; another name in capitals is suggested."""
+    mine.normal("a").rename(mine.root / "normal/ a .jpg")
+    mine.dark("b").rename(mine.root / "dark/B.png")
+    mine.normal("b").rename(mine.root / "normal/B.jpg")
+    found = read_folder(mine.root, mine.classes)
+    assert [s.id for s in found.sources] == ["a", "v", "ñ c"]
+    said = found.problems[0]
+    assert said.endswith(": b has a row, but there is no picture of that name, did you mean B?")
+    for kind in ("normal", "dark"):
+        (mine.root / kind).rename(mine.root / kind.capitalize())
+    found = read_folder(mine.root, mine.classes)
+    assert f"{mine.root / 'Normal'}: expected the name normal" in found.problems
+
+
 KEY = "evaluate.sets.mine"
 
 

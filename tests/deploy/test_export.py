@@ -198,6 +198,7 @@ def test_what_cannot_be_exported_is_one_line_and_nothing_is_written(
     for name in ("segmenter_graph", "depth_graph", "as_torch", "run_torch", "compare"):
         monkeypatch.setattr(module, name, lambda *_: None)
     monkeypatch.setattr(module, "load", lambda *_: model)
+    monkeypatch.setattr(module, "_example", lambda *_: "as it is written")
 
     def said(name: str, form: str, *named: str | Path) -> None:
         one_line(lambda: export(whole, tmp_path / name, form), *named)
@@ -207,8 +208,15 @@ def test_what_cannot_be_exported_is_one_line_and_nothing_is_written(
         raise RuntimeError("no such operation\nand much more")
 
     said("a.pt2", "onnx", "a.pt2", ".onnx")
+    said("my 'a'.pt2", "torch", "my 'a'.pt2", "without quotation marks")
     monkeypatch.setattr(module, "compare", lambda *_: Parity(1.0, 0.5))
     said("a.pt2", "torch", whole, "something else", "nothing was written")
+    for name, content in (("a.pt2", "mine"), ("a.pt2.example.py", "as I changed it")):
+        (tmp_path / name).write_text(content)
+        one_line(lambda: export(whole, tmp_path / "a.pt2", "torch"), tmp_path / name, "already")
+        assert (tmp_path / name).read_text() == content
+    for path in tmp_path.iterdir():
+        path.unlink()
     monkeypatch.setattr(module, "as_torch", fails)
     said("a.pt2", "torch", whole, "no such operation")
     monkeypatch.setattr(module, "find_spec", lambda name: None if name == "onnx" else name)

@@ -182,6 +182,11 @@ def test_odd_photographs_are_named_and_the_others_are_done(
         ("a.png -o .", "a.png: a result would overwrite it, expected another --out"),
         ("overlay/b.jpg -o .", "overlay/b.jpg: a result would overwrite it, expected another"),
         ("a.png -o other", "other/a.png: is there already and not of an earlier `dgkd predict`"),
+        ("a.png -o taken", "taken/a.png: is a folder, expected another --out"),
+        (
+            "in",
+            f"{Path('out/a.png/b.png')}: its folder would be called as the mask a.png, expected",
+        ),
         ("no.png", "none of 1 photographs could be used"),
     ],
 )
@@ -190,7 +195,9 @@ def test_bad_arguments_are_one_line_and_nothing_is_written(
 ) -> None:
     photos("a.png", "overlay/b.jpg", "other/a.png")
     before = Path("a.png").read_bytes()
-    Path("empty").mkdir()
+    photos("in/a.jpg", "in/a.png/b.jpg")
+    for folder in ("empty", "taken/a.png"):
+        Path(folder).mkdir(parents=True)
     Path("no.png").write_bytes(b"no picture")
     status, _, errors = run(*arguments.split())
     assert status == 1
@@ -204,6 +211,7 @@ def test_which_files_are_read(run: Run) -> None:
     names = ["x/1.png", "x/y/2.jpg", "x/y/[a] *.png"]
     photos(*(f"in/{name}" for name in (*names, ".hidden/b.png")))
     Path("in/notes.txt").write_text("not a picture")
+    os.mkfifo("in/pipe.jpg")  # to read it would last for ever
     Path("in/round").symlink_to("..", target_is_directory=True)  # is not followed
 
     for arguments, out, expected in (
@@ -240,6 +248,7 @@ def test_measured_depth_maps(run: Run, with_depth: Callable[..., Path]) -> None:
     [
         ("Ctrl-C", 130, "stopped by SIGINT"),
         ("memory", 1, "2 of 3 done; expected a --batch smaller than 2, or --device cpu"),
+        ("folder", 1, "out/2.png: cannot be written (Is a directory)"),
     ],
 )
 def test_what_is_done_is_kept_after(
@@ -252,8 +261,10 @@ def test_what_is_done_is_kept_after(
         calls.append(arguments)
         if trouble == "Ctrl-C":
             os.kill(os.getpid(), signal.SIGINT)
-        elif len(calls) > 1:
+        elif trouble == "memory" and len(calls) > 1:
             torch.empty(2**50)
+        elif trouble == "folder" and len(calls) > 1:
+            Path("out/2.png").mkdir()  # after `dgkd predict` has looked
         return look(self, *arguments)
 
     monkeypatch.setattr(Model, "predict_prepared", troubled)

@@ -176,5 +176,7 @@ def test_what_cannot_be_served_is_one_line(
     given = with_depth("given")
     one_line(lambda: serve(given, HERE, _free_port(), "cpu"), given, "measured depth")
     assert dict(os.environ) == before
+    monkeypatch.setenv("GRADIO_ROOT_PATH", "dark")
+    one_line(lambda: serve(whole, HERE, _free_port(), "cpu"), "GRADIO_ROOT_PATH is 'dark'", "/")
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     one_line(lambda: serve(whole, HERE, 1, "cpu"), "pip install 'dgkd[serve]'")
