@@ -17,8 +17,8 @@ from pathlib import Path
 
 from dgkd_core.config.choices import MOST_CLASSES
 from dgkd_core.datasets.labels import Labels, read_labels_csv
-from dgkd_core.datasets.source import DataSet, Ids, Source, mask_file, pictures_by_id
-from dgkd_core.runtime.checks import PHOTO_SUFFIXES, normal_id
+from dgkd_core.datasets.source import DataSet, Ids, Source, file_id, mask_file, pictures_by_id
+from dgkd_core.runtime.checks import PHOTO_SUFFIXES
 from dgkd_core.runtime.errors import InputError
 
 LABELS = "labels.csv"
@@ -76,7 +76,7 @@ class FolderTree:
     def _files(self) -> dict[str, Path]:
         """Every file in the folder and below it, masks left out, by its name in small letters."""
         files = (path for path in sorted(self.root.rglob("*"), reverse=True) if path.is_file())
-        return {normal_id(p.stem).casefold(): p for p in files if p.parent.name != "masks"}
+        return {file_id(p).casefold(): p for p in files if p.parent.name != "masks"}
 
     def elsewhere(self, id_: str) -> str:
         """Where a file of that name is, in other capitals or not read, for messages."""

@@ -206,11 +206,15 @@ def read_ids(path: Path, listed: Listed, problems: list[str], notes: list[str]) 
     return ids
 
 
+def file_id(path: Path) -> str:
+    """The id that a file's name gives: without suffix and outer white space, in Unicode's NFC."""
+    return normal_id(path.stem.strip())
+
+
 def pictures_by_id(
     folder: Path, problems: list[str], suffixes: Sequence[str] = PICTURE_SUFFIXES
 ) -> dict[str, Path]:
-    """The picture files of a folder by their id: the name without suffix, in Unicode's NFC form
-    and without white space around it.
+    """The picture files of a folder by their `file_id`.
 
     Two files of one id and a name that cannot be an id (it goes into packs and tables) are
     problems; files that are no pictures by their suffix are left out. So is one that needs an extra
@@ -225,9 +229,9 @@ def pictures_by_id(
     except OSError as error:
         raise InputError(f"{folder}: cannot be read ({error.strerror})") from error
     files = [p for p in paths if p.suffix.lower() in suffixes and p.name[0] != "."]
-    plain = {normal_id(p.stem.strip()) for p in files if p.suffix.lower() in PICTURE_SUFFIXES}
+    plain = {file_id(p) for p in files if p.suffix.lower() in PICTURE_SUFFIXES}
     for path in files:
-        id_ = normal_id(path.stem.strip())
+        id_ = file_id(path)
         if id_ in plain and path.suffix.lower() not in PICTURE_SUFFIXES:
             continue
         if problem := name_problem(id_):

@@ -207,15 +207,15 @@ def predict(
                     seen = model.predict_prepared([photo for _, photo, _ in usable], depths)
                     for (source, photo, _), prediction in zip(usable, seen, strict=True):
                         writer.put(source, photo, prediction)
-        except OutOfMemory as error:
-            writer.close()
-            raise InputError(
-                f"{error}, {len(writer.rows)} of {len(found)} done; expected a --batch smaller "
-                f"than {size}, or --device cpu"
-            ) from error
-        except BaseException:
+        except BaseException as error:
             with suppress(InputError, OSError):  # the first trouble is what is told
-                writer.close()
+                if writer.rows:  # else an earlier run's table stays
+                    writer.close()
+            if isinstance(error, OutOfMemory):
+                raise InputError(
+                    f"{error}, {len(writer.rows)} of {len(found)} done; expected a --batch smaller "
+                    f"than {size}, or --device cpu"
+                ) from error
             raise
     if not writer.rows:
         raise InputError(f"none of {len(writer.skipped)} photographs could be used")
