@@ -19,16 +19,6 @@ from dgkd_core.runtime.files import read_json, write_metrics, write_text
 from dgkd_core.runtime.progress import Progress
 from dgkd_core.runtime.state import State
 
-VAL = PackPaths(
-    images=ROOT / "prepare/images.zip",
-    dark=ROOT / "darken/dark.zip",
-    depth=ROOT / "depth/depth.zip",
-    truth=ROOT / "prepare/masks_val.zip",
-    cams=ROOT / "cam/val.zip",
-    pseudo=ROOT / "refine/val.zip",
-)
-
-
 def score_training_labels(manifest: Manifest) -> dict[str, float | int]:
     """mIoU, percent, of class maps and pseudo labels of the training pictures that have a mask."""
     truth, store = ROOT / "prepare/masks_train.zip", Store()
@@ -53,15 +43,23 @@ def score_training_labels(manifest: Manifest) -> dict[str, float | int]:
 
 def evaluate(params: Params, state: State) -> None:
     manifest, store = read_manifest(ROOT / "prepare"), Store()
+    packs = PackPaths(
+        images=ROOT / "prepare/images.zip",
+        dark=ROOT / "darken/dark.zip",
+        truth=ROOT / "prepare/masks_val.zip",
+        depth=None if params.model.dgf2 == "off" else ROOT / "depth/depth.zip",
+        cams=ROOT / "cam/val.zip",
+        pseudo=ROOT / "refine/val.zip",
+    )
     cache = state.cache("predictions")
-    results = networks.score_networks("evaluate", manifest, VAL, params, store, cache)
+    results = networks.score_networks("evaluate", manifest, packs, params, store, cache)
     if not distributed.is_main_process():
         return
     final, out = results["segmenter.dark"], ROOT / "evaluate"
     metrics, table = networks.tabulate(manifest, results)
     metrics["train"] = dict(score_training_labels(manifest))
     networks.write_predictions(out / "predictions.zip", final)
-    gallery = networks.Gallery(manifest, VAL, store, out / "predictions.zip")
+    gallery = networks.Gallery(manifest, packs, store, out / "predictions.zip")
     gallery.write_sheet(out / "sheet.png", params.evaluate.sheet)
     gallery.write_examples(out / "examples")
     write_text("metrics/per_class.csv", table)

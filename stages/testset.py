@@ -49,8 +49,8 @@ def testset(name: str, params: Params, state: State) -> None:
     packs = PackPaths(
         images=out / "images.zip",
         dark=out / "night.zip",
-        depth=out / "depth.zip",
         truth=out / "masks_val.zip",
+        depth=None if params.model.dgf2 == "off" else out / "depth.zip",
     )
     night = f"{label}, dark"
     settings, cache = params.lowlight.model_dump(), state.cache(f"dark-{content}")
@@ -58,10 +58,11 @@ def testset(name: str, params: Params, state: State) -> None:
     if distributed.is_main_process():
         write_dark(manifest, packs.dark, cache)
     distributed.barrier()
-    measured = (place if place.is_dir() else place.parent) / "depth"
-    depths = state.cache(f"depth-{content}")
-    write_depth(manifest, packs.dark, packs.depth, measured, params, label, depths)
-    distributed.barrier()
+    if packs.depth is not None:
+        measured = (place if place.is_dir() else place.parent) / "depth"
+        depths = state.cache(f"depth-{content}")
+        write_depth(manifest, packs.dark, packs.depth, measured, params, label, depths)
+        distributed.barrier()
     store = Store()
     cache = state.cache(f"predictions-{content}")
     results = networks.score_networks(label, manifest, packs, params, store, cache)

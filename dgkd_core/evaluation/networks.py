@@ -29,12 +29,13 @@ EXAMPLE_COLUMNS = 4  # of a single picture's tiles: still legible side by side w
 
 @dataclass(frozen=True)
 class PackPaths:
-    """The packs of one set of pictures; ``cams`` and ``pseudo`` where class maps were made."""
+    """The packs of one set of pictures: ``depth`` where a network reads it, ``cams`` and ``pseudo``
+    where class maps were made."""
 
     images: Path
     dark: Path
-    depth: Path
     truth: Path
+    depth: Path | None = None
     cams: Path | None = None
     pseudo: Path | None = None
 
@@ -154,15 +155,16 @@ class Gallery:
     def tiles(self, entry: Entry) -> dict[str, np.ndarray]:
         """One picture as (H, W, 3) uint8 tiles by title.
 
-        Without a daylight picture, class maps or a mask their tiles are left out.
+        Without a daylight picture, depth, class maps or a mask their tiles are left out.
         """
         packs, store, name = self.packs, self.store, f"{entry.id}.png"
         prediction, dark = store.mask(self.predictions, name), store.rgb(packs.dark, name)
-        depth = store.depth(packs.depth, name).astype(np.float32)
         found = {"photo": store.rgb(packs.images, entry.image)} if entry.image else {}
         found["dark photo"] = dark
         found["brightened"] = expose_8bit(dark, "gain")
-        found["depth"] = np.repeat((depth * 255).astype(np.uint8)[..., None], 3, 2)
+        if packs.depth is not None:
+            depth = store.depth(packs.depth, name).astype(np.float32)
+            found["depth"] = np.repeat((depth * 255).astype(np.uint8)[..., None], 3, 2)
         if packs.cams is not None and packs.pseudo is not None:
             maps = store.maps(packs.cams, entry.id)
             best = maps.max(0) / 255 if len(maps) else np.zeros(prediction.shape)
@@ -191,7 +193,7 @@ class Gallery:
         found = [self.tiles(entry) for entry in chosen]
         titles = max((list(row) for row in found), key=len)  # a tile that some lack is black there
         rows = [
-            {title: row.get(title, np.zeros_like(row["depth"])) for title in titles}
+            {title: row.get(title, np.zeros_like(row["dark photo"])) for title in titles}
             for row in found
         ]
         with atomic_file(path) as part:

@@ -89,10 +89,13 @@ def test_every_run_of_the_plans_has_params_that_are_allowed(path: Path) -> None:
 
 def test_a_plan_runs_on_the_params_of_its_preset_alone(tmp_path: Path) -> None:
     (tmp_path / "presets").mkdir()
-    for name in ("scenes", "scenes-128"):
-        shutil.copy(ROOT / f"presets/{name}.yaml", tmp_path / "presets")
-    shutil.copy(ROOT / "presets/scenes.yaml", tmp_path / "params.yaml")
-    read_plan(ROOT / "experiments/default.yaml").need_preset(tmp_path)
+    shutil.copy(ROOT / "presets/scenes.yaml", tmp_path / "presets")
+    text = (ROOT / "presets/scenes.yaml").read_text(encoding="utf-8")
+    (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
     plan = read_plan(ROOT / "experiments/lambda.yaml")
-    said = "lambda: params.yaml has data.scenes.train: 800, expected 1000 as in presets/scenes-128"
+    plan.need_preset(tmp_path)
+    changed = text.replace("train: 800", "train: 1000")
+    assert changed != text
+    (tmp_path / "params.yaml").write_text(changed, encoding="utf-8")
+    said = "lambda: params.yaml has data.scenes.train: 1000, expected 800 as in presets/scenes.yaml"
     one_line(lambda: plan.need_preset(tmp_path), said)
