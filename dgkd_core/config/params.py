@@ -137,7 +137,9 @@ def read_yaml(path: Path, yaml: YAML) -> Any:
         InputError: it is missing or no YAML.
     """
     try:
-        return yaml.load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"))
+        json.dumps(values, default=str, skipkeys=True)  # ValueError: it holds itself
+        return values
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; run from the project's root folder") from error
     except (YAMLError, ValueError, OSError, RecursionError) as error:  # ValueError: no such date

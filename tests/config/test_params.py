@@ -103,6 +103,8 @@ def test_the_committed_file_is_valid_and_scientific_notation_a_number(tmp_path: 
         (TEXT.replace("seed: 0\n", "seed: 2020-01-01\n").encode(), 'seed is "2020-01-01": expecte'),
         (b"data: [\n", "not readable as YAML (line 2: "),
         (b"\xff\xfe\x00", "not readable as YAML"),
+        (b"seed: " + b"[" * 9999, "not readable as YAML"),
+        (b"seed: &a [*a]\n", "not readable as YAML (Circular reference detected)"),
         (b"- 1\n", "expected sections such as data: and teacher:"),
         (None, "no such file; run from the project's root folder"),
     ],

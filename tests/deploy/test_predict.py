@@ -276,3 +276,16 @@ def test_what_is_done_is_kept_after(
     assert set(contents()) == {
         *("0.png", "1.png", "overlay/0.jpg", "overlay/1.jpg", "predictions.json"),
     }
+
+
+def test_a_run_that_does_nothing_leaves_the_table_of_the_run_before(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos("a.png", "b.png")
+    assert run("a.png")[0] == 0
+    before = contents()
+    monkeypatch.setattr(Model, "predict_prepared", lambda *_: torch.empty(2**50))
+    code, _, errors = run("b.png")
+    assert code == 1
+    assert "0 of 1 done" in errors
+    assert contents() == before
