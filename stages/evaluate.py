@@ -19,6 +19,7 @@ from dgkd_core.runtime.files import read_json, write_metrics, write_text
 from dgkd_core.runtime.progress import Progress
 from dgkd_core.runtime.state import State
 
+
 def score_training_labels(manifest: Manifest) -> dict[str, float | int]:
     """mIoU, percent, of class maps and pseudo labels of the training pictures that have a mask."""
     truth, store = ROOT / "prepare/masks_train.zip", Store()

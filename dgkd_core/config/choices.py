@@ -10,11 +10,11 @@ from dgkd_core.runtime.checks import class_problem
 
 Exposure = Literal["none", "gain", "gamma", "curve"]
 Fusion = Literal["off", "paper", "gated"]
-Pair = Literal["map", "deep", "shallow"]
 
 EXPOSURES: tuple[Exposure, ...] = get_args(Exposure)
 FUSIONS: tuple[Fusion, ...] = get_args(Fusion)
-PAIRS: tuple[Pair, ...] = get_args(Pair)
+PAIRS = ("map", "deep", "shallow")
+"""Tensors of student and teacher that distillation compares."""
 
 BACKBONE = r"^(wide_resnet38|resnet(18|34|50|101)|timm:[A-Za-z0-9_.]+)$"
 """Names of backbones. A timm name is an architecture's: no hub id and no path, timm reads both."""

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from dgkd_core.config.choices import BACKBONE, MOST_CLASSES, ClassName, Exposure, Fusion, Pair, Rate
+from dgkd_core.config.choices import BACKBONE, MOST_CLASSES, ClassName, Exposure, Fusion, Rate
 
 
 class _Section(BaseModel):
@@ -375,11 +375,11 @@ class Teacher(_WeakTraining):
 
 
 class PairWeights(_Section):
-    """Weight of each pair's distillation loss."""
+    """Weight of each pair's distillation loss, times λ."""
 
-    map: Positive = Field(description="weight of the pair map, times λ; 1 in the paper")
-    deep: Positive = Field(description="weight of the pair deep, times λ; 1 in the paper")
-    shallow: Positive = Field(description="weight of the pair shallow, times λ; 1 in the paper")
+    map: float = Field(ge=0, description="weight of the masks or logits; 0: not compared")
+    deep: float = Field(ge=0, description="weight of the deep features; 0: not compared")
+    shallow: float = Field(ge=0, description="weight of the shallow features; 0: not compared")
 
 
 class Distill(_WeakTraining, _DarkTraining):
@@ -390,10 +390,6 @@ class Distill(_WeakTraining, _DarkTraining):
         alias="lambda",
         description="λ, the weight of the distillation losses; 0: no distillation; 1 in the "
         "release",
-    )
-    pairs: list[Pair] = Field(
-        description="tensors of student and teacher that are compared: map (masks or logits), deep "
-        "and shallow (features); all three in the paper"
     )
     weights: PairWeights
     warmup: int = Field(
@@ -447,7 +443,7 @@ class Distill(_WeakTraining, _DarkTraining):
     @property
     def distils(self) -> bool:
         """Whether the student learns from the teacher at all."""
-        return self.lambda_ > 0 and bool(self.pairs)
+        return self.lambda_ > 0 and any(self.weights.model_dump().values())
 
 
 class Cam(_Section):

@@ -45,6 +45,9 @@ COMPARISONS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
+EQUAL: Mapping[str, float] = dict.fromkeys(PAIRS, 1.0)
+
+
 class Latent(nn.Module):
     """A linear autoencoder of the teacher's features, and a projection of the student's.
 
@@ -74,7 +77,6 @@ class DGKD(nn.Module):
     Args:
         classes: C, foreground classes.
         width: channels of the projected features.
-        pairs: which of map, deep and shallow are distilled.
         steps: DDIM steps.
         map_stride: picture pixels per pixel of the compared masks; 1 in the paper. The masks come
             from the shallow features (stride 4), so a larger one compares the same information.
@@ -82,7 +84,7 @@ class DGKD(nn.Module):
         noise_adapter: give each denoiser a noise adapter.
         autoencoder: channels of a latent for deep and shallow; None for none.
         lambda_: λ, on the losses that compare student and teacher.
-        weights: of each pair, times λ; None: 1 each.
+        weights: of map, deep and shallow, times λ; a pair with 0 or without one is left out.
         warmup: steps over which λ rises linearly from 0.
         logits: map compares logits by KL, batch-normalised for the denoiser, in place of masks.
         raw: channels of the encoder's deep and shallow features where these are compared, not
@@ -94,14 +96,13 @@ class DGKD(nn.Module):
         self,
         classes: int,
         width: int,
-        pairs: Sequence[str] = PAIRS,
         steps: int = 5,
         map_stride: int = 1,
         denoise: bool = True,
         noise_adapter: bool = False,
         autoencoder: int | None = None,
         lambda_: float = 1.0,
-        weights: Mapping[str, float] | None = None,
+        weights: Mapping[str, float] = EQUAL,
         warmup: int = 0,
         logits: bool = False,
         raw: tuple[int, int] | None = None,
@@ -109,9 +110,9 @@ class DGKD(nn.Module):
     ) -> None:
         super().__init__()
         self.lambda_, self.warmup = lambda_, warmup
-        self.weights = dict.fromkeys(PAIRS, 1.0) | dict(weights or {})
+        self.weights = weights
         self.map_stride, self.logits, self.raw = map_stride, logits, raw is not None
-        self.pairs = tuple(pair for pair in PAIRS if pair in pairs)
+        self.pairs = tuple(pair for pair in PAIRS if weights.get(pair))
         by = COMPARISONS[compare]
         self.compare = {"map": kl_loss if logits else dist_loss, "deep": by, "shallow": by}
         deep, shallow = raw or (width, width)
@@ -140,7 +141,6 @@ class DGKD(nn.Module):
         return cls(
             classes,
             width,
-            section.pairs,
             section.steps,
             section.map_stride,
             denoise=section.denoiser == "diffusion",
@@ -172,8 +172,8 @@ class DGKD(nn.Module):
         if student_x.shape != teacher_x.shape:
             mine, other = (" x ".join(map(str, x.shape[1:])) for x in (student_x, teacher_x))
             raise InputError(
-                f"distill.pairs: {pair} is {mine} in the student and {other} in the teacher, "
-                f"expected a teacher with the same model settings, or pairs without {pair}"
+                f"distill: the pair {pair} is {mine} in the student and {other} in the teacher, "
+                f"expected a teacher with the same model settings, or weights.{pair} 0"
             )
         return student_x.float(), teacher_x.detach().float()
 

@@ -36,7 +36,6 @@ BAD: list[tuple[str, Any, str]] = [
     ("data.classes", ["cat", 1], f".1 is 1: {QUOTES}"),
     ("evaluate.sets", {"x": 2024}, f".x is 2024: {QUOTES}"),
     ("evaluate.sets", {2024: "x"}, f".2024 is a name: {QUOTES}"),
-    ("distill.pairs", ["map", "x"], ".1 is \"x\": expected 'map', 'deep' or 'shallow'"),
     ("lowlight.physical.ratio", [100, 10], ": expected [low, high] with low <= high"),
     (
         "segment.jitter",

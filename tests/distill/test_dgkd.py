@@ -73,9 +73,9 @@ def test_a_comparison_follows_its_formula(name: str, loss: Any) -> None:
 @pytest.mark.parametrize("compare", COMPARISONS)
 def test_a_teacher_with_other_features_is_named_and_not_compared(compare: str) -> None:
     """A student that starts from `model.weights` may have a teacher of other model settings."""
-    named = ["distill.pairs: deep is 6 x 2 x 3 in the student and 8 x 2 x 3 in the teacher"]
+    named = ["distill: the pair deep is 6 x 2 x 3 in the student and 8 x 2 x 3 in the teacher"]
     one_line(lambda: _dgkd(compare=compare)(_output(1), _output(2, deep=8), LABELS, SIZE), *named)
-    _dgkd(compare=compare, pairs=("map",))(_output(1), _output(2, deep=8), LABELS, SIZE)
+    _dgkd(compare=compare, weights={"map": 1})(_output(1), _output(2, deep=8), LABELS, SIZE)
 
 
 def test_label_masks_are_resized_masks_of_the_labelled_classes() -> None:
@@ -98,7 +98,7 @@ def test_each_kd_loss_is_dist_of_the_denoised_student_and_the_teacher(
     denoise: bool, pairs: tuple[str, ...], autoencoder: int | None
 ) -> None:
     """At the masks' stride; in the latent of wide features, where there is one."""
-    options = {"pairs": pairs, "denoise": denoise, "autoencoder": autoencoder}
+    options = {"weights": dict.fromkeys(pairs, 1.0), "denoise": denoise, "autoencoder": autoencoder}
     dgkd = _dgkd(map_stride=3 if autoencoder else 1, **options).eval()
     student, teacher = _output(1), _output(2)
     losses = dgkd(student, teacher, LABELS, SIZE)
@@ -143,7 +143,7 @@ def _normed(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def test_logits_are_normalised_for_the_denoiser_and_compared_with_the_teachers_own() -> None:
-    dgkd = _dgkd(pairs=("map",), logits=True)
+    dgkd = _dgkd(weights={"map": 1}, logits=True)
     student, teacher = _output(1), _output(2)
     denoiser: Any = dgkd.denoisers["map"]
     seen, learn = list[Tensor](), denoiser.diffusion_loss

@@ -59,7 +59,7 @@ def test_sources_of_class_maps_and_guides_of_refinement(
     project: Path, run_stages: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """And a warning of denoisers that have not learned."""
-    apply_preset("tiny", [CONTROL, "distill.pairs=[map, deep]"])
+    apply_preset("tiny", [CONTROL, "distill.weights.shallow=0"])
     run_stages("prepare", "darken", "depth_model", "depth", "teacher", "distill")
     said = capsys.readouterr().out
     for pair, named in (("deep", True), ("map", True), ("shallow", False)):

@@ -23,7 +23,7 @@ rows:
   - name: deep
     title: deep pair only
     variants: [gain]
-    set: {distill.pairs: [deep], refine.depth: true, data.scenes.train: 4}
+    set: {cam.scales: [0.5], refine.depth: true, data.scenes.train: 4}
 """
 
 

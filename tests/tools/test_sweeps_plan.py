@@ -30,7 +30,7 @@ def test_runs_of_a_plan_seed_by_seed(plan_file: Path) -> None:
     ]
     assert runs[2].command()[10:] == [
         *("-S", "refine.depth=true", "-S", "model.exposure=gain"),
-        *("-S", 'distill.pairs=["deep"]', "-S", "data.scenes.train=4"),
+        *("-S", "cam.scales=[0.5]", "-S", "data.scenes.train=4"),
     ]
 
 

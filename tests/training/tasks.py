@@ -57,7 +57,8 @@ def make_student_task(
     student, dgkd, teacher = make_network(dgf2), None, None
     if pairs:
         torch.manual_seed(2)
-        dgkd = DGKD(2, 16, pairs, **{"steps": 2, "map_stride": 4, **options})
+        weights = dict.fromkeys(pairs, 1.0)
+        dgkd = DGKD(2, 16, weights=weights, **{"steps": 2, "map_stride": 4, **options})
         teacher = make_network(seed=3)
         freeze(teacher)
     freeze_unused_projections(student, dgkd)

@@ -129,7 +129,7 @@ def test_the_checks_change_nothing_and_a_stopped_run_tells_the_same(
 
 
 def test_a_gap_is_the_loss_of_the_neighbours_teacher_minus_that_of_the_own() -> None:
-    dgkd = DGKD(2, 16, PAIRS, map_stride=4, denoise=False, lambda_=2.0, warmup=9)
+    dgkd = DGKD(2, 16, map_stride=4, denoise=False, lambda_=2.0, warmup=9)
     task, batch = replace(make_student_task(), distillation=dgkd), make_batch()
     task.student.eval()
     found = task.diagnose(batch, 0)
