@@ -42,7 +42,7 @@ def distill(params: Params, state: State) -> None:
     if dgkd is not None:
         manifest.need_normal(["train"], f"distill.lambda is {section.lambda_}")
     freeze_unused_projections(student, dgkd)
-    night = fresh_night(images, params.seed, params.lowlight.model_dump())
+    night = fresh_night(images, params.seed, params.lowlight.model_dump(), section.night_ratio)
     inputs = Inputs(
         normal=images if dgkd is not None else None,
         dark=dark,

@@ -38,7 +38,7 @@ def segment(params: Params, state: State) -> None:
         )
         freeze(teacher).to(device)
         targets = {"normal": images}
-    night = fresh_night(images, params.seed, params.lowlight.model_dump())
+    night = fresh_night(images, params.seed, params.lowlight.model_dump(), section.night_ratio)
     inputs = Inputs(
         dark=dark,
         depth=depth if model.uses_depth else None,

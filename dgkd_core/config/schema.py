@@ -21,12 +21,21 @@ def _ordered(span: tuple[float, float]) -> tuple[float, float]:
 
 
 Ordered = AfterValidator(_ordered)
+
+
+def _darkens(ratio: tuple[float, float]) -> tuple[float, float]:
+    if ratio[0] < 1:
+        raise ValueError(f"{ratio[0]} would brighten, expected at least 1")
+    return ratio
+
+
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Scale = Annotated[float, Field(ge=0.1, le=4)]
 Span = Annotated[tuple[Positive, Positive], Ordered]
+Ratio = Annotated[Span, AfterValidator(_darkens)]
 Jitter = tuple[Fraction, Fraction, Fraction, Annotated[float, Field(ge=0, le=0.5)]]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Line = Annotated[str, Field(pattern=r"^\S[^\x00-\x1f]*$")]
@@ -103,7 +112,7 @@ class Data(_Section):
 class Physical(_Section):
     """Darkening in linear light with sensor noise."""
 
-    ratio: Span = Field(
+    ratio: Ratio = Field(
         description="the light is divided by r, drawn for each picture, log-uniform in this "
         "range; [10, 100]: mean luma about 9 of 255, similar to the paper's figures"
     )
@@ -124,12 +133,6 @@ class Physical(_Section):
         ge=6, le=16, description="bits of the sensor's converter, which rounds the dark signal"
     )
     tone_curve: bool = Field(description="undo and reapply the camera's S-shaped tone curve")
-
-    @model_validator(mode="after")
-    def _check(self) -> Physical:
-        if self.ratio[0] < 1:
-            raise ValueError(f"ratio: {self.ratio[0]} would brighten, expected at least 1")
-        return self
 
 
 class Simple(_Section):
@@ -329,6 +332,10 @@ class _DarkTraining(_Training):
         "stay those of the fixed pictures) and exposed by the values of the crop, not of the whole "
         "picture. A real dark picture is never replaced"
     )
+    night_ratio: Ratio | None = Field(
+        description="range of r on which to train with night: fresh, in place of "
+        "lowlight.physical.ratio, which the val pictures keep; null: that one"
+    )
     jitter: Jitter = Field(
         description="colour jitter as in teacher.jitter, before the crop is darkened, so the same "
         "for its dark and its normal version; only with night: fresh, never for real dark "
@@ -341,6 +348,11 @@ class _DarkTraining(_Training):
             raise ValueError(
                 f"jitter: is {list(self.jitter)} with night: fixed, whose dark pictures are made "
                 "already, expected [0, 0, 0, 0] or night: fresh"
+            )
+        if self.night == "fixed" and self.night_ratio is not None:
+            raise ValueError(
+                f"night_ratio: is {list(self.night_ratio)} with night: fixed, whose dark pictures "
+                "are made already, expected null or night: fresh"
             )
         return self
 

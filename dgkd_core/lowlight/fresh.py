@@ -12,13 +12,22 @@ from dgkd_core.data.samples import FreshNight
 from dgkd_core.lowlight.synthesis import darken, picture_rng
 
 
-def fresh_night(images: Path, seed: int, settings: Mapping[str, Any]) -> FreshNight:
+def fresh_night(
+    images: Path,
+    seed: int,
+    settings: Mapping[str, Any],
+    ratio: tuple[float, float] | None = None,
+) -> FreshNight:
     """Darkens crops; the random numbers depend only on seed, picture id and position in training.
 
     Args:
         images: the pack of normal pictures.
         settings: the lowlight section of params, as keywords of `darken`.
+        ratio: range of r in place of the settings' own; None: that one.
     """
+
+    if ratio is not None:
+        settings = {**settings, "physical": {**settings["physical"], "ratio": ratio}}
 
     def made(crop: np.ndarray, name: str, position: int) -> np.ndarray:
         return darken(crop, picture_rng(seed, f"{name}\0{position}"), **settings).image

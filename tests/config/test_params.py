@@ -43,6 +43,12 @@ BAD: list[tuple[str, Any, str]] = [
         ": is [0.5, 0.0, 0.0, 0.0] with night: fixed, whose dark pictures are made already, "
         "expected [0, 0, 0, 0] or night: fresh",
     ),
+    (
+        "segment.night_ratio",
+        [1.5, 100],
+        ": is [1.5, 100.0] with night: fixed, whose dark pictures are made already, expected null "
+        "or night: fresh",
+    ),
     ("lowlight.physical.ratio", [0.5, 10], ": 0.5 would brighten, expected at least 1"),
     ("cam.scales", [0.01], ".0 is 0.01: expected greater than or equal to 0.1"),
     (

@@ -115,8 +115,10 @@ NIGHT: dict[str, Any] = {
 }
 
 
-def _fresh(packs: dict[str, Path], kind: str = "physical", **options: Any) -> Crops:
-    night = fresh_night(packs["normal"], 3, NIGHT | {"kind": kind})
+def _fresh(
+    packs: dict[str, Path], kind: str = "physical", ratio: Any = None, **options: Any
+) -> Crops:
+    night = fresh_night(packs["normal"], 3, NIGHT | {"kind": kind}, ratio)
     return _crops({**packs, "exposure": "gain", "night": night}, **{"crop": 48} | options)
 
 
@@ -161,6 +163,14 @@ def test_every_visit_has_a_night_of_its_own_and_the_same_one_again(
     still = _fresh(packs, crop=200, scale=(1.0, 1.0))  # all of the picture, mirrored or not
     nights = [still[position, index]["dark"] for position in range(4) for index in (0, 1)]
     assert len({tuple(sorted(night.flatten().tolist())) for night in nights}) == len(nights)
+
+
+def test_a_range_of_its_own_for_training_nights(packs: dict[str, Path]) -> None:
+    normal = {"normal": packs["normal"]}
+    mild, deep = (_fresh(normal, ratio=ratio)[5, 1]["dark"] for ratio in ((2.0, 2.0), (90.0, 90.0)))
+    assert not torch.equal(mild, deep)
+    usual, same = (_fresh(normal, ratio=ratio)[5, 1]["dark"] for ratio in (None, (10.0, 100.0)))
+    assert torch.equal(usual, same)
 
 
 @pytest.mark.parametrize("image", ["a.jpg.png", ""])
