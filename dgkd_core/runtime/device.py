@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import random
+import sys
 import tempfile
 import zlib
 from collections.abc import Mapping
@@ -20,6 +22,7 @@ from dgkd_core.runtime.errors import InputError
 from dgkd_core.runtime.lock import Lock
 
 RandomStates = Mapping[str, Any]
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # names of glibc's malloc.h
 _marks: list[Lock] = []  # of the GPUs that this process uses; the system frees them at its end
 
 
@@ -96,7 +99,22 @@ def start(run: Run, stage: str) -> torch.device:
     # filling what torch.empty returns is a help to find faults, and a fifth of a step on a CPU
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = not run.deterministic
-    return get_device()
+    device = get_device()
+    if device.type == "cpu":
+        _keep_freed_memory()
+    return device
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep freed memory for the next tensors instead of giving it back to the system.
+
+    The system fills each page with zeros when it is used again: up to a third of the time of a
+    forward pass. More memory stays in use (14 % there), but not more and more.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        for parameter, value in {_MMAP_MAX: 0, _TRIM_THRESHOLD: -1, _TOP_PAD: 2**26}.items():
+            mallopt(parameter, value)
 
 
 def random_states(device: torch.device) -> RandomStates:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
+import resource
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -81,3 +85,25 @@ def test_a_run_of_several_processes_takes_one_each(
     for rank in (1, 0):
         monkeypatch.setattr(module.distributed, "local_rank", lambda rank=rank: rank)
         assert take(lambda: get_device().index).gpu == rank
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc")
+def test_memory_that_a_tensor_leaves_serves_the_next_one() -> None:
+    code = """
+import resource, torch
+from types import SimpleNamespace
+from dgkd_core.runtime.device import start
+
+start(SimpleNamespace(seed=0, deterministic=True, threads=1), "test")
+for _ in range(3):
+    torch.ones(2**24)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(4):
+    torch.ones(2**24)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    environment = {**os.environ, "DGKD_DEVICE": "cpu"}
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+    pages = 2**26 // resource.getpagesize()  # of one tensor
+    assert int(done.stdout) < pages / 2
