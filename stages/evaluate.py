@@ -48,7 +48,7 @@ def evaluate(params: Params, state: State) -> None:
         images=ROOT / "prepare/images.zip",
         dark=ROOT / "darken/dark.zip",
         truth=ROOT / "prepare/masks_val.zip",
-        depth=None if params.model.dgf2 == "off" else ROOT / "depth/depth.zip",
+        depth=networks.depth_pack(ROOT / "depth/depth.zip"),
         cams=ROOT / "cam/val.zip",
         pseudo=ROOT / "refine/val.zip",
     )

@@ -50,7 +50,7 @@ def testset(name: str, params: Params, state: State) -> None:
         images=out / "images.zip",
         dark=out / "night.zip",
         truth=out / "masks_val.zip",
-        depth=None if params.model.dgf2 == "off" else out / "depth.zip",
+        depth=networks.depth_pack(out / "depth.zip"),
     )
     night = f"{label}, dark"
     settings, cache = params.lowlight.model_dump(), state.cache(f"dark-{content}")

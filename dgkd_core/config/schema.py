@@ -20,15 +20,13 @@ def _ordered(span: tuple[float, float]) -> tuple[float, float]:
     return span
 
 
-Ordered = AfterValidator(_ordered)
-
-
 def _darkens(ratio: tuple[float, float]) -> tuple[float, float]:
     if ratio[0] < 1:
         raise ValueError(f"{ratio[0]} would brighten, expected at least 1")
     return ratio
 
 
+Ordered = AfterValidator(_ordered)
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -344,16 +342,16 @@ class _DarkTraining(_Training):
 
     @model_validator(mode="after")
     def _check_dark(self) -> _DarkTraining:
-        if self.night == "fixed" and any(self.jitter):
-            raise ValueError(
-                f"jitter: is {list(self.jitter)} with night: fixed, whose dark pictures are made "
-                "already, expected [0, 0, 0, 0] or night: fresh"
-            )
-        if self.night == "fixed" and self.night_ratio is not None:
-            raise ValueError(
-                f"night_ratio: is {list(self.night_ratio)} with night: fixed, whose dark pictures "
-                "are made already, expected null or night: fresh"
-            )
+        unused = {
+            "jitter": (any(self.jitter), "[0, 0, 0, 0]"),
+            "night_ratio": (self.night_ratio is not None, "null"),
+        }
+        for key, (given, off) in unused.items():
+            if self.night == "fixed" and given:
+                raise ValueError(
+                    f"{key}: is {list(getattr(self, key))} with night: fixed, whose dark pictures "
+                    f"are made already, expected {off} or night: fresh"
+                )
         return self
 
 

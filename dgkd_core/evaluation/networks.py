@@ -17,7 +17,7 @@ from dgkd_core.data.tiles import spread
 from dgkd_core.evaluation.figures import colour_heat, colour_mask, sheet
 from dgkd_core.evaluation.inference import InferenceSettings, Result, View, score
 from dgkd_core.evaluation.scores import Confusion, per_class
-from dgkd_core.models.registry import load_model
+from dgkd_core.models.registry import load_model, read_model_config
 from dgkd_core.runtime.device import start
 from dgkd_core.runtime.files import atomic_file, atomic_folder
 from dgkd_core.runtime.paths import ARTIFACTS
@@ -38,6 +38,11 @@ class PackPaths:
     depth: Path | None = None
     cams: Path | None = None
     pseudo: Path | None = None
+
+
+def depth_pack(path: Path) -> Path | None:
+    """``path`` where student and segmenter fuse depth, else None: nothing reads it then."""
+    return None if read_model_config(ROOT / "segmenter").dgf2 == "off" else path
 
 
 def score_networks(

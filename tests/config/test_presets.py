@@ -98,7 +98,7 @@ def test_comments_and_lists_on_one_line_stay_and_scenes_brings_the_file_back() -
         (["scenes", "seed"], "'seed': expected key=value, such as distill.lambda=0.5"),
         (["scenes", f"seed={'[' * 9999}"], "is not a YAML value"),
         (["scenes", f"seed={'9' * 5000}"], "is not a YAML value"),
-        (["scenes", "data.classes=[cat, ' dog']"], "data.classes"),
+        (["scenes", "data.classes=[cat, ' dog']"], "' dog' begins or ends with a space"),
         (["scenes", "seed=["], "'seed=[': '[' is not a YAML value"),
         (["scenes", "data=5"], "data: is a section in params.yaml"),
         (["scenes", "teacher.model=nowhere"], "nowhere is not a folder"),

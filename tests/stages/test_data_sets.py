@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from dgkd_core.config.presets import apply_preset
 from dgkd_core.data.manifest import read_manifest
 from dgkd_core.data.pack import Pack
 from dgkd_core.data.pictures import decode_mask, decode_rgb
+from dgkd_core.data.store import Store
+from dgkd_core.evaluation import networks
 from dgkd_core.lowlight.synthesis import darken_simple, picture_rng
 from dgkd_core.runtime.errors import InputError
 from dgkd_core.runtime.files import sha256
@@ -255,3 +258,28 @@ def test_further_test_sets(
     assert two["segmenter"]["dark"] is None
     assert len(Pack(Path("artifacts/testset/few/predictions.zip"))) == 2
     assert Path("artifacts/testset/dusk/sheet.png").is_file()
+
+
+@pytest.mark.full
+def test_no_depth_where_no_network_reads_it(
+    chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(copy_built(chain, tmp_path / "copy"))
+    root, depth = Path("artifacts"), Path("artifacts/depth/depth.zip")
+    assert networks.depth_pack(depth) == depth
+    config = root / "segmenter/model.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "dgf2": "off"}))
+    assert networks.depth_pack(depth) is None
+    manifest = read_manifest(root / "prepare")
+    packs = networks.PackPaths(
+        images=root / "prepare/images.zip",
+        dark=root / "darken/dark.zip",
+        truth=root / "prepare/masks_val.zip",
+        depth=depth,
+    )
+    found = []
+    for some in (packs, replace(packs, depth=None)):
+        gallery = networks.Gallery(manifest, some, Store(), root / "evaluate/predictions.zip")
+        found.append(list(gallery.tiles(manifest.split("val")[0])))
+        gallery.write_sheet(tmp_path / "sheet.png", 2)
+    assert found[1] == [title for title in found[0] if title != "depth"] != found[0]
